@@ -1,0 +1,123 @@
+"""Errors that name the layer by its path in the network, what came, what was expected, and what to do."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+
+class LayerError(ValueError):
+    """`Serial[2].Residual: Conv(8, (3, 3)): got x float32[4, 5]; expected ...`. `path` grows as the error rises."""
+
+    def __init__(self, layer: Any, message: str):
+        super().__init__(layer, message)
+        self.layer, self.message, self.path = layer, message, ()
+
+    def __str__(self):
+        return f"{''.join(step + '.' for step in self.path)[:-1]}{': ' * bool(self.path)}{self.layer!r}: {self.message}"
+
+
+class TreeError(ValueError):
+    """Two trees that should have one structure do not."""
+
+
+@contextmanager
+def at(layer: Any, label: str = ""):
+    """Around a combinator's call of a child: names the place in errors, and in the compiler's metadata for profilers."""
+    step = type(layer).__name__ + label
+    try:
+        with jax.named_scope(step):
+            yield
+    except LayerError as error:
+        error.path = (step, *error.path)
+        raise
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        if notes and notes[-1].startswith("in the layer "):
+            notes[-1] = f"in the layer {step}.{notes[-1].removeprefix('in the layer ')}"
+        else:
+            error.add_note(f"in the layer {step}")
+        raise
+
+
+def show(tree: Any) -> str:
+    """A pytree of arrays in short: float32[4, 5] for an array, the structure with such leaves for a tree."""
+
+    def leaf(x):
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
+        return type(x).__name__
+
+    def walk(x):
+        if isinstance(x, dict):
+            return "{" + ", ".join(f"{k!r}: {walk(v)}" for k, v in x.items()) + "}"
+        if isinstance(x, tuple | list):
+            return "(" + ", ".join(walk(v) for v in x) + ")"
+        if getattr(x, "is_buffer", False):
+            return f"Buffer({walk(x.value)})"
+        return leaf(x)
+
+    return walk(tree)
+
+
+def known(x: Any) -> bool:
+    """Whether the values of x can be looked at: not while tracing, not where only shapes are passed."""
+    return not isinstance(x, Tracer | jax.ShapeDtypeStruct)
+
+
+def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = None) -> Any:
+    """x, after a check that it is one floating array with `rank` axes (or at least `least`), called `axes` in the error."""
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise LayerError(
+            layer,
+            f"got x {show(x)}; expected a floating-point array {axes}. "
+            "Cast it with x.astype(jnp.float32), or put an Embedding before this layer if x holds indices.",
+        )
+    if len(x.shape) != rank if rank is not None else len(x.shape) < least:
+        wanted = f"{rank} axes" if rank is not None else f"{least} or more axes"
+        raise LayerError(
+            layer,
+            f"got x {show(x)}; expected {wanted} {axes}. "
+            "Add the missing axes with x[..., None] or x[None], or reshape x.",
+        )
+    return x
+
+
+def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> list[Any]:
+    """The named arrays out of a layer's own dict of parameters, each checked against its shape and `dtype`.
+
+    Buffers are unwrapped; their dtype is their own business.
+    """
+    if not isinstance(params, dict) or set(params) != set(shapes):
+        raise LayerError(
+            layer,
+            f"got parameters {show(params)}; expected a dict with {', '.join(map(repr, shapes))}. "
+            "Are these the parameters of another network? Make them with net.init(key, x).",
+        )
+    found = []
+    for name, shape in shapes.items():
+        p = params[name]
+        buffer = getattr(p, "is_buffer", False)
+        p = p.value if buffer else p
+        if p is None:
+            raise LayerError(
+                layer,
+                f"got no {name!r}; expected {dtype}{list(shape)}. It was taken out, by trainable(params) "
+                "perhaps: put it back with merge(trainable(params), buffers(params)).",
+            )
+        if tuple(p.shape) != tuple(shape):
+            raise LayerError(
+                layer,
+                f"got {name!r} {show(p)}; expected shape {list(shape)}. "
+                "Are these the parameters of another network, or is the trailing size of x wrong?",
+            )
+        if not buffer and p.dtype != dtype:
+            raise LayerError(
+                layer,
+                f"got {name!r} {show(p)} with x in {dtype}; expected one dtype. "
+                f"Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
+            )
+        found.append(p)
+    return found

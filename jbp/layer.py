@@ -1,0 +1,79 @@
+"""The protocol: what a layer is, and the laws that it keeps. Read this file first.
+
+A layer is a frozen dataclass that holds configuration and nothing else. Its pure methods are the four equations of
+backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2). `delta` is the layer's error where its parameters
+sit: `dy` for Dense, the gate errors of every step for an LSTM, a tuple of the children's deltas for a combinator.
+
+Laws.  Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output.
+Linearity: backward and gradient are linear in dy.  Closure: a combinator of layers is a layer.  Frugality: residuals
+hold neither weights nor what is cheap to recompute.  Meaning: `reference` is the definition in plain jax.numpy.
+The cotangent of an integer, of a random key and of a `Buffer` (params.py) is None.
+"""
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields, replace
+from typing import Any
+
+Tree = Any
+
+
+class Layer:
+    def init(self, key: Any, x: Tree, /) -> Tree:
+        """The parameters for inputs shaped like x, a pytree of arrays or of jax.ShapeDtypeStruct."""
+        return ()
+
+    def forward(self, params: Tree, x: Tree, /) -> tuple[Tree, Tree]:
+        """(y, residuals). BP1: the output, and what the way back needs."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
+        """(dx, delta). BP2: the error, one layer further down."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def gradient(self, residuals: Tree, delta: Tree, /) -> Tree:
+        """dparams. BP3 and BP4: what the error says about the parameters."""
+        return ()
+
+    def pull(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
+        """(dx, dparams): both halves at once, the ordinary way down. No delta outlives its layer."""
+        dx, delta = self.backward(params, residuals, dy)
+        return dx, self.gradient(residuals, delta)
+
+    def advance(self, params: Tree, residuals: Tree, /) -> Tree:
+        """The parameters with their buffers moved on by one step: the next key, the next running mean."""
+        return params
+
+    def evaluation(self) -> "Layer":
+        """The network to use once training is over. It takes the same parameters."""
+        return map_children(lambda label, child: child.evaluation(), self)
+
+    def reference(self, params: Tree, x: Tree, /) -> Tree:
+        """What the layer means, in plain jax.numpy and without any custom rule: `jax.grad` of this is the oracle."""
+        return self.forward(params, x)[0]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = cls.__repr__  # the inherited one, set here: @dataclass makes its own only where none is
+
+    def __repr__(self):
+        shown = [(f, getattr(self, f.name)) for f in fields(self)]  # pyright: ignore[reportArgumentType]
+        words = [repr(v) if f.default is MISSING else f"{f.name}={v!r}" for f, v in shown if v != f.default]
+        return f"{type(self).__name__}({', '.join(words)})"
+
+
+class Estimator(Layer):
+    """A layer whose way back is, on purpose, not the transpose of its way forward (feedback alignment, rounding)."""
+
+    estimator = True
+
+
+def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
+    """The combinator over changed children, each given with its label: '' for the field `layer`, '[i]' for `layers`."""
+
+    def changed(label, value):
+        if isinstance(value, tuple):
+            return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
+        return change(label, value) if isinstance(value, Layer) else value
+
+    labels = {f.name: "" if f.name in ("layer", "layers") else f".{f.name}" for f in fields(layer)}
+    return replace(layer, **{name: changed(label, getattr(layer, name)) for name, label in labels.items()})

@@ -1,0 +1,129 @@
+"""Elementwise functions: a table, one line each.
+
+    name, f(x), what is kept ('x' or 'y'), f' in terms of what is kept, and the plain definition where f is not one
+
+dx = f' · dy. Keeps one array: y where f' can be had from it (the next layer holds y anyway), else x. At a kink f' is
+the value that the line says; each definition is written so that `jax.grad` of it gives the same one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erf
+
+from jbp.errors import floats
+from jbp.layer import Layer
+
+
+class Elementwise(Layer):
+    f: ClassVar[Callable[[Any], Any]]
+    keeps: ClassVar[str]
+    slope: ClassVar[Callable[[Any], Any]]
+    definition: ClassVar[Callable[[Any], Any]]
+
+    def forward(self, params, x, /):
+        y = type(self).f(floats(self, x, "of any shape", least=0))
+        return y, x if self.keeps == "x" else y
+
+    def backward(self, params, kept, dy, /):
+        return type(self).slope(kept) * dy, ()
+
+    def reference(self, params, x, /):
+        return type(self).definition(x)
+
+
+def _row(name: str, f, keeps: str, slope, definition=None, doc: str = "") -> type[Elementwise]:
+    members = {
+        "f": staticmethod(f),
+        "keeps": keeps,
+        "slope": staticmethod(slope),
+        "definition": staticmethod(definition or f),
+        "__module__": __name__,
+        "__doc__": f"{doc}  Keeps {keeps}.",
+    }
+    return dataclass(frozen=True)(type(name, (Elementwise,), members))
+
+
+def _step(x):
+    return (x > 0).astype(x.dtype)
+
+
+def _inside(x, low, high):
+    return ((x > low) & (x < high)).astype(x.dtype)
+
+
+def _σ(x):
+    return jax.lax.logistic(x)
+
+
+def _Φ(x):
+    return 0.5 * (1 + erf(x * 0.5**0.5))
+
+
+def _φ(x):
+    return jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+
+
+def _softplus(x):
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def _plain_softplus(x):
+    big = x > 20  # above, log(1 + eˣ) overflows before it differs from x + e⁻ˣ
+    return jnp.where(big, x + jnp.exp(-jnp.where(big, x, 0)), jnp.log1p(jnp.exp(jnp.where(big, 0, x))))
+
+
+_A, _B = (2 / math.pi) ** 0.5, 0.044715  # Hendrycks & Gimpel, *Gaussian Error Linear Units*, 2016, §2
+
+
+def _gelu_tanh_slope(x):
+    t = jnp.tanh(_A * (x + _B * x**3))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _A * (1 + 3 * _B * x * x)
+
+
+def _mish_slope(x):
+    t = jnp.tanh(_softplus(x))
+    return t + x * (1 - t * t) * _σ(x)
+
+
+_SELU = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., *Self-Normalizing Neural Networks*, 2017, §2
+
+# fmt: off
+Identity = _row("Identity", lambda x: x, "y", jnp.ones_like, doc="y = x.")
+ReLU = _row("ReLU", lambda x: jnp.maximum(x, 0), "y", _step, lambda x: jnp.where(x > 0, x, 0),
+            doc="y = max(x, 0), slope 0 at 0.")
+LeakyReLU = _row("LeakyReLU", lambda x: jnp.where(x > 0, x, 0.01 * x), "y",
+                 lambda y: jnp.where(y > 0, 1, 0.01).astype(y.dtype),
+                 doc="y = x for x > 0, else 0.01 x.")
+ReLU6 = _row("ReLU6", lambda x: jnp.clip(x, 0, 6), "y", lambda y: _inside(y, 0, 6),
+             lambda x: jnp.where((x > 0) & (x < 6), x, jnp.where(x >= 6, 6, 0).astype(x.dtype)),
+             doc="y = min(max(x, 0), 6), slope 0 at 0 and at 6.")
+Sigmoid = _row("Sigmoid", _σ, "y", lambda y: y * (1 - y), doc="y = 1 / (1 + e⁻ˣ).")
+Tanh = _row("Tanh", jnp.tanh, "y", lambda y: (1 - y) * (1 + y), doc="y = tanh x.")
+SiLU = _row("SiLU", lambda x: x * _σ(x), "x", lambda x: _σ(x) * (1 + x * (1 - _σ(x))), doc="y = x σ(x).")
+GELU = _row("GELU", lambda x: x * _Φ(x), "x", lambda x: _Φ(x) + x * _φ(x), doc="y = x Φ(x), Φ the normal distribution.")
+GELUTanh = _row("GELUTanh", lambda x: 0.5 * x * (1 + jnp.tanh(_A * (x + _B * x**3))), "x", _gelu_tanh_slope,
+                doc="y = ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).")
+Softplus = _row("Softplus", _softplus, "x", _σ, _plain_softplus, doc="y = log(1 + eˣ).")
+ELU = _row("ELU", lambda x: jnp.where(x > 0, x, jnp.expm1(x)), "y", lambda y: jnp.where(y > 0, 1, y + 1),
+           lambda x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0))), doc="y = x for x > 0, else eˣ − 1.")
+SELU = _row("SELU", lambda x: _SELU[0] * jnp.where(x > 0, x, _SELU[1] * jnp.expm1(x)), "y",
+            lambda y: jnp.where(y > 0, _SELU[0], y + _SELU[0] * _SELU[1]).astype(y.dtype),
+            lambda x: _SELU[0] * jnp.where(x > 0, x, _SELU[1] * jnp.expm1(jnp.where(x > 0, 0, x))),
+            doc="y = λ x for x > 0, else λ α (eˣ − 1).")
+Mish = _row("Mish", lambda x: x * jnp.tanh(_softplus(x)), "x", _mish_slope, lambda x: x * jnp.tanh(_plain_softplus(x)),
+            doc="y = x tanh(log(1 + eˣ)).")
+Softsign = _row("Softsign", lambda x: x / (1 + jnp.abs(x)), "x", lambda x: 1 / (1 + jnp.abs(x)) ** 2,
+                lambda x: jnp.where(x >= 0, x / (1 + jnp.where(x >= 0, x, 0)), x / (1 - jnp.where(x >= 0, 0, x))),
+                doc="y = x / (1 + |x|).")
+LogSigmoid = _row("LogSigmoid", lambda x: -_softplus(-x), "x", lambda x: _σ(-x), lambda x: -_plain_softplus(-x),
+                  doc="y = log σ(x).")
+HardTanh = _row("HardTanh", lambda x: jnp.clip(x, -1, 1), "y", lambda y: _inside(y, -1, 1),
+                lambda x: jnp.where(jnp.abs(x) < 1, x, jnp.where(x > 0, 1, -1).astype(x.dtype)),
+                doc="y = min(max(x, −1), 1), slope 0 at ±1.")
+Sin = _row("Sin", jnp.sin, "x", jnp.cos, doc="y = sin x (Sitzmann et al., *Implicit Neural Representations*, 2020).")
+# fmt: on

@@ -1,0 +1,141 @@
+"""Convolution over any number of spatial axes: channels last, the kernel's axes first."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.errors import LayerError, floats, show, take
+from jbp.layer import Layer
+from jbp.layers.shape import along, leading
+
+Sizes = tuple[int, ...]
+
+
+def spread(value: int | Sizes, rank: int) -> Sizes:
+    """One number for every spatial axis, or the tuple as it is."""
+    return (value,) * rank if isinstance(value, int) else value
+
+
+def paddings(padding: str | tuple, sizes: Sizes, window: Sizes, stride: Sizes) -> tuple[tuple[int, int], ...]:
+    """(low, high) for each spatial axis. 'SAME' makes ⌈n / stride⌉ outputs, the odd one of the padding goes high."""
+    if padding == "VALID":
+        return ((0, 0),) * len(sizes)
+    if padding == "SAME":
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, window, stride, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    return tuple(padding)  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Conv(Layer):
+    """y = x ⋆ W + b: y[p] = Σ_k x[p·stride + k·dilation − low] W[k] + b, over as many spatial axes as `kernel` has.
+
+        dx = dy, spread by the stride, convolved with W mirrored and its channels swapped
+        dW[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], a convolution of x with dy that is spread by the stride
+        db = Σ dy
+
+    Keeps x. Shapes: x (b, n..., i), W (kernel..., i / groups, o), b (o,), y (b, m..., o). `padding` is "SAME", "VALID"
+    or ((low, high), ...). W starts normal with variance 2 / fan-in (He et al., *Delving Deep into Rectifiers*, 2015).
+    Derivation: Dumoulin & Visin, *A Guide to Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another
+    rank, for channels that the groups do not divide, and where no output is left.
+    """
+
+    features: int
+    kernel: Sizes = (3, 3)
+    stride: int | Sizes = 1
+    padding: str | tuple[tuple[int, int], ...] = "SAME"
+    dilation: int | Sizes = 1
+    groups: int = 1
+
+    def _check(self, x):
+        rank = len(self.kernel)
+        floats(self, x, f"(batch, {'n, ' * rank}channels)", rank=rank + 2)
+        if x.shape[-1] % self.groups or self.features % self.groups:
+            raise LayerError(
+                self,
+                f"got {x.shape[-1]} channels in x and {self.features} features; expected both to be "
+                f"multiples of groups={self.groups}.",
+            )
+        _, dilation, pads = self._geometry(x.shape)
+        extent = [
+            n + sum(p) - d * (k - 1) for n, p, d, k in zip(x.shape[1:-1], pads, dilation, self.kernel, strict=True)
+        ]
+        if min(extent) < 1:
+            raise LayerError(
+                self, f"got x {show(x)}; expected spatial sizes of at least the kernel's. Pad, or use a smaller kernel."
+            )
+        return x
+
+    def _geometry(self, shape):
+        rank = len(self.kernel)
+        stride, dilation = spread(self.stride, rank), spread(self.dilation, rank)
+        window = tuple(d * (k - 1) + 1 for d, k in zip(dilation, self.kernel, strict=True))
+        return stride, dilation, paddings(self.padding, shape[1:-1], window, stride)
+
+    def _shapes(self, x):
+        return {"w": (*self.kernel, x.shape[-1] // self.groups, self.features), "b": (self.features,)}
+
+    def init(self, key, x, /):
+        w = self._shapes(self._check(x))["w"]
+        fan_in = max(1, math.prod(w[:-1]))
+        return {"w": jax.random.normal(key, w, x.dtype) * (2 / fan_in) ** 0.5, "b": jnp.zeros(self.features, x.dtype)}
+
+    def forward(self, params, x, /):
+        w, b = take(self, params, self._check(x).dtype, **self._shapes(x))
+        stride, dilation, pads = self._geometry(x.shape)
+        y = lax.conv_general_dilated(
+            x,
+            w,
+            stride,
+            pads,
+            rhs_dilation=dilation,
+            feature_group_count=self.groups,
+            dimension_numbers=_channels_last(x.ndim),
+        )
+        return y + along(b, y), x
+
+    def backward(self, params, x, dy, /):
+        stride, dilation, pads = self._geometry(x.shape)
+        *kernel, i, o = params["w"].shape
+        w = jnp.flip(params["w"], range(len(kernel))).reshape(*kernel, i, self.groups, o // self.groups)
+        w = jnp.moveaxis(w, -1, -3).reshape(*kernel, o // self.groups, i * self.groups)
+        back = []
+        for n, m, k, s, d, (low, _) in zip(x.shape[1:-1], dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
+            before = d * (k - 1) - low
+            back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
+        dx = lax.conv_general_dilated(
+            dy,
+            w,
+            (1,) * len(kernel),
+            back,
+            lhs_dilation=stride,
+            rhs_dilation=dilation,
+            feature_group_count=self.groups,
+            dimension_numbers=_channels_last(x.ndim),
+        )
+        return dx, dy
+
+    def gradient(self, x, dy, /):
+        stride, dilation, pads = self._geometry(x.shape)
+        around = []
+        for n, m, k, s, d, (low, _) in zip(
+            x.shape[1:-1], dy.shape[1:-1], self.kernel, stride, dilation, pads, strict=True
+        ):
+            around.append((low, d * (k - 1) + (m - 1) * s + 1 - n - low))
+        n, *spatial = range(x.ndim - 1)
+        c = x.ndim - 1
+        swapped = lax.ConvDimensionNumbers((c, n, *spatial), (c, n, *spatial), (c - 1, c, *range(c - 1)))
+        dw = lax.conv_general_dilated(
+            x, dy, dilation, around, rhs_dilation=stride, batch_group_count=self.groups, dimension_numbers=swapped
+        )
+        return {"w": dw, "b": dy.sum(leading(dy))}
+
+
+def _channels_last(ndim):
+    spatial = range(1, ndim - 1)
+    return lax.ConvDimensionNumbers(
+        (0, ndim - 1, *spatial), (ndim - 1, ndim - 2, *range(ndim - 2)), (0, ndim - 1, *spatial)
+    )

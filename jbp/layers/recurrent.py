@@ -1,0 +1,105 @@
+"""Layers that run through time. The weight gradient is one matrix product outside of the loop, never inside."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.errors import floats, take
+from jbp.layer import Layer
+from jbp.layers.shape import along
+
+
+@dataclass(frozen=True)
+class LSTM(Layer):
+    """i, f, o = σ(·), g = tanh(·) of z_t = x_t W + h_{t−1} U + b;  c_t = f c_{t−1} + i g;  h_t = o tanh c_t.
+
+    Back through time, with e_t the error at h_t and k_t the error at c_t (k_{T+1} = 0, f_{T+1} = 0):
+
+        e_t = dy_t + dz_{t+1} Uᵀ          k_t = k_{t+1} f_{t+1} + e_t o (1 − tanh² c_t)
+        dz_t = (k g i(1−i), k c_{t−1} f(1−f), e tanh c_t o(1−o), k i (1−g²))
+        dx = dz Wᵀ       dW = Σ xᵀ dz       dU = Σ h_{t−1}ᵀ dz_t       db = Σ dz
+
+    delta is dz of all steps, so dW and dU are one product each, over time and batch at once. Keeps x, the gates and c;
+    h is o tanh c. h and c start at zero. Shapes: x (b, t, i), W (i, 4h), U (h, 4h), b (4h,), y (b, t, h), gates in the
+    order i, f, o, g. The bias of f starts at 1 (Gers et al., *Learning to Forget*, 2000; Jozefowicz et al., 2015).
+    """
+
+    features: int
+
+    def _shapes(self, x):
+        h = self.features
+        return {"w": (x.shape[-1], 4 * h), "u": (h, 4 * h), "b": (4 * h,)}
+
+    def init(self, key, x, /):
+        i, h = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.features
+        one, two = jax.random.split(key)
+        w = jax.random.normal(one, (i, 4 * h), x.dtype) * max(i, 1) ** -0.5
+        u = jax.random.normal(two, (h, 4 * h), x.dtype) * h**-0.5
+        return {"w": w, "u": u, "b": jnp.zeros(4 * h, x.dtype).at[h : 2 * h].set(1)}
+
+    def forward(self, params, x, /):
+        w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
+        z = _time_first(x) @ w
+        z = z + along(b, z)
+        zero = jnp.zeros((x.shape[0], self.features), x.dtype)
+
+        def step(state, z):
+            h, c = state
+            i, f, o, g = _gates(z + h @ u)
+            c = f * c + i * g
+            return (o * jnp.tanh(c), c), (jnp.concatenate([i, f, o, g], -1), c)
+
+        _, (gates, c) = lax.scan(step, (zero, zero), z)
+        return _time_first(_hidden(gates, c)), (x, gates, c)
+
+    def backward(self, params, residuals, dy, /):
+        _, gates, c = residuals
+        w, u = params["w"], params["u"]
+        zero = jnp.zeros_like(c[0])
+        before = jnp.concatenate([zero[None], c[:-1]])
+
+        def step(carry, now):
+            recurrent, k = carry  # dz_{t+1} Uᵀ and k_{t+1} f_{t+1}
+            dy, gates, c, before = now
+            i, f, o, g = jnp.split(gates, 4, -1)
+            t = jnp.tanh(c)
+            e = dy + recurrent
+            k = k + e * o * (1 - t * t)
+            dz = jnp.concatenate(
+                [k * g * i * (1 - i), k * before * f * (1 - f), e * t * o * (1 - o), k * i * (1 - g * g)], -1
+            )
+            return (dz @ u.T, k * f), dz
+
+        _, dz = lax.scan(step, (zero, zero), (_time_first(dy), gates, c, before), reverse=True)
+        return _time_first(dz @ w.T), dz
+
+    def gradient(self, residuals, dz, /):
+        x, gates, c = residuals
+        h = _hidden(gates, c)[:-1]
+        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.einsum("tbh,tbz->hz", h, dz[1:]), "b": dz.sum((0, 1))}
+
+    def reference(self, params, x, /):
+        h = c = jnp.zeros((x.shape[0], self.features), x.dtype)
+        ys = []
+        for t in range(x.shape[1]):
+            z = x[:, t] @ params["w"] + h @ params["u"] + params["b"][None]
+            i, f, o, g = jnp.split(z, 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            ys.append(h)
+        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, self.features), x.dtype)
+
+
+def _time_first(x):
+    return jnp.swapaxes(x, 0, 1)
+
+
+def _gates(z):
+    *sigmoids, g = jnp.split(z, 4, -1)
+    return (*map(lax.logistic, sigmoids), jnp.tanh(g))
+
+
+def _hidden(gates, c):
+    return jnp.split(gates, 4, -1)[2] * jnp.tanh(c)

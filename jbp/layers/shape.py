@@ -1,0 +1,104 @@
+"""Layers that only move data, and the small helpers by which the others write their broadcasts out."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jbp.errors import LayerError, floats, show
+from jbp.layer import Layer
+
+
+def leading(x: Any) -> tuple[int, ...]:
+    """All axes but the last."""
+    return tuple(range(x.ndim - 1))
+
+
+def along(b: Any, x: Any) -> Any:
+    """A vector as the last axis of an array with x's rank."""
+    return b.reshape((1,) * (x.ndim - 1) + b.shape)
+
+
+def wide(x: Any) -> Any:
+    """x in the dtype for sums and statistics: float32 for float16 and bfloat16, else its own."""
+    return x.astype(wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype for sums and statistics of values in `dtype`."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """y = x with all axes but the first as one.      dx = dy in x's shape.
+
+    Keeps x's shape only. Shapes: x (b, ...), y (b, product of the rest).
+    """
+
+    def forward(self, params, x, /):
+        floats(self, x, "(batch, ...)")
+        return x.reshape(x.shape[0], math.prod(x.shape[1:])), Static(x.shape)
+
+    def backward(self, params, shape, dy, /):
+        return dy.reshape(shape.value), ()
+
+
+@dataclass(frozen=True)
+class FanOut(Layer):
+    """y = (x, ..., x), `times` of them.      dx = Σ dyᵢ.  Keeps nothing. x is any pytree of floating arrays."""
+
+    times: int = 2
+
+    def forward(self, params, x, /):
+        return (x,) * self.times, ()
+
+    def backward(self, params, residuals, dy, /):
+        return jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *dy), ()
+
+
+@dataclass(frozen=True)
+class Add(Layer):
+    """y = Σ xᵢ over a tuple of arrays of one shape.      dxᵢ = dy.  Keeps how many there were."""
+
+    def forward(self, params, x, /):
+        if not isinstance(x, tuple | list) or not x or len({(v.shape, v.dtype) for v in x}) != 1:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected a tuple of arrays of one shape and dtype. "
+                "Put it after a Parallel whose branches agree.",
+            )
+        return sum(x[1:], x[0]), Static(len(x))
+
+    def backward(self, params, n, dy, /):
+        return (dy,) * n.value, ()
+
+
+@dataclass(frozen=True)
+class Concatenate(Layer):
+    """y = (x₁ | x₂ | ...) along the last axis.      dxᵢ = its columns of dy.  Keeps the sizes."""
+
+    def forward(self, params, x, /):
+        if not isinstance(x, tuple | list) or not x or len({(v.shape[:-1], v.dtype) for v in x}) != 1:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected a tuple of arrays that differ in their last size only. "
+                "Put it after a Parallel whose branches agree in the other axes.",
+            )
+        return jnp.concatenate(x, -1), Static(tuple(v.shape[-1] for v in x))
+
+    def backward(self, params, sizes, dy, /):
+        ends = [sum(sizes.value[: i + 1]) for i in range(len(sizes.value))]
+        return tuple(
+            jax.lax.slice_in_dim(dy, end - n, end, axis=-1) for n, end in zip(sizes.value, ends, strict=True)
+        ), ()
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Static:
+    """A residual that is known when tracing: a shape, a count. It holds no array."""
+
+    value: Any

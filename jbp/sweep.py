@@ -1,0 +1,72 @@
+"""One forward and one reverse sweep over a network and its loss."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jbp.errors import LayerError, show
+from jbp.layer import Layer, map_children
+
+
+class Aux(NamedTuple):
+    """What a sweep has beside loss and gradient: the network's output, and the parameters with advanced buffers."""
+
+    output: Any
+    params: Any
+
+
+def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[..., Any]:
+    """f(params, x, target) -> (value, grads), as `jax.value_and_grad` of the same loss would, by the hand-written sweep.
+
+    loss is a layer from (output, target) to a scalar. grads has the shape of `trainable(params)`. With has_aux, f
+    returns ((value, Aux(output, params)), grads), and a network with buffers that advance (Dropout's key, BatchNorm's
+    statistics) must be asked so, for its next step needs the advanced parameters:
+
+        (value, aux), grads = value_and_grad(net, loss, has_aux=True)(params, x, target)
+        updates, state = optimizer.update(grads, state, trainable(params))
+        params = apply_updates(aux.params, updates)
+
+    Raises LayerError where a layer does, and if the network advances and has_aux is not set.
+    """
+    moving = advancing(net)
+    if moving and not has_aux:
+        raise LayerError(
+            net,
+            f"got has_aux=False, but {moving[0]!r} has buffers that advance; expected has_aux=True, which "
+            "returns the advanced parameters as aux.params. For evaluation use net.evaluation().",
+        )
+
+    def swept(params, x, *target):
+        output, residuals = net.forward(params, x)
+        value, kept = loss.forward((), (output, *target))
+        if jnp.shape(value) != ():
+            raise LayerError(loss, f"got a loss {show(value)}; expected a scalar. Take the mean inside the loss.")
+        (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        _, grads = net.pull(params, residuals, dy)
+        if not has_aux:
+            return value, grads
+        return (value, Aux(output, net.advance(params, residuals))), grads
+
+    return swept
+
+
+def advancing(net: Layer) -> list[Layer]:
+    """The layers inside that move their buffers on at each step."""
+    found = []
+    map_children(lambda _, child: found.extend(advancing(child)) or child, net)
+    combines = any(True for _ in children(net))
+    return found if combines or type(net).advance is Layer.advance else [net]
+
+
+def children(net: Layer) -> list[tuple[str, Layer]]:
+    """The layers directly inside a combinator, with the labels by which errors call them."""
+    found = []
+    map_children(lambda label, child: found.append((label, child)) or child, net)
+    return found
+
+
+def initialize(net: Layer, key: Any, x: Any) -> Any:
+    """net.init with the arrays of x looked at for their shapes only."""
+    return net.init(key, jax.eval_shape(lambda x: x, x))
