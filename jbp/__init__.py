@@ -94,6 +94,7 @@ from jbp.layers.shape import Add as Add
 from jbp.layers.shape import Concatenate as Concatenate
 from jbp.layers.shape import FanOut as FanOut
 from jbp.layers.shape import Flatten as Flatten
+from jbp.layers.shape import Identity as Identity
 from jbp.params import (
     Buffer as Buffer,
 )

@@ -23,7 +23,8 @@ def as_function(layer: Layer) -> Any:
         return y, (params, residuals)
 
     def backward(kept, dy):
-        dx, dparams = layer.pull(*kept, dy)
+        params, residuals = kept
+        dx, dparams = layer.pull(params, residuals, dy)
         return dparams, dx
 
     f.defvjp(forward, backward)

@@ -179,9 +179,9 @@ class Residual(Layer):
 class Repeat(Layer):
     """y = f(θ_n, ... f(θ_1, x)): one layer `times` times, each with parameters of its own, in one `lax.scan`.
 
-    Parameters, residuals and gradients are f's, stacked along a new first axis. `pull` makes each step's gradient inside
-    its scan and stores no deltas; `backward` and `gradient`, apart, store those of all steps. Compile time does not grow
-    with `times`. Raises LayerError if f does not keep shape and dtype.
+    Parameters, residuals and gradients are f's, stacked along a new first axis. `pull` makes each step's gradient
+    inside its scan and stores no deltas; `backward` and `gradient`, apart, store those of all steps. Compile time does
+    not grow with `times`. Raises LayerError if f does not keep shape and dtype.
     """
 
     layer: Layer
@@ -332,9 +332,10 @@ def _put(tree, path, value):
 
 @dataclass(frozen=True)
 class Remat(Layer):
-    """y = f(x), keeping x alone: f runs again on the way back (Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 12).
+    """y = f(x), keeping x alone: f runs again on the way back.
 
     Memory is that of one layer's residuals at a time, time one more forward. delta is (f's residuals, f's delta).
+    (Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 12.)
     """
 
     layer: Layer

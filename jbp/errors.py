@@ -13,7 +13,8 @@ class LayerError(ValueError):
 
     def __init__(self, layer: Any, message: str):
         super().__init__(layer, message)
-        self.layer, self.message, self.path = layer, message, ()
+        self.layer, self.message = layer, message
+        self.path: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{''.join(step + '.' for step in self.path)[:-1]}{': ' * bool(self.path)}{self.layer!r}: {self.message}"
@@ -25,7 +26,7 @@ class TreeError(ValueError):
 
 @contextmanager
 def at(layer: Any, label: str = ""):
-    """Around a combinator's call of a child: names the place in errors, and in the compiler's metadata for profilers."""
+    """Around a combinator's call of a child: names the place in errors, and in the compiler's metadata."""
     step = type(layer).__name__ + label
     try:
         with jax.named_scope(step):
@@ -68,7 +69,7 @@ def known(x: Any) -> bool:
 
 
 def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = None) -> Any:
-    """x, after a check that it is one floating array with `rank` axes (or at least `least`), called `axes` in the error."""
+    """x, after a check that it is a floating array with `rank` axes, or at least `least`, described by `axes`."""
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         raise LayerError(
             layer,

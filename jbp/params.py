@@ -39,7 +39,7 @@ def buffers(params: Any) -> Any:
 
 
 def merge(first: Any, second: Any) -> Any:
-    """Two trees of one structure as one: the leaf of `first` where it has one, that of `second` where `first` has None."""
+    """Two trees of one structure as one: the leaf of `first`, or that of `second` where `first` has None."""
     try:
         return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_leaf)
     except ValueError as error:

@@ -18,7 +18,7 @@ class Aux(NamedTuple):
 
 
 def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[..., Any]:
-    """f(params, x, target) -> (value, grads), as `jax.value_and_grad` of the same loss would, by the hand-written sweep.
+    """f(params, x, target) -> (value, grads), as `jax.value_and_grad` would, by the hand-written sweep.
 
     loss is a layer from (output, target) to a scalar. grads has the shape of `trainable(params)`. With has_aux, f
     returns ((value, Aux(output, params)), grads), and a network with buffers that advance (Dropout's key, BatchNorm's

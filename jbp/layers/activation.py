@@ -56,15 +56,15 @@ def _inside(x, low, high):
     return ((x > low) & (x < high)).astype(x.dtype)
 
 
-def _σ(x):
+def _sigmoid(x):
     return jax.lax.logistic(x)
 
 
-def _Φ(x):
+def _normal_cdf(x):
     return 0.5 * (1 + erf(x * 0.5**0.5))
 
 
-def _φ(x):
+def _normal_pdf(x):
     return jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
 
 
@@ -87,13 +87,12 @@ def _gelu_tanh_slope(x):
 
 def _mish_slope(x):
     t = jnp.tanh(_softplus(x))
-    return t + x * (1 - t * t) * _σ(x)
+    return t + x * (1 - t * t) * _sigmoid(x)
 
 
 _SELU = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., *Self-Normalizing Neural Networks*, 2017, §2
 
 # fmt: off
-Identity = _row("Identity", lambda x: x, "y", jnp.ones_like, doc="y = x.")
 ReLU = _row("ReLU", lambda x: jnp.maximum(x, 0), "y", _step, lambda x: jnp.where(x > 0, x, 0),
             doc="y = max(x, 0), slope 0 at 0.")
 LeakyReLU = _row("LeakyReLU", lambda x: jnp.where(x > 0, x, 0.01 * x), "y",
@@ -102,13 +101,15 @@ LeakyReLU = _row("LeakyReLU", lambda x: jnp.where(x > 0, x, 0.01 * x), "y",
 ReLU6 = _row("ReLU6", lambda x: jnp.clip(x, 0, 6), "y", lambda y: _inside(y, 0, 6),
              lambda x: jnp.where((x > 0) & (x < 6), x, jnp.where(x >= 6, 6, 0).astype(x.dtype)),
              doc="y = min(max(x, 0), 6), slope 0 at 0 and at 6.")
-Sigmoid = _row("Sigmoid", _σ, "y", lambda y: y * (1 - y), doc="y = 1 / (1 + e⁻ˣ).")
+Sigmoid = _row("Sigmoid", _sigmoid, "y", lambda y: y * (1 - y), doc="y = 1 / (1 + e⁻ˣ).")
 Tanh = _row("Tanh", jnp.tanh, "y", lambda y: (1 - y) * (1 + y), doc="y = tanh x.")
-SiLU = _row("SiLU", lambda x: x * _σ(x), "x", lambda x: _σ(x) * (1 + x * (1 - _σ(x))), doc="y = x σ(x).")
-GELU = _row("GELU", lambda x: x * _Φ(x), "x", lambda x: _Φ(x) + x * _φ(x), doc="y = x Φ(x), Φ the normal distribution.")
+SiLU = _row("SiLU", lambda x: x * _sigmoid(x), "x", lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))),
+            doc="y = x σ(x).")
+GELU = _row("GELU", lambda x: x * _normal_cdf(x), "x", lambda x: _normal_cdf(x) + x * _normal_pdf(x),
+            doc="y = x Φ(x), Φ the normal distribution.")
 GELUTanh = _row("GELUTanh", lambda x: 0.5 * x * (1 + jnp.tanh(_A * (x + _B * x**3))), "x", _gelu_tanh_slope,
                 doc="y = ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).")
-Softplus = _row("Softplus", _softplus, "x", _σ, _plain_softplus, doc="y = log(1 + eˣ).")
+Softplus = _row("Softplus", _softplus, "x", _sigmoid, _plain_softplus, doc="y = log(1 + eˣ).")
 ELU = _row("ELU", lambda x: jnp.where(x > 0, x, jnp.expm1(x)), "y", lambda y: jnp.where(y > 0, 1, y + 1),
            lambda x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0))), doc="y = x for x > 0, else eˣ − 1.")
 SELU = _row("SELU", lambda x: _SELU[0] * jnp.where(x > 0, x, _SELU[1] * jnp.expm1(x)), "y",
@@ -120,7 +121,7 @@ Mish = _row("Mish", lambda x: x * jnp.tanh(_softplus(x)), "x", _mish_slope, lamb
 Softsign = _row("Softsign", lambda x: x / (1 + jnp.abs(x)), "x", lambda x: 1 / (1 + jnp.abs(x)) ** 2,
                 lambda x: jnp.where(x >= 0, x / (1 + jnp.where(x >= 0, x, 0)), x / (1 - jnp.where(x >= 0, 0, x))),
                 doc="y = x / (1 + |x|).")
-LogSigmoid = _row("LogSigmoid", lambda x: -_softplus(-x), "x", lambda x: _σ(-x), lambda x: -_plain_softplus(-x),
+LogSigmoid = _row("LogSigmoid", lambda x: -_softplus(-x), "x", lambda x: _sigmoid(-x), lambda x: -_plain_softplus(-x),
                   doc="y = log σ(x).")
 HardTanh = _row("HardTanh", lambda x: jnp.clip(x, -1, 1), "y", lambda y: _inside(y, -1, 1),
                 lambda x: jnp.where(jnp.abs(x) < 1, x, jnp.where(x > 0, 1, -1).astype(x.dtype)),

@@ -105,9 +105,10 @@ def attend_back(q, k, v, o, logs, do):
 
 @dataclass(frozen=True)
 class CausalSelfAttention(Layer):
-    """y = concat_h(softmax(q kᵀ / √d, causal) v) W_o with q, k, v = x W_q, x W_k, x W_v split over `heads`.
+    """y = concat_h(softmax(q kᵀ / √d, causal) v) W_o with q, k, v = x W_qkv, split over `heads`.
 
-        do = dy W_oᵀ      dq, dk, dv from `attend_back`      dx = (dq|dk|dv) W_qkvᵀ      dW_qkv = xᵀ(dq|dk|dv)      dW_o = oᵀ dy
+        do = dy W_oᵀ      dq, dk, dv from `attend_back`      dx = (dq|dk|dv) W_qkvᵀ
+        dW_qkv = xᵀ (dq|dk|dv)      dW_o = oᵀ dy
 
     delta is (dq|dk|dv, dy). Keeps x, q, k, v, o and one number a row and head: never an n×n matrix. Shapes: x and y
     (b, n, f), W_qkv (f, 3, heads, f / heads), W_o (heads, f / heads, f); any n. (Vaswani et al., *Attention Is All You
@@ -137,7 +138,7 @@ class CausalSelfAttention(Layer):
         return jnp.einsum("bhnd,hdf->bnf", o, out), (x, q, k, v, o, logs)
 
     def backward(self, params, residuals, dy, /):
-        x, q, k, v, o, logs = residuals
+        _, q, k, v, o, logs = residuals
         do = jnp.einsum("bnf,hdf->bhnd", dy, params["o"])
         dqkv = jnp.stack(attend_back(q, k, v, o, logs, do))
         return jnp.einsum("cbhnd,fchd->bnf", dqkv, params["qkv"]), (dqkv, dy)

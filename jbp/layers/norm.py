@@ -145,7 +145,7 @@ class BatchNormInference(Layer):
     epsilon: float = 1e-5
 
     def init(self, key, x, /):
-        return BatchNorm(epsilon=self.epsilon).init(key, x)
+        return BatchNorm(epsilon=self.epsilon).init(key, x) | {"steps": Buffer(jnp.ones((), jnp.int32))}
 
     def forward(self, params, x, /):
         f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]

@@ -18,9 +18,9 @@ class MaxPool(Layer):
     """y[p] = max_k x[p·stride + k].      dx[q] = Σ dy[p] over the windows p whose maximum is at q
 
     Of equal values the first in row-major order is the maximum (as in cuDNN, PyTorch and XLA). Keeps one byte an
-    output: the place of the maximum in its window. Shapes: x (b, n..., c), y (b, m..., c). `stride` is the window by default;
-    `padding` is "VALID", "SAME" or ((low, high), ...), and padded places never win. Raises LayerError for another
-    rank, a window of more than 256 places, or where no output is left.
+    output: the place of the maximum in its window. Shapes: x (b, n..., c), y (b, m..., c). `stride` is the window by
+    default; `padding` is "VALID", "SAME" or ((low, high), ...), and padded places never win. Raises LayerError for
+    another rank, a window of more than 256 places, or where no output is left.
     """
 
     window: Sizes = (2, 2)

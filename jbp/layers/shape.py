@@ -32,6 +32,17 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Identity(Layer):
+    """y = x.      dx = dy.  Keeps nothing. x is any pytree: a branch of a Parallel that lets labels through, say."""
+
+    def forward(self, params, x, /):
+        return x, ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy, ()
+
+
+@dataclass(frozen=True)
 class Flatten(Layer):
     """y = x with all axes but the first as one.      dx = dy in x's shape.
 

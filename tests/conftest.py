@@ -1,0 +1,7 @@
+"""Strict in the tests: float64 on, no silent broadcast over ranks, no silent promotion of dtypes, warnings are errors."""
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
