@@ -1,0 +1,45 @@
+# Needs only Python >= 3.11 and make. Each target makes .venv and installs what it needs; a second run reuses it.
+#     make demo                       watch it work, in about three minutes after installation
+#     make test PYTHON=python3.13     with another interpreter
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+THREADS ?= 2
+
+.PHONY: help demo test lint bench-steps clean
+
+help:
+	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
+	@echo "make test         lint, types and all tests"
+	@echo "make lint         lint and types alone"
+	@echo "make bench-steps  step time and memory of the example networks, beside jax.grad"
+	@echo "make clean        remove .venv, caches and what the examples wrote"
+
+demo: $(VENV)/.installed-examples
+	$(RUN) -m examples.digits
+	$(RUN) -m verify networks --count 200
+
+test: lint
+	$(RUN) -m pytest -n $(THREADS)
+
+lint: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+bench-steps: $(VENV)/.installed-examples
+	$(RUN) -m benchmarks.steps
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra of pyproject.toml; written last, so that an interrupted installation is taken up again.
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/pip
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("jbp needs Python >= 3.11; give one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
