@@ -5,56 +5,12 @@ networks put it wherever an array with as many axes arrives and the layer accept
 failing network shrinks towards the head of the list.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jbp import (
-    ELU,
-    GELU,
-    LSTM,
-    SELU,
-    Add,
-    BatchNorm,
-    CausalSelfAttention,
-    Concatenate,
-    Conv,
-    Dense,
-    Dropout,
-    Embedding,
-    FanOut,
-    Flatten,
-    Frozen,
-    GELUTanh,
-    GlobalAveragePool,
-    HardTanh,
-    Identity,
-    Layer,
-    LayerNorm,
-    LeakyReLU,
-    Logits,
-    LogSigmoid,
-    MaxPool,
-    MeanSquaredError,
-    Mish,
-    Parallel,
-    Positions,
-    ReLU,
-    ReLU6,
-    Remat,
-    Repeat,
-    Residual,
-    Serial,
-    Sigmoid,
-    SiLU,
-    Sin,
-    SoftmaxCrossEntropy,
-    Softplus,
-    Softsign,
-    Tanh,
-    Tied,
-)  # fmt: skip
-from jbp.layers.norm import BatchNormInference
+import jbp
+from jbp.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -101,68 +57,72 @@ class Form:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What random networks are made of. `serial(*layers)` joins layers one after another; `names` is what reprs need."""
+    """What random networks are made of. `serial(*layers)` joins layers in a row; `names` is what their reprs need."""
 
     layers: tuple[Case, ...]
     forms: tuple[Form, ...]
     losses: tuple[Case, ...]
     serial: Callable[..., Layer]
     with_loss: Callable[[Layer, Layer], Layer]
-    names: dict[str, Any]
+    names: Mapping[str, Any]
 
 
 ANY = f(3, 5), f(2, 3, 5), f(2, 5, 3, 2)  # for layers that take any number of axes
 
 LAYERS = (
-    *(Case(Dense(n), *ANY) for n in (1, 2, 3, 5, 8)),
-    Case(Dense(3, bias=False), *ANY),
-    Case(Logits(5), *ANY),
+    *(Case(jbp.Dense(n), *ANY) for n in (1, 2, 3, 5, 8)),
+    Case(jbp.Dense(3, bias=False), *ANY),
+    Case(jbp.Logits(5), *ANY),
     *(Case(activation(), *ANY) for activation in (
-        Tanh, ReLU, Sigmoid, LeakyReLU, ReLU6, SiLU, GELU, GELUTanh, Softplus, ELU, SELU, Mish, Softsign, LogSigmoid,
-        HardTanh, Sin)),
-    Case(LayerNorm(), *ANY),
-    Case(BatchNorm(), *ANY),
-    Case(BatchNormInference(), *ANY),
-    Case(Dropout(0.3), *ANY),
-    Case(Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),
-    Case(Positions(9), f(2, 5, 3)),
-    Case(LSTM(3), f(2, 5, 3)),
-    Case(LSTM(2), f(3, 4, 1)),
-    Case(CausalSelfAttention(1), f(2, 5, 3)),
-    Case(CausalSelfAttention(2), f(2, 5, 8)),
-    Case(Conv(2, (1, 1)), f(2, 5, 3, 2)),
-    Case(Conv(3), f(2, 5, 3, 2)),
-    Case(Conv(2, (3, 2), stride=(2, 1), padding="VALID"), f(2, 5, 3, 2)),
-    Case(Conv(4, (2, 3), stride=2, dilation=(1, 2), groups=2), f(2, 5, 8, 2)),
-    Case(Conv(2, (3,), padding=((2, 0),)), f(2, 5, 3)),
-    Case(MaxPool(), f(2, 5, 3, 2)),
-    Case(MaxPool((3, 3), stride=2, padding="SAME"), f(2, 5, 3, 2)),
-    Case(MaxPool((2,), stride=1), f(2, 5, 3)),
-    Case(GlobalAveragePool(), f(2, 5, 3), f(2, 5, 3, 2)),
-    Case(Embedding(5, 3), i(4, below=5), i(3, 2, below=5)),
-    Case(Embedding(3, 8), i(2, 5, below=3)),
+        jbp.Tanh, jbp.ReLU, jbp.Sigmoid, jbp.LeakyReLU, jbp.ReLU6, jbp.SiLU, jbp.GELU, jbp.GELUTanh, jbp.Softplus,
+        jbp.ELU, jbp.SELU, jbp.Mish, jbp.Softsign, jbp.LogSigmoid, jbp.HardTanh, jbp.Sin)),
+    Case(jbp.LayerNorm(), *ANY),
+    Case(jbp.BatchNorm(), *ANY),
+    Case(jbp.BatchNormInference(), *ANY),
+    Case(jbp.Dropout(0.3), *ANY),
+    Case(jbp.Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),
+    Case(jbp.Positions(9), f(2, 5, 3)),
+    Case(jbp.LSTM(3), f(2, 5, 3)),
+    Case(jbp.LSTM(2), f(3, 4, 1)),
+    Case(jbp.CausalSelfAttention(1), f(2, 5, 3)),
+    Case(jbp.CausalSelfAttention(2), f(2, 5, 8)),
+    Case(jbp.Conv(2, (1, 1)), f(2, 5, 3, 2)),
+    Case(jbp.Conv(3), f(2, 5, 3, 2)),
+    Case(jbp.Conv(2, (3, 2), stride=(2, 1), padding="VALID"), f(2, 5, 3, 2)),
+    Case(jbp.Conv(4, (2, 3), stride=2, dilation=(1, 2), groups=2), f(2, 5, 8, 2)),
+    Case(jbp.Conv(2, (3,), padding=((2, 0),)), f(2, 5, 3)),
+    Case(jbp.MaxPool(), f(2, 5, 3, 2)),
+    Case(jbp.MaxPool((3, 3), stride=2, padding="SAME"), f(2, 5, 3, 2)),
+    Case(jbp.MaxPool((2,), stride=1), f(2, 5, 3)),
+    Case(jbp.GlobalAveragePool(), f(2, 5, 3), f(2, 5, 3, 2)),
+    Case(jbp.Embedding(5, 3), i(4, below=5), i(3, 2, below=5)),
+    Case(jbp.Embedding(3, 8), i(2, 5, below=3)),
 )  # fmt: skip
 
 FORMS = (
-    Form("Residual", Residual, (True,)),
-    Form("Remat", Remat, (False,)),
-    Form("Frozen", Frozen, (False,)),
-    Form("Parallel, Add", lambda a, b: Serial(FanOut(), Parallel(a, b), Add()), (True, True)),
-    Form("Parallel, Concatenate", lambda a, b: Serial(FanOut(), Parallel(a, b), Concatenate()), (True, True)),
-    Form("Tied", lambda a, b: Tied(Serial(a, b, a), (((0,), (2,)),)), (True, True)),
-    Form("Repeat", lambda a: Repeat(a, 3), (True,), unit=True),
+    Form("Residual", jbp.Residual, (True,)),
+    Form("Remat", jbp.Remat, (False,)),
+    Form("Frozen", jbp.Frozen, (False,)),
+    Form("Parallel, Add", lambda a, b: jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), jbp.Add()), (True, True)),
+    Form(
+        "Parallel, Concatenate",
+        lambda a, b: jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), jbp.Concatenate()),
+        (True, True),
+    ),
+    Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
+    Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,), unit=True),
 )
 
 LOSSES = (
-    Case(MeanSquaredError(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
-    Case(SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
+    Case(jbp.MeanSquaredError(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
 )
 
 
 def catalogue() -> Catalogue:
     """What `verify` finds under this package's entry point."""
-    import jbp
-    from jbp.layers import norm
+    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, vars(jbp))
 
-    names = {name: value for name, value in (vars(norm) | vars(jbp)).items() if not name.startswith("_")}
-    return Catalogue(LAYERS, FORMS, LOSSES, Serial, lambda net, loss: Serial(Parallel(net, Identity()), loss), names)
+
+def _with_loss(net: Layer, loss: Layer) -> Layer:
+    return jbp.Serial(jbp.Parallel(net, jbp.Identity()), loss)

@@ -1,0 +1,94 @@
+"""One step of training: the sweep, the optimizer and the buffers as one compiled function that reuses its memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbp.layer import Layer
+from jbp.params import apply_updates, trainable
+from jbp.sweep import initialize, value_and_grad
+
+Metrics = dict[str, Any]
+Measure = Callable[[Any, Any], Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """All that training moves on, in one pytree: parameters with their buffers, the optimizer's state, steps taken.
+
+    Saved and restored, it goes on bit for bit: dropout keys and running statistics are among the parameters.
+    """
+
+    params: Any
+    optimizer: Any
+    steps: Any
+
+
+def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
+    """The state before the first step. Only the shapes of x are looked at.
+
+    Every array is a copy of its own, since `step` takes them all over.
+    """
+    params = initialize(net, key, x)
+    state = State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32))
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
+
+
+def accuracy(scores: Any, labels: Any) -> Any:
+    """The share of scores (..., classes) whose greatest is at the label (...)."""
+    return (scores.argmax(-1) == labels).mean(dtype=jnp.float32)
+
+
+def finite(tree: Any) -> Any:
+    """Whether no floating leaf holds NaN or Inf, as one boolean array. Integers and keys always are."""
+    checks = [jnp.isfinite(a).all() for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.stack(checks).all() if checks else jnp.ones((), bool)
+
+
+def norm(tree: Any) -> Any:
+    """The Euclidean norm of all leaves together."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.tree.norm(tree)
+
+
+def optimized(optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    """(params, state) after the optimizer's update; Buffers stay."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats, which "strict" forbids
+        updates, state = optimizer.update(grads, state, trainable(params))
+        return apply_updates(params, updates), state
+
+
+def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, measures: dict[str, Measure]) -> Any:
+    """(state, x, target, go) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
+    sweep = value_and_grad(net, loss, has_aux=True)
+
+    def run(state, x, target, go):
+        (value, aux), grads = sweep(state.params, x, target)
+        params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params)
+        new = State(params, optimizer_state, state.steps + 1)
+        good = go & finite((value, grads, new.params))
+        metrics = {name: measure(aux.output, target) for name, measure in measures.items()}
+        metrics |= {"loss": value, "norm": norm(grads), "finite": good}
+        return jax.tree.map(partial(jnp.where, good), new, state), metrics
+
+    return run
+
+
+def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **measures: Measure) -> Any:
+    """f(state, x, target) -> (state, metrics), compiled. It takes the memory of the state that it is given.
+
+    metrics has the loss, the `norm` of the gradient, the `measures`, functions of (output, target) such as `accuracy`,
+    and `finite`. Where the loss, a gradient or a new parameter is NaN or Inf, `finite` is false and the state comes
+    back untouched, so that the cause can be looked for; `fit` does.
+
+    Any optax transformation will do. A state that was given away once cannot be used again: jax raises
+    ValueError, "Buffer has been deleted or donated". Keep the one that comes back.
+    """
+    run = take_step(net, loss, optimizer, measures)
+    return jax.jit(lambda state, x, target: run(state, x, target, jnp.ones((), bool)), donate_argnums=0)

@@ -1,0 +1,141 @@
+"""Where NaN and Inf come from: the first layer, on the way up or on the way down, that made one out of finite numbers.
+
+Every layer of the network is put into a `_Watched`, which leaves a `_Flag` among the residuals and the deltas: which
+layer, and whether what went in and what came out was finite. So the flags travel through every combinator, and out of
+`Repeat`'s scan stacked, one for each time.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jbp.combinators import Remat, Repeat
+from jbp.errors import at
+from jbp.layer import Layer, map_children
+from jbp.params import trainable
+from jbp.sweep import children
+from jbp.train.step import finite, optimized
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A layer in a network: its path as errors write it, and its position among its siblings at every level."""
+
+    layer: Layer
+    path: tuple[str, ...] = ()
+    position: tuple[int | None, ...] = ()  # None where Repeat puts the number of the time
+
+    def below(self, parent: Layer, label: str, i: int, layer: Layer) -> "_Place":
+        each = (None, i) if isinstance(parent, Repeat) else (i,)
+        return _Place(layer, (*self.path, type(parent).__name__ + label), (*self.position, *each))
+
+    def __str__(self):
+        return f"{'.'.join(self.path)}{': ' * bool(self.path)}{self.layer!r}"
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["good"], meta_fields=["place"])
+@dataclass(frozen=True)
+class _Flag:
+    place: _Place
+    good: dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class _Watched(Layer):
+    layer: Layer
+    place: _Place = field(compare=False)
+
+    def __repr__(self):
+        return repr(self.place.layer)
+
+    def forward(self, params, x, /):
+        y, residuals = self.layer.forward(params, x)
+        return y, (residuals, _Flag(self.place, {"params": finite(params), "y": finite(y)}))
+
+    def backward(self, params, residuals, dy, /):
+        dx, delta = self.layer.backward(params, residuals[0], dy)
+        good = {"dy": finite(dy), "dx": finite(dx)}
+        if not children(self.layer):
+            good["dparams"] = finite(self.layer.gradient(residuals[0], delta))
+        return dx, (delta, _Flag(self.place, good))
+
+
+def _watched(layer: Layer, place: _Place) -> Layer:
+    if isinstance(layer, Remat):  # it would drop the flags with the residuals
+        return _watched(layer.layer, place.below(layer, "", 0, layer.layer))
+    order = {label: i for i, (label, _) in enumerate(children(layer))}
+
+    def inside(label, child):
+        return _watched(child, place.below(layer, label, order[label], child))
+
+    return _Watched(map_children(inside, layer), place)
+
+
+def _first(tree: Any, what: str, up: bool) -> tuple[_Place, dict[str, bool], tuple[int, ...]] | None:
+    """The flag that was first to be false for `what`, in the order of the sweep, with the time in each Repeat."""
+    found = []
+    for flag in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, _Flag)):
+        if not isinstance(flag, _Flag) or what not in flag.good:
+            continue
+        good = {name: np.asarray(value) for name, value in flag.good.items()}
+        for times in np.argwhere(~good[what]):
+            each = iter(times.tolist())
+            order = [next(each, 0) if i is None else i for i in flag.place.position]
+            order = (*(order if up else (-i for i in order)), math.inf)  # a combinator comes after its children
+            now = {name: bool(value[tuple(times)]) for name, value in good.items()}
+            found.append((order, flag.place, now, tuple(times.tolist())))
+    return min(found, key=lambda row: row[0], default=(None, None))[1:] if found else None  # pyright: ignore[reportReturnType]
+
+
+def _at(place: _Place, times: tuple[int, ...]) -> str:
+    return f"{place}{''.join(f', time {t} of its Repeat' for t in times)}"
+
+
+def cause(
+    net: Layer, loss: Layer, optimizer: optax.GradientTransformation, params: Any, optimizer_state: Any, batch: Any
+) -> str:
+    """Which layer made the first NaN or Inf of one training step, in words. Runs that step again, uncompiled.
+
+    Raises LayerError where a layer can say what is wrong with the values that it was given: a label out of range, say.
+    """
+    x, *target = batch
+    for name, tree in {"params": params, "batch": batch}.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not finite(leaf):
+                return f"{name}{jax.tree_util.keystr(path)} was NaN or Inf already, before the step."
+    watched = _watched(net, _Place(net))
+    y, residuals = watched.forward(params, x)
+    bad = _first(residuals, "y", up=True)
+    if bad:
+        place, _, times = bad
+        return f"The first is the output of {_at(place, times)}. Its input and its parameters were finite."
+    with at(loss):
+        value, kept = loss.forward((), (y, *target))
+    if not finite(value):
+        return f"The first is the loss, {loss!r}. The output of the network was finite."
+    (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+    if not finite(dy):
+        return f"The first is the error dy that the loss, {loss!r}, sends down. The loss itself was finite."
+    _, deltas = watched.backward(params, residuals, dy)
+    bad = [b for b in (_first(deltas, what, up=False) for what in ("dx", "dparams")) if b]
+    for place, now, times in bad:
+        if now["dy"]:
+            what = "the error dx that it sends down" if not now["dx"] else "the gradient of its parameters"
+            return (
+                f"The first is on the way back, {what}: {_at(place, times)}. The error dy that it was given was finite."
+            )
+    grads = watched.gradient(residuals, deltas)
+    if not finite(grads):
+        return "The first is a sum of gradients: one parameter is used in several places."
+    new, _ = optimized(optimizer, grads, optimizer_state, params)
+    if not finite(trainable(new)):
+        return "All gradients were finite; the optimizer made the first. Lower the learning rate."
+    if not finite(net.advance(params, net.forward(params, x)[1])):
+        return "All gradients were finite; a buffer became NaN or Inf when it was advanced."
+    return "When the step was run again, layer by layer, all was finite: it lies at the edge of the dtype's range."
