@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from jbp.combinators import Remat, Repeat
-from jbp.errors import at
 from jbp.layer import Layer, map_children
 from jbp.params import trainable
 from jbp.sweep import children
@@ -56,14 +55,15 @@ class _Watched(Layer):
 
     def forward(self, params, x, /):
         y, residuals = self.layer.forward(params, x)
-        return y, (residuals, _Flag(self.place, {"params": finite(params), "y": finite(y)}))
+        return y, (residuals, _Flag(self.place, {"up": finite(y)}))
 
     def backward(self, params, residuals, dy, /):
         dx, delta = self.layer.backward(params, residuals[0], dy)
-        good = {"dy": finite(dy), "dx": finite(dx)}
-        if not children(self.layer):
-            good["dparams"] = finite(self.layer.gradient(residuals[0], delta))
-        return dx, (delta, _Flag(self.place, good))
+        grads = () if children(self.layer) else self.layer.gradient(residuals[0], delta)
+        return dx, (delta, _Flag(self.place, {"down": finite((dx, grads)), "dx": finite(dx)}))
+
+    def gradient(self, residuals, delta, /):
+        return self.layer.gradient(residuals[0], delta[0])
 
 
 def _watched(layer: Layer, place: _Place) -> Layer:
@@ -77,24 +77,19 @@ def _watched(layer: Layer, place: _Place) -> Layer:
     return _Watched(map_children(inside, layer), place)
 
 
-def _first(tree: Any, what: str, up: bool) -> tuple[_Place, dict[str, bool], tuple[int, ...]] | None:
-    """The flag that was first to be false for `what`, in the order of the sweep, with the time in each Repeat."""
+def _first(tree: Any, way: str) -> Any:
+    """(where, its flag) for the first layer that made a bad number on its way "up" or "down", None if none did."""
     found = []
     for flag in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, _Flag)):
-        if not isinstance(flag, _Flag) or what not in flag.good:
+        if not isinstance(flag, _Flag) or way not in flag.good:
             continue
-        good = {name: np.asarray(value) for name, value in flag.good.items()}
-        for times in np.argwhere(~good[what]):
-            each = iter(times.tolist())
+        for times in np.argwhere(~np.asarray(flag.good[way])).tolist():
+            each = iter(times)
             order = [next(each, 0) if i is None else i for i in flag.place.position]
-            order = (*(order if up else (-i for i in order)), math.inf)  # a combinator comes after its children
-            now = {name: bool(value[tuple(times)]) for name, value in good.items()}
-            found.append((order, flag.place, now, tuple(times.tolist())))
-    return min(found, key=lambda row: row[0], default=(None, None))[1:] if found else None  # pyright: ignore[reportReturnType]
-
-
-def _at(place: _Place, times: tuple[int, ...]) -> str:
-    return f"{place}{''.join(f', time {t} of its Repeat' for t in times)}"
+            order = (*(order if way == "up" else (-i for i in order)), math.inf)  # a combinator is after its children
+            where = f"{flag.place}" + "".join(f", time {t} of its Repeat" for t in times)
+            found.append((order, where, {name: bool(good[tuple(times)]) for name, good in flag.good.items()}))
+    return min(found, key=lambda row: row[0])[1:] if found else None
 
 
 def cause(
@@ -111,25 +106,21 @@ def cause(
                 return f"{name}{jax.tree_util.keystr(path)} was NaN or Inf already, before the step."
     watched = _watched(net, _Place(net))
     y, residuals = watched.forward(params, x)
-    bad = _first(residuals, "y", up=True)
+    bad = _first(residuals, "up")
     if bad:
-        place, _, times = bad
-        return f"The first is the output of {_at(place, times)}. Its input and its parameters were finite."
-    with at(loss):
-        value, kept = loss.forward((), (y, *target))
+        return f"The first is in the output of {bad[0]}. Its input and its parameters were finite."
+    value, kept = loss.forward((), (y, *target))
     if not finite(value):
         return f"The first is the loss, {loss!r}. The output of the network was finite."
     (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
     if not finite(dy):
-        return f"The first is the error dy that the loss, {loss!r}, sends down. The loss itself was finite."
+        return f"The first is in the error dy that the loss, {loss!r}, sends down. The loss itself was finite."
     _, deltas = watched.backward(params, residuals, dy)
-    bad = [b for b in (_first(deltas, what, up=False) for what in ("dx", "dparams")) if b]
-    for place, now, times in bad:
-        if now["dy"]:
-            what = "the error dx that it sends down" if not now["dx"] else "the gradient of its parameters"
-            return (
-                f"The first is on the way back, {what}: {_at(place, times)}. The error dy that it was given was finite."
-            )
+    bad = _first(deltas, "down")
+    if bad:
+        where, good = bad
+        what = "the gradient of the parameters" if good["dx"] else "the error dx"
+        return f"The first is on the way back, in {what} of {where}. The error dy that it was given was finite."
     grads = watched.gradient(residuals, deltas)
     if not finite(grads):
         return "The first is a sum of gradients: one parameter is used in several places."
