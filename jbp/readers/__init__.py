@@ -1,0 +1,3 @@
+"""What else a sweep can tell, beside the gradient."""
+
+from jbp.readers.norms import deltas as deltas, per_example_squared_norms as per_example_squared_norms

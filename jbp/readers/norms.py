@@ -1,0 +1,186 @@
+"""Per-example gradient norms, out of residuals and deltas: the gradient of no example is ever made where that is dear.
+
+For an affine layer the gradient of example i is G_i = Σ_t x_t dy_tᵀ over its tokens t, and
+
+    ‖G_i‖² = Σ_{t,s} (x_t · x_s)(dy_t · dy_s) = Σ ((X_i X_iᵀ) ∘ (dY_i dY_iᵀ)),    ‖x_i‖² ‖dy_i‖² for one token
+
+(Goodfellow, *Efficient Per-Example Gradient Computations*, 2015; Li et al., *Large Language Models Can Be Strong
+Differentially Private Learners*, 2022, §4: "ghost norms").
+"""
+
+from functools import singledispatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial
+from jbp.errors import LayerError, at, show
+from jbp.layer import Layer
+from jbp.layers.activation import Elementwise
+from jbp.layers.attention import CausalSelfAttention
+from jbp.layers.conv import Conv
+from jbp.layers.dense import Dense, Logits
+from jbp.layers.dropout import Dropout
+from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.norm import BatchNormInference, LayerNorm
+from jbp.layers.pool import GlobalAveragePool, MaxPool
+from jbp.layers.recurrent import LSTM
+from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, wide
+
+
+def deltas(net: Layer, loss: Layer) -> Any:
+    """f(params, x, target) -> (value, residuals, delta): a sweep that stops before the gradients (B without W)."""
+
+    def f(params, x, *target):
+        output, residuals = net.forward(params, x)
+        value, kept = loss.forward((), (output, *target))
+        (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        return value, residuals, net.backward(params, residuals, dy)[1]
+
+    return f
+
+
+@singledispatch
+def per_example_squared_norms(layer: Layer, residuals: Any, delta: Any, /) -> Any:
+    """‖g_i‖² (b,) for each example of the batch, g_i its part of the gradient of all parameters of the layer.
+
+    residuals and delta are those of one sweep with the batch on the first axis of x, as `deltas` gives them. If the
+    loss is a mean over b examples, so is the gradient, Σ g_i: multiply by b² for the norms of the examples' own
+    losses. () of zero where there are no parameters. Exact for networks that treat each example by itself; each time a
+    Repeat or a Serial has its own parameters, their squared norms add.
+
+    A layer type of your own joins with `@per_example_squared_norms.register`. Raises LayerError, naming the layer, for
+    a type that has not joined: BatchNorm mixes the examples, Tied would need the products between its places.
+    """
+    raise LayerError(
+        layer,
+        f"got no rule for the per-example norms of {type(layer).__name__}; expected one. "
+        f"Register it: @per_example_squared_norms.register, def _(layer: {type(layer).__name__}, residuals, delta, /).",
+    )
+
+
+_norms = per_example_squared_norms
+
+
+def _register(*types):
+    def with_rule(rule):
+        for each in types:
+            _norms.register(each)(rule)
+        return rule
+
+    return with_rule
+
+
+def _square(g):
+    """The squared norms of an array's rows: the sum over all axes but the first."""
+    return jnp.square(wide(g)).sum(range(1, g.ndim))
+
+
+def _outer(x, dy):
+    """‖Σ_t x_t dy_tᵀ‖² for each example, x (b, t, i), dy (b, t, o): through t×t products or i×o, if fewer."""
+    x, dy = wide(x), wide(dy)
+    (_, t, i), o = x.shape, dy.shape[-1]
+    if t * (i + o) <= i * o:
+        return (jnp.einsum("bti,bsi->bts", x, x) * jnp.einsum("bto,bso->bts", dy, dy)).sum((1, 2))
+    return _square(jnp.einsum("bti,bto->bio", x, dy))
+
+
+def _tokens(layer, x):
+    """(b, ..., f) as (b, t, f)."""
+    if x.ndim < 2:
+        raise LayerError(layer, f"got x {show(x)}; expected a batch on its first axis. Give x[None] for one example.")
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _each(layer, residuals, delta):
+    """One example's gradient at a time: for residuals and deltas that all have the batch on their first axis."""
+
+    def one(now):
+        residuals, delta = jax.tree.map(lambda a: a[None], now)
+        return sum(_square(g[None])[0] for g in jax.tree.leaves(layer.gradient(residuals, delta)))
+
+    return jax.lax.map(one, (residuals, delta))
+
+
+@_register(Elementwise, Flatten, FanOut, Add, Concatenate, MaxPool, GlobalAveragePool, Dropout, Frozen)
+def _(layer, residuals, delta, /):
+    return jnp.zeros(())
+
+
+@_register(Serial, Parallel)
+def _(layer, residuals, delta, /):
+    total = jnp.zeros(())
+    for i, (child, r, d) in enumerate(zip(layer.layers, residuals, delta, strict=True)):
+        with at(layer, f"[{i}]"):
+            total = _plus(total, _norms(child, r, d))
+    return total
+
+
+def _plus(a, b):
+    """The sum of two results, of which () means nothing to add."""
+    return b if a.shape == () else a if b.shape == () else a + b
+
+
+@_register(Residual)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        return _norms(layer.layer, residuals, delta)
+
+
+@_register(Remat)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        return _norms(layer.layer, *delta)
+
+
+@_register(Repeat)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        _, each = jax.lax.scan(lambda _, now: (None, _norms(layer.layer, *now)), None, (residuals, delta), layer.times)
+    return each.sum(0)
+
+
+@_register(Dense, Logits)
+def _(layer, x, dy, /):
+    x, dy = _tokens(layer, x), _tokens(layer, dy)
+    w = _square(x[:, 0]) * _square(dy[:, 0]) if x.shape[1] == 1 else _outer(x, dy)
+    return w + _square(dy.sum(1)) if getattr(layer, "bias", False) else w
+
+
+@_register(Conv, LayerNorm, BatchNormInference)
+def _(layer, residuals, delta, /):
+    return _each(layer, residuals, delta)
+
+
+@_register(Embedding)
+def _(layer, ids, dy, /):
+    dy = _tokens(layer, wide(dy))
+    ids = jnp.where((ids >= 0) & (ids < layer.vocabulary), ids, -1).reshape(dy.shape[:2])
+    same = (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, :, None]
+    return jnp.where(same, jnp.einsum("btf,bsf->bts", dy, dy), 0).sum((1, 2))
+
+
+@_register(Positions)
+def _(layer, residuals, dy, /):
+    return _square(dy.sum(range(1, dy.ndim - 2)))
+
+
+@_register(LSTM)
+def _(layer, residuals, dz, /):
+    x, gates, c = residuals
+    h = jnp.split(gates, 4, -1)[2] * jnp.tanh(c)
+    dz, h = jnp.swapaxes(dz, 0, 1), jnp.swapaxes(h, 0, 1)
+    return _outer(x, dz) + _outer(h[:, :-1], dz[:, 1:]) + _square(dz.sum(1))
+
+
+@_register(CausalSelfAttention)
+def _(layer, residuals, delta, /):
+    x, _, _, _, o, _ = residuals
+    dqkv, dy = delta
+
+    def rows(a):  # (..., b, h, n, d) -> (b, n, all the rest)
+        a = jnp.moveaxis(a, (-4, -2), (0, 1))
+        return a.reshape(*a.shape[:2], -1)
+
+    return _outer(x, rows(dqkv)) + _outer(rows(o), dy)
