@@ -1,0 +1,106 @@
+"""Ordinary numbers for a Case's inputs, and a layer's own way back beside `jax.vjp` of its reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jbp.catalogue import Array
+from jbp.params import buffers, cast, merge, trainable
+from jbp.sweep import initialize
+
+
+def is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def draw(spec, seed=0, dtype=jnp.float64):
+    """Values for an Array or a tuple of them: normal floats, uniform integers."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(a):
+        if a.below is not None:
+            return jnp.asarray(rng.integers(0, a.below, a.shape), jnp.int32)
+        return jnp.asarray(rng.normal(size=a.shape), dtype)
+
+    return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
+
+
+def parameters(net, x, seed=0, dtype="float64"):
+    """Initial parameters, each moved a little, so that zeros and ones hide nothing."""
+    params = cast(initialize(net, jax.random.key(seed), x), dtype)
+    rng = np.random.default_rng(seed + 1)
+
+    def move(p):
+        return jnp.asarray(np.asarray(p, np.float64) + 0.1 * rng.normal(size=p.shape), p.dtype)
+
+    moved = jax.tree.map(move, trainable(params))
+    return merge(moved, buffers(params))
+
+
+def cotangent(y, seed=0):
+    rng = np.random.default_rng(seed + 2)
+    return jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype), y)
+
+
+def floats_of(tree):
+    """The tree with None for what has no cotangent: integers and keys."""
+    return jax.tree.map(lambda x: x if is_float(x) else None, tree)
+
+
+def reverse(net, params, x, dy):
+    """(y, (dparams, dx) in one pull, the same by backward and gradient apart)."""
+    y, residuals = net.forward(params, x)
+    dx, together = net.pull(params, residuals, dy)
+    dx_apart, delta = net.backward(params, residuals, dy)
+    return y, (together, dx), (net.gradient(residuals, delta), dx_apart)
+
+
+def oracle(net, params, x, dy):
+    """(y, (dparams, dx)) by `jax.vjp` of the plain definition. None where there is no cotangent."""
+    fixed, labels = buffers(params), jax.tree.map(lambda x: None if is_float(x) else x, x)
+    y, way_back = jax.vjp(
+        lambda p, x: net.reference(merge(p, fixed), merge(x, labels)), trainable(params), floats_of(x)
+    )
+    return y, way_back(dy)
+
+
+def assert_near(got, wanted, eps, floor=1.0):
+    """Structures and dtypes equal; each leaf within eps of the other, relative to its largest element or `floor`."""
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
+        where = jax.tree_util.keystr(path)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), where
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if a.size:
+            scale = max(np.abs(b).max(), floor)
+            assert np.isfinite(a).all(), where
+            assert np.abs(a - b).max() <= eps * scale, f"{where}: off by {np.abs(a - b).max() / scale:.1e}"
+
+
+def _mix(a, b):
+    return 2.5 * np.asarray(a) + np.asarray(b)
+
+
+def audit(net, x, eps=1e-12, seed=0):
+    """The four equations against the reference in float64: both ways down, linearity, zero. Returns the parameters."""
+    params = parameters(net, x, seed)
+    dy = cotangent(jax.eval_shape(lambda p: net.reference(p, x), params), seed)
+
+    run = jax.jit(lambda params, x, dy: (reverse(net, params, x, dy), oracle(net, params, x, dy)))
+
+    def both(dy):
+        return run(params, x, dy)
+
+    (y, pulled, apart), (y_wanted, wanted) = both(dy)
+    assert_near(y, y_wanted, eps)
+    assert jax.tree.structure(pulled[0]) == jax.tree.structure(trainable(params))
+    assert_near(pulled, wanted, eps)
+    assert_near(apart, wanted, eps)
+
+    other = cotangent(dy, seed + 7)
+    mixed = jax.tree.map(_mix, dy, other)
+    expected = jax.tree.map(_mix, pulled, both(other)[0][1])
+    assert_near(both(mixed)[0][1], expected, 10 * eps)
+    for leaf in jax.tree.leaves(both(jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), dy))[0][1]):
+        assert not np.any(leaf)
+    return params

@@ -1,0 +1,167 @@
+"""Every layer and loss of the catalogue against `jax.vjp` of its plain definition, and the other laws of a layer."""
+
+import dataclasses
+import math
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import assert_near, audit, cotangent, draw, is_float, parameters, reverse
+
+import jbp
+import jbp.layers.attention
+from jbp.catalogue import LAYERS, LOSSES, Case, f, i
+from jbp.params import buffers, cast, merge, trainable
+
+ODD = (  # sizes that the catalogue leaves out: off-block, one, none
+    Case(jbp.Dense(3), f(4), f(1, 1), f(0, 4)),
+    Case(jbp.ReLU(), f(), f(0), f(1, 1)),
+    Case(jbp.LayerNorm(), f(1, 1), f(0, 4)),
+    Case(jbp.BatchNorm(), f(1, 3), f(5, 1, 1)),
+    Case(jbp.Dropout(0.0), f(3, 4)),
+    Case(jbp.Conv(3), f(1, 1, 1, 1), f(0, 5, 4, 2)),
+    Case(jbp.Conv(2, (3, 3, 2), stride=(1, 2, 1), padding=((1, 0), (2, 2), (0, 3))), f(1, 4, 3, 2, 1)),
+    Case(jbp.MaxPool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
+    Case(jbp.MaxPool((2, 3), stride=(3, 1), padding=((1, 0), (0, 1))), f(2, 5, 4, 1)),
+    Case(jbp.LSTM(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)),
+    Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),
+    Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
+    Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
+    Case(jbp.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_to_compile():
+    """Hundreds of small programs, run a few times each."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _name(value):
+    return str(value).replace("Array", "").replace("shape=", "").replace(", below=None", "").replace(" ", "")
+
+
+ALL = [pytest.param(c.layer, s, id=_name((c.layer, s))) for c in (*LAYERS, *LOSSES, *ODD) for s in c.inputs]
+ONCE = [pytest.param(c.layer, c.inputs[-1], id=_name(c.layer)) for c in (*LAYERS, *LOSSES)]
+
+
+@pytest.mark.parametrize(("layer", "spec"), ALL)
+def test_the_way_back_is_that_of_the_definition(layer, spec):
+    audit(layer, draw(spec))
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
+def test_lower_precision_keeps_dtypes_and_stays_near(layer, spec):
+    @jax.jit
+    def run(params, x, dy):
+        y, residuals = layer.forward(params, x)
+        return y, layer.pull(params, residuals, dy)
+
+    for dtype, eps in (("float32", 2e-5), ("bfloat16", 0.06)):
+        x = draw(spec, dtype=dtype)
+        params = parameters(layer, x, dtype=dtype)
+        dy = cotangent(jax.eval_shape(lambda p, x=x: layer.reference(p, x), params))
+        got = run(params, x, dy)
+        dx = jax.tree.map(lambda v: v if is_float(v) else None, x)
+        for part, like in zip(jax.tree.leaves(got), jax.tree.leaves((dy, dx, trainable(params))), strict=True):
+            assert part.dtype == like.dtype
+        wanted = run(*cast((params, x, dy), "float64"))
+        assert_near(cast(got, "float64"), wanted, eps)
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
+def test_zeros_huge_and_tiny_inputs_give_finite_results(layer, spec):
+    ordinary = draw(spec, dtype="float32")
+    params = parameters(layer, ordinary, dtype="float32")
+    dy = cotangent(jax.eval_shape(lambda p: layer.forward(p, ordinary)[0], params))
+    run = jax.jit(lambda x: reverse(layer, params, x, dy)[:2])
+    for scale in (0.0, 1e-30, 1e4, 1e6):
+        x = jax.tree.map(lambda v, c=scale: v * jnp.float32(c) if is_float(v) else v, ordinary)
+        for leaf in jax.tree.leaves(run(x)):
+            assert jnp.isfinite(leaf).all(), f"at scale {scale}"
+
+
+@pytest.mark.parametrize(
+    "layer", [c.layer for c in LAYERS if isinstance(c.layer, jbp.layers.activation.Elementwise)], ids=repr
+)
+def test_activations_are_finite_to_the_ends_of_the_range(layer):
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        big = float(jnp.finfo(dtype).max) / 2  # SELU's slope is a little more than 1
+        x = jnp.asarray([-big, -(big**0.5), -1.0, -0.0, 0.0, 1.0, big**0.5, big], dtype)
+        y, (_, dx), _ = reverse(layer, (), x, jnp.ones_like(x))
+        assert jnp.isfinite(y).all()
+        assert jnp.isfinite(dx).all()
+
+
+@pytest.mark.parametrize(
+    "layer", [jbp.MaxPool(), jbp.MaxPool((3, 3), stride=1), jbp.MaxPool((3, 3), stride=2, padding="SAME")], ids=repr
+)
+def test_ties_in_a_maximum_follow_the_convention(layer):
+    x = jnp.round(draw(f(2, 6, 7, 3)))
+    audit(layer, x)
+    constant = jnp.zeros((1, 2, 2, 1))
+    _, (_, dx), _ = reverse(jbp.MaxPool(), (), constant, jnp.ones((1, 1, 1, 1)))
+    np.testing.assert_array_equal(dx.ravel(), [1, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("block", "n"), [(1, 3), (3, 3), (3, 7), (4, 8)])
+def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
+    monkeypatch.setattr(jbp.layers.attention, "BLOCK", block)
+    audit(jbp.CausalSelfAttention(2), draw(f(2, n, 4)))
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
+def test_a_layer_is_a_value(layer, spec):
+    rebuilt = eval(repr(layer), dict(vars(jbp)))
+    for other in (rebuilt, pickle.loads(pickle.dumps(layer)), dataclasses.replace(layer)):
+        assert other == layer
+        assert hash(other) == hash(layer)
+        assert repr(other) == repr(layer)
+    assert layer != jbp.Identity()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layer.anything = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def kept(net, params, x):
+    """(bytes that the way back keeps, those that jax.vjp of the definition keeps, weights among the former).
+
+    Parameters are not counted, for they live on anyway; what is kept twice counts once.
+    """
+
+    def size(variables, given):
+        arrays = {
+            id(v): v.aval for v in variables if not hasattr(v, "val") and id(v) not in given
+        }  # a literal has a val
+        return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
+
+    weights, fixed = trainable(params), jax.tree.map(lambda v: None if is_float(v) else v, x)
+
+    def vjp(p, v):
+        return jax.vjp(lambda p, v: net.reference(merge(p, buffers(params)), merge(v, fixed)), p, v)
+
+    v = jax.tree.map(lambda v: v if is_float(v) else None, x)
+    ours = jax.make_jaxpr(lambda p, x: net.forward(p, x)[1])(params, x).jaxpr
+    theirs = jax.make_jaxpr(lambda p, v: vjp(p, v)[1])(weights, v).jaxpr
+    given = {id(v) for v in ours.invars[: len(jax.tree.leaves(params))]}
+    held = {id(v) for v in theirs.invars[: len(jax.tree.leaves(weights))]}
+    floats = [id(v) for v, p in zip(ours.invars, jax.tree.leaves(params), strict=False) if is_float(p)]
+    return size(ours.outvars, given), size(theirs.outvars, held), [v for v in ours.outvars if id(v) in floats]
+
+
+# Layers that keep more than `jax.vjp` of the definition, with the reason
+MORE = {
+    jbp.LeakyReLU: "y, which the next layer holds anyway; a mask would be one array more",
+}
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
+def test_residuals_are_frugal(layer, spec):
+    x = draw(spec, dtype="float32")
+    ours, theirs, weights = kept(layer, parameters(layer, x, dtype="float32"), x)
+    print(f"{ours:8d} bytes kept, {theirs:8d} by jax.vjp: {layer!r}")
+    assert not weights
+    assert ours <= theirs or type(layer) in MORE
