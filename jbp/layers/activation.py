@@ -81,6 +81,7 @@ _A, _B = (2 / math.pi) ** 0.5, 0.044715  # Hendrycks & Gimpel, *Gaussian Error L
 
 
 def _gelu_tanh_slope(x):
+    x = jnp.clip(x, -20, 20)  # where the slope is 0 or 1; beyond, x³ overflows
     t = jnp.tanh(_A * (x + _B * x**3))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _A * (1 + 3 * _B * x * x)
 

@@ -23,14 +23,16 @@ def _causal(i, j, block):
 def _blocks(x, block):
     """(..., n, d) -> (n / block, ..., block, d), the last block filled with zeros."""
     *batch, n, d = x.shape
-    x = jnp.pad(x, ((0, 0),) * len(batch) + ((0, -n % block), (0, 0)))
-    return jnp.moveaxis(x.reshape(*batch, -1, block, d), -3, 0)
+    count = -(-n // block)
+    x = jnp.pad(x, ((0, 0),) * len(batch) + ((0, count * block - n), (0, 0)))
+    return jnp.moveaxis(x.reshape(*batch, count, block, d), -3, 0)
 
 
 def _whole(x, n):
     """The inverse of `_blocks`, cut to n rows."""
     x = jnp.moveaxis(x, 0, -3)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])[..., :n, :]
+    *batch, count, block, d = x.shape
+    return x.reshape(*batch, count * block, d)[..., :n, :]
 
 
 def _scores(q, k, i, j):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jbp.errors import LayerError, known, show, take
 from jbp.layer import Layer
@@ -15,10 +16,13 @@ def indices(layer: Layer, ids: Any, below: int, what: str) -> None:
     """An error unless ids is an integer array with values in [0, below), which is looked at where they can be known."""
     if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise LayerError(layer, f"got {what} {show(ids)}; expected an integer array. Cast it with .astype(jnp.int32).")
-    if known(ids) and ids.size and not (ids.min() >= 0 and ids.max() < below):
+    if not known(ids) or not ids.size:
+        return
+    seen = np.asarray(ids)  # numpy, for a constant inside of jit is known, but jax.numpy would trace it
+    if seen.min() < 0 or seen.max() >= below:
         raise LayerError(
             layer,
-            f"got {what} between {ids.min()} and {ids.max()}; expected 0 <= {what} < {below}. "
+            f"got {what} between {seen.min()} and {seen.max()}; expected 0 <= {what} < {below}. "
             "Is the vocabulary or the number of classes too small, or are they counted from 1?",
         )
 
@@ -27,21 +31,24 @@ def indices(layer: Layer, ids: Any, below: int, what: str) -> None:
 class Embedding(Layer):
     """y = E[ids].      no dx (integers have none)      dE[k] = Σ dy over the places where ids = k
 
-    Keeps ids. Shapes: ids (...), E (v, d), y (..., d). E starts normal with variance 1/d. An id out of range raises
+    Keeps ids. Shapes: ids (...), E (v, d), y (..., d). E starts normal with variance 1/d, in `dtype` or else in JAX's
+    default floating dtype, which is that of y. An id out of range raises
     LayerError where it can be known (outside of jit); inside of jit it gives NaN.
     """
 
     vocabulary: int
     features: int
-    dtype: str = "float32"
+    dtype: str | None = None
 
     def init(self, key, ids, /):
         indices(self, ids, self.vocabulary, "ids")
-        return {"e": jax.random.normal(key, (self.vocabulary, self.features), self.dtype) * self.features**-0.5}
+        return {
+            "e": jax.random.normal(key, (self.vocabulary, self.features), self.dtype or float) * self.features**-0.5
+        }
 
     def forward(self, params, ids, /):
         indices(self, ids, self.vocabulary, "ids")
-        dtype = getattr(params.get("e"), "dtype", self.dtype) if isinstance(params, dict) else self.dtype
+        dtype = getattr(params["e"], "dtype", None) if isinstance(params, dict) and "e" in params else None
         (e,) = take(self, params, dtype, e=(self.vocabulary, self.features))
         return e.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), ids
 

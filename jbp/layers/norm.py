@@ -11,6 +11,7 @@ For a sum over the normalized axes written ⟨·⟩ as a mean:
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 
 from jbp.errors import LayerError, floats, known, take
 from jbp.layer import Layer
@@ -150,7 +151,7 @@ class BatchNormInference(Layer):
     def forward(self, params, x, /):
         f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]
         g, b, mean, variance, steps = take(self, params, x.dtype, g=(f,), b=(f,), mean=(f,), variance=(f,), steps=())
-        if known(steps) and (jnp.asarray(steps) == 0).any():
+        if known(steps) and (np.asarray(steps) == 0).any():
             raise LayerError(
                 self,
                 "got running statistics that no step has moved; expected those of a trained network. "
