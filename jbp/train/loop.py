@@ -66,7 +66,7 @@ def fit(
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not row.pop("finite"):
             try:
-                why = cause(net, loss, optimizer, state.params, state.optimizer, batch)
+                why = cause(net, loss, state.params, batch)
             except LayerError as error:
                 why = str(error)
             raise Diverged(

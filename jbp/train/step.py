@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -42,7 +41,7 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any)
 
 def accuracy(scores: Any, labels: Any) -> Any:
     """The share of scores (..., classes) whose greatest is at the label (...)."""
-    return (scores.argmax(-1) == labels).mean(dtype=jnp.float32)
+    return (scores.argmax(-1).astype(labels.dtype) == labels).mean(dtype=jnp.float32)
 
 
 def finite(tree: Any) -> Any:
@@ -70,12 +69,16 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
 
     def run(state, x, target, go):
         (value, aux), grads = sweep(state.params, x, target)
-        params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params)
-        new = State(params, optimizer_state, state.steps + 1)
-        good = go & finite((value, grads, new.params))
+        good = go & finite((value, grads))
+
+        def moved():
+            params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params)
+            return State(params, optimizer_state, state.steps + 1)
+
         metrics = {name: measure(aux.output, target) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": norm(grads), "finite": good}
-        return jax.tree.map(partial(jnp.where, good), new, state), metrics
+        # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16.
+        return jax.lax.cond(good, moved, lambda: state), metrics
 
     return run
 
@@ -84,8 +87,8 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **mea
     """f(state, x, target) -> (state, metrics), compiled. It takes the memory of the state that it is given.
 
     metrics has the loss, the `norm` of the gradient, the `measures`, functions of (output, target) such as `accuracy`,
-    and `finite`. Where the loss, a gradient or a new parameter is NaN or Inf, `finite` is false and the state comes
-    back untouched, so that the cause can be looked for; `fit` does.
+    and `finite`. Where the loss or a gradient is NaN or Inf, `finite` is false and the state comes back untouched, so
+    that the cause can be looked for; `fit` does.
 
     Any optax transformation will do. A state that was given away once cannot be used again: jax raises
     ValueError, "Buffer has been deleted or donated". Keep the one that comes back.

@@ -13,13 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jbp.combinators import Remat, Repeat
 from jbp.layer import Layer, map_children
-from jbp.params import trainable
 from jbp.sweep import children
-from jbp.train.step import finite, optimized
+from jbp.train.step import finite
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,7 @@ def _first(tree: Any, way: str) -> Any:
     return min(found, key=lambda row: row[0])[1:] if found else None
 
 
-def cause(
-    net: Layer, loss: Layer, optimizer: optax.GradientTransformation, params: Any, optimizer_state: Any, batch: Any
-) -> str:
+def cause(net: Layer, loss: Layer, params: Any, batch: Any) -> str:
     """Which layer made the first NaN or Inf of one training step, in words. Runs that step again, uncompiled.
 
     Raises LayerError where a layer can say what is wrong with the values that it was given: a label out of range, say.
@@ -103,7 +99,8 @@ def cause(
     for name, tree in {"params": params, "batch": batch}.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not finite(leaf):
-                return f"{name}{jax.tree_util.keystr(path)} was NaN or Inf already, before the step."
+                whence = "The optimizer made it, the step before perhaps: lower the learning rate." * (name == "params")
+                return f"{name}{jax.tree_util.keystr(path)} held NaN or Inf already, before the step. {whence}".rstrip()
     watched = _watched(net, _Place(net))
     y, residuals = watched.forward(params, x)
     bad = _first(residuals, "up")
@@ -124,9 +121,4 @@ def cause(
     grads = watched.gradient(residuals, deltas)
     if not finite(grads):
         return "The first is a sum of gradients: one parameter is used in several places."
-    new, _ = optimized(optimizer, grads, optimizer_state, params)
-    if not finite(trainable(new)):
-        return "All gradients were finite; the optimizer made the first. Lower the learning rate."
-    if not finite(net.advance(params, net.forward(params, x)[1])):
-        return "All gradients were finite; a buffer became NaN or Inf when it was advanced."
     return "When the step was run again, layer by layer, all was finite: it lies at the edge of the dtype's range."

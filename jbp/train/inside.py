@@ -1,0 +1,132 @@
+"""Exact clipping by the global norm with the optimizer inside the sweep: no two layers' gradients exist together.
+
+A gradient can be clipped only when the norm of all of it is known, and an optimizer that runs inside the sweep spends
+each layer's gradient before the next one is there. So the sweep is taken in its two halves:
+
+    B    down the network for the deltas; nothing else is kept
+    N    ‖dW‖² of each layer from residuals and delta: Σ (X Xᵀ) ∘ (Δ Δᵀ) over its n rows where these are fewer than the
+         sizes of W, else of a dW that is made and dropped
+    W    layer by layer: dW once more, scaled by min(1, c / √Σ‖dW‖²), into the optimizer, and gone
+
+Costs one more pass of small products than an ordinary step, and the memory of the greatest layer's gradient instead of
+all. (Lv et al., *Full Parameter Fine-Tuning for Large Language Models with Limited Resources*, 2023, find the norm by a
+second backward pass.)
+"""
+
+from functools import partial, singledispatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbp.combinators import Parallel, Residual, Serial
+from jbp.errors import LayerError, show
+from jbp.layer import Layer
+from jbp.layers.dense import Dense, Logits
+from jbp.layers.shape import wide
+from jbp.params import trainable
+from jbp.sweep import initialize
+from jbp.train.step import Metrics, State, finite, optimized
+
+
+def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
+    """The state before the first step, the optimizer's part being a tuple of one state for each layer."""
+    params = initialize(net, key, x)
+    state = tuple(optimizer.init(trainable(p)) for _, p in _parts(net, params))
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), State(params, state, jnp.zeros((), jnp.int32)))
+
+
+def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_norm: float) -> Any:
+    """f(state, x, target) -> (state, metrics), compiled, taking over the memory of the state that it is given.
+
+    It moves the parameters as `optax.chain(optax.clip_by_global_norm(max_norm), optimizer)` would. The optimizer is run
+    for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
+    gradients together, another clip_by_global_norm say, does not. The layers inside of a Repeat, of a Tied or of
+    another combinator than Serial, Parallel and Residual count as one. metrics has the loss, the `norm` before
+    clipping, and `finite`: where it is false the state comes back untouched.
+
+    Raises LayerError if max_norm is not positive, and if the state is not one of this module's `start`.
+    """
+    if not max_norm > 0:
+        raise LayerError(net, f"got max_norm={max_norm}; expected a positive number.")
+
+    @partial(jax.jit, donate_argnums=0)
+    def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
+        output, residuals = net.forward(state.params, x)
+        value, kept = loss.forward((), (output, target))
+        (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        _, delta = net.backward(state.params, residuals, dy)
+
+        parts = _parts(net, state.params, residuals, delta)
+        if not isinstance(state.optimizer, tuple) or len(state.optimizer) != len(parts):
+            raise LayerError(
+                net,
+                f"got an optimizer's state {show(state.optimizer)}; expected a tuple of {len(parts)}, one for each "
+                "layer. Make it with jbp.train.inside.start.",
+            )
+        squares = [squared_norm(layer, r, d).astype(value.dtype) for layer, _, r, d in parts]
+        norm = jnp.sqrt(sum(squares, jnp.zeros((), value.dtype)))
+        good = finite((value, norm))
+        scale = jnp.where(norm < max_norm, 1, max_norm / norm)
+
+        turn = jnp.zeros((), value.dtype)  # 0, and known only when the layer before is done
+        moved, states = [], []
+        for (layer, p, r, d), s in zip(reversed(parts), reversed(state.optimizer), strict=True):
+            grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(r, _after(d, turn)))
+            new, new_state = optimized(optimizer, grads, s, layer.advance(p, r))
+            new, new_state = jax.tree.map(partial(jnp.where, good), (new, new_state), (p, s))
+            turn = _turn(turn, trainable(new))
+            moved.append(new)
+            states.append(new_state)
+        params = _whole(net, reversed(moved))
+        steps = state.steps + good.astype(state.steps.dtype)
+        return State(params, tuple(reversed(states)), steps), {"loss": value, "norm": norm, "finite": good}
+
+    return run
+
+
+def _parts(net: Layer, *trees: Any) -> list[tuple[Any, ...]]:
+    """(layer, its part of each tree) for each layer that Serial, Parallel and Residual hold."""
+    if isinstance(net, Serial | Parallel):
+        return [part for now in zip(net.layers, *trees, strict=True) for part in _parts(*now)]
+    return _parts(net.layer, *trees) if isinstance(net, Residual) else [(net, *trees)]
+
+
+def _whole(net: Layer, parts: Any) -> Any:
+    """The tree of which `parts` are the parts."""
+    if isinstance(net, Serial | Parallel):
+        return tuple(_whole(layer, parts) for layer in net.layers)
+    return _whole(net.layer, parts) if isinstance(net, Residual) else next(parts)
+
+
+def _after(delta, turn):
+    """delta, to be had only when `turn` is known. (Barriers do not order work on every backend; data does.)"""
+    return jax.tree.map(lambda d: d + turn.astype(d.dtype) if jnp.issubdtype(d.dtype, jnp.floating) else d, delta)
+
+
+def _turn(turn, params):
+    """Zero as before, but not to be had before one number of each new parameter is."""
+    for p in jax.tree.leaves(params):
+        if p.size and jnp.issubdtype(p.dtype, jnp.floating):
+            one = jax.lax.index_in_dim(p.reshape(-1), 0, keepdims=False).astype(turn.dtype)
+            turn = turn + 0 * jnp.where(jnp.isfinite(one), one, 0)
+    return turn
+
+
+@singledispatch
+def squared_norm(layer: Layer, residuals: Any, delta: Any, /) -> Any:
+    """‖gradient of all parameters of the layer‖². A type with a cheaper way than to make them may register it."""
+    grads = [jnp.square(wide(g)).sum() for g in jax.tree.leaves(layer.gradient(residuals, delta))]
+    return sum(grads[1:], grads[0]) if grads else jnp.zeros(())
+
+
+@squared_norm.register(Dense)
+@squared_norm.register(Logits)
+def _(layer, x, dy, /):
+    n, i, o = x.size // max(x.shape[-1], 1), x.shape[-1], dy.shape[-1]
+    if n * (i + o) > i * o:
+        return squared_norm.dispatch(Layer)(layer, x, dy)
+    x, dy = wide(x).reshape(n, i), wide(dy).reshape(n, o)
+    w = ((x @ x.T) * (dy @ dy.T)).sum()
+    return w + jnp.square(dy.sum(0)).sum() if getattr(layer, "bias", False) else w
