@@ -25,7 +25,7 @@ from jbp.layers.activation import (
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.conv import Conv
 from jbp.layers.dense import Dense, Logits
-from jbp.layers.dropout import Dropout
+from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.loss import MeanSquaredError, SoftmaxCrossEntropy
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm
@@ -37,10 +37,9 @@ from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
     "ELU", "GELU", "LSTM", "SELU", "Add", "Aux", "BatchNorm", "BatchNormInference", "Buffer", "CausalSelfAttention",
-    "Concatenate", "Conv", "Dense", "Dropout", "Embedding", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh",
-    "GlobalAveragePool", "HardTanh", "Identity", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LogSigmoid",
-    "Logits",
-    "MaxPool", "MeanSquaredError", "Mish", "Parallel", "Positions", "ReLU", "ReLU6", "Remat", "Repeat", "Residual",
-    "Serial", "SiLU", "Sigmoid", "Sin", "SoftmaxCrossEntropy", "Softplus", "Softsign", "Tanh", "Tied", "apply_updates",
-    "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
+    "Concatenate", "Conv", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut", "Flatten",
+    "Frozen", "GELUTanh", "GlobalAveragePool", "HardTanh", "Identity", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
+    "LogSigmoid", "Logits", "MaxPool", "MeanSquaredError", "Mish", "Parallel", "Positions", "ReLU", "ReLU6", "Remat",
+    "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "SoftmaxCrossEntropy", "Softplus", "Softsign", "Tanh",
+    "Tied", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

@@ -80,6 +80,7 @@ LAYERS = (
     Case(jbp.BatchNorm(), *ANY),
     Case(jbp.BatchNormInference(), *ANY),
     Case(jbp.Dropout(0.3), *ANY),
+    Case(jbp.DropoutInference(), *ANY),
     Case(jbp.Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),
     Case(jbp.Positions(9), f(2, 5, 3)),
     Case(jbp.LSTM(3), f(2, 5, 3)),

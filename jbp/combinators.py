@@ -181,11 +181,15 @@ class Repeat(Layer):
 
     Parameters, residuals and gradients are f's, stacked along a new first axis. `pull` makes each step's gradient
     inside its scan and stores no deltas; `backward` and `gradient`, apart, store those of all steps. Compile time does
-    not grow with `times`. Raises LayerError if f does not keep shape and dtype.
+    not grow with `times`. Raises LayerError if f does not keep shape and dtype, and for times < 1.
     """
 
     layer: Layer
     times: int
+
+    def __post_init__(self):
+        if self.times < 1:
+            raise LayerError(self, f"got times={self.times}; expected 1 or more. For no layer at all write Serial().")
 
     def init(self, key, x, /):
         with at(self):
@@ -330,6 +334,21 @@ def _put(tree, path, value):
     return type(tree)(_put(v, rest, value) if i == step else v for i, v in enumerate(tree))
 
 
+def _after(dy, x):
+    """x, which the compiler cannot have before dy: times a 1 that it does not know to be one.
+
+    Without it the compiler would merge the second run with the first, or run all of them early, and keep everything.
+    `lax.optimization_barrier` stops the merging, but on CPUs not the early runs (a test compares working memory).
+    """
+    seen = [d for d in jax.tree.leaves(dy) if d.size]
+    if not seen:
+        return x
+    first = lax.slice(seen[0], (0,) * seen[0].ndim, (1,) * seen[0].ndim).reshape(())
+    k = (first > 0).astype(jnp.int32)
+    one = k * (k - 1) + 1
+    return jax.tree.map(lambda v: v * one.astype(v.dtype) if jnp.issubdtype(v.dtype, jnp.number) else v, x)
+
+
 @dataclass(frozen=True)
 class Remat(Layer):
     """y = f(x), keeping x alone: f runs again on the way back.
@@ -349,9 +368,7 @@ class Remat(Layer):
             return self.layer.forward(params, x)[0], x
 
     def _again(self, params, x, dy):
-        # The barrier ties the second run to dy: without it the compiler would merge it with the first and keep all.
-        x, _ = lax.optimization_barrier((x, dy))
-        return self.layer.forward(params, x)[1]
+        return self.layer.forward(params, _after(dy, x))[1]
 
     def backward(self, params, x, dy, /):
         with at(self):

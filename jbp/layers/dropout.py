@@ -1,6 +1,6 @@
 """Noise. The key is a buffer: `advance` moves it on, a checkpoint restores the run bit for bit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ class Dropout(Layer):
     """y = x m / (1 − rate), m = 1 with probability 1 − rate, else 0.      dx = dy m / (1 − rate)
 
     Keeps the key, not the mask: the way back draws the mask again (Srivastava et al., *Dropout*, 2014). `rate` is the
-    probability to drop, in [0, 1). Buffer: the key, split by `advance`. `evaluation` gives Dropout(0.0), the identity.
+    probability to drop, in [0, 1). Buffer: the key, split by `advance`. `evaluation` gives DropoutInference.
     Shapes: x and y alike, any. Raises LayerError for a rate out of range or an x that is not floating.
     """
 
@@ -52,4 +52,22 @@ class Dropout(Layer):
         return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
 
     def evaluation(self):
-        return replace(self, rate=0.0)
+        return DropoutInference()
+
+
+@dataclass(frozen=True)
+class DropoutInference(Layer):
+    """y = x.      dx = dy.  What Dropout is once training is over: it takes Dropout's key and leaves it alone."""
+
+    def init(self, key, x, /):
+        return {"key": Buffer(key)}
+
+    def forward(self, params, x, /):
+        take(self, params, floats(self, x, "of any shape", least=0).dtype, key=())
+        return x, ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy, ()
+
+    def gradient(self, residuals, delta, /):
+        return {"key": None}
