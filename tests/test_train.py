@@ -1,0 +1,359 @@
+"""Training: the step, the loop, its stop at the first NaN, exact clipping inside the sweep."""
+
+import pickle
+from dataclasses import dataclass
+from itertools import repeat
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jbp import (
+    Add,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Embedding,
+    FanOut,
+    Identity,
+    Layer,
+    LayerError,
+    LayerNorm,
+    Logits,
+    MeanSquaredError,
+    Parallel,
+    Remat,
+    Repeat,
+    Residual,
+    Serial,
+    SoftmaxCrossEntropy,
+    Tanh,
+    Tied,
+    cast,
+    trainable,
+    value_and_grad,
+)
+from jbp.train import Diverged, State, accuracy, fit, inside, start, step
+
+LOSS = SoftmaxCrossEntropy()
+KEY = jax.random.key(1)
+X = jax.random.normal(jax.random.key(0), (12, 4))
+T = jnp.arange(12) % 3
+NET = Serial(Dense(6), BatchNorm(), Tanh(), Dropout(0.2), Dense(3))
+
+
+def same(a, b):
+    def leaf(u, v):
+        u, v = (jax.random.key_data(w) if jnp.issubdtype(w.dtype, jax.dtypes.prng_key) else w for w in (u, v))
+        np.testing.assert_array_equal(u, v)
+
+    jax.tree.map(leaf, a, b)
+
+
+def copied(state):
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": optax.adam(1e-2),
+    "adamw with a schedule": optax.adamw(optax.cosine_decay_schedule(1e-2, 100), weight_decay=1e-2),
+    "lion": optax.lion(1e-3),
+    "adafactor": optax.adafactor(1e-2),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.rmsprop(1e-2)),
+    "accumulated": optax.MultiSteps(optax.adam(2e-2), 2),
+    "schedule free": optax.contrib.schedule_free_sgd(0.1),  # its state begins with the parameters themselves
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_lowers_the_loss_and_a_state_serves_once(name):
+    optimizer = OPTIMIZERS[name]
+    state = first = start(NET, optimizer, KEY, X)
+    run = step(NET, LOSS, optimizer, accuracy=accuracy)
+    losses = []
+    for _ in range(12):
+        state, metrics = run(state, X, T)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    assert bool(metrics["finite"])
+    assert 0 <= metrics["accuracy"] <= 1
+    assert int(state.steps) == 12
+    with pytest.raises((ValueError, RuntimeError), match="deleted or donated"):
+        run(first, X, T)
+
+
+def test_a_step_is_the_sweep_and_the_optimizer():
+    net, optimizer = Serial(Dense(5), Tanh(), Dense(3)), optax.adam(1e-2)
+    state = start(net, optimizer, KEY, X)
+    params, kept = copied((state.params, state.optimizer))
+    run, sweep = step(net, LOSS, optimizer), jax.jit(value_and_grad(net, LOSS))
+    for _ in range(3):
+        state, metrics = run(state, X, T)
+        value, grads = sweep(params, X, T)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, kept = optimizer.update(grads, kept, params)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), state.params, params)
+
+
+def test_a_step_with_nan_leaves_the_state_as_it_was():
+    optimizer = optax.adam(1e-2)
+    state = start(NET, optimizer, KEY, X)
+    before = copied(state)
+    state, metrics = step(NET, LOSS, optimizer)(state, X.at[3, 1].set(jnp.nan), T)
+    assert not metrics["finite"]
+    same(state, before)
+
+
+def test_a_state_goes_through_pickle_and_goes_on_bit_for_bit():
+    optimizer = optax.adam(1e-2)
+    run = step(NET, LOSS, optimizer)
+    state = start(NET, optimizer, KEY, X)
+    for _ in range(3):
+        state, _ = run(state, X, T)
+
+    def to_numpy(a):
+        return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+
+    def back(saved, like):
+        is_key = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+        return jax.random.wrap_key_data(saved) if is_key else jnp.asarray(saved)
+
+    saved = pickle.dumps(jax.device_get(jax.tree.map(to_numpy, state)))
+    other = jax.tree.map(back, pickle.loads(saved), start(NET, optimizer, jax.random.key(99), X))
+    assert isinstance(other, State)
+    for _ in range(3):
+        state, _ = run(state, X, T)
+        other, _ = run(other, X, T)
+    same(state, other)
+
+
+def trained(net, batches, loss=LOSS, x=X, optimizer=None, **options):
+    optimizer = optimizer or optax.sgd(0.1)
+    return fit(net, loss, optimizer, start(net, optimizer, KEY, x), batches, **options)
+
+
+def test_fit_reads_every_step_and_checks_now_and_then(capsys):
+    def check(params):
+        return {"size of w": jnp.abs(params[0]["w"]).max()}
+
+    batches = repeat((X, T))
+    state, history = trained(NET, batches, steps=7, every=3, check=check, accuracy=accuracy, title="a title")
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["step"] for row in history if "size of w" in row] == [3, 6, 7]
+    assert all({"loss", "norm", "accuracy"} <= set(row) for row in history)
+    assert int(state.steps) == 7
+    assert "a title: step 6, " in capsys.readouterr().out
+    state, history = fit(NET, LOSS, optax.sgd(0.1), state, [(X, T)] * 2)
+    assert [row["step"] for row in history] == [8, 9]
+
+
+def test_fit_without_batches_is_refused():
+    with pytest.raises(ValueError, match="got no batches"):
+        trained(NET, [])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_error_on_the_way_leaves_with_the_state(error):
+    def batches():
+        yield from [(X, T)] * 3
+        raise error
+
+    with pytest.raises(error) as caught:
+        trained(NET, batches())
+    assert int(caught.value.state.steps) == 3
+    assert len(caught.value.history) == 2  # the third had not been read yet
+
+
+@dataclass(frozen=True)
+class LogZero(Layer):
+    """y = log x where x > below, −∞ there else. For planting."""
+
+    below: float = -1e9
+
+    def forward(self, params, x, /):
+        return jnp.where(x > self.below, x, jnp.log(x * 0)), x
+
+    def backward(self, params, x, dy, /):
+        return dy, ()
+
+
+@dataclass(frozen=True)
+class BadBack(Layer):
+    """y = x, and on the way back what the formula of √x² gives at zero."""
+
+    where: str = "dx"
+
+    def init(self, key, x, /):
+        return jnp.ones((), x.dtype)
+
+    def forward(self, params, x, /):
+        return x, x
+
+    def backward(self, params, x, dy, /):
+        return (dy / (x * 0) if self.where == "dx" else dy), dy
+
+    def gradient(self, x, dy, /):
+        return dy.sum() * (jnp.inf if self.where == "gradient" else 1)
+
+
+PLANTED = {
+    "the output of Serial[1]: LogZero(below=100.0)": Serial(Dense(4), LogZero(100.0), Dense(3)),
+    "the output of Serial[0].Residual.Serial[1]: LogZero(below=100.0)": Serial(
+        Residual(Serial(Dense(4), LogZero(100.0))), Dense(3)
+    ),
+    "the output of Serial[0].Remat.Residual: LogZero(below=100.0)": Serial(Remat(Residual(LogZero(100.0))), Dense(3)),
+    "the output of Serial[1].Parallel[1]: LogZero(below=100.0)": Serial(
+        FanOut(2), Parallel(Dense(4), LogZero(100.0)), Add(), Dense(3)
+    ),
+    "the output of Serial[0].Tied.Serial[1]: LogZero(below=100.0)": Serial(
+        Tied(Serial(Dense(4), LogZero(100.0), Dense(4)), (((0,), (2,)),)), Dense(3)
+    ),
+    "the error dx of Serial[1]: BadBack()": Serial(Dense(4), BadBack(), Dense(3)),
+    "the gradient of the parameters of Serial[1]: BadBack(where='gradient')": Serial(
+        Dense(4), BadBack("gradient"), Dense(3)
+    ),
+    "the error dx of Serial[0].Repeat.Remat.Serial[0]: BadBack(), time 2 of its Repeat": Serial(
+        Repeat(Remat(Serial(BadBack(), Dense(4))), 3), Dense(3)
+    ),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_the_layer_that_made_the_nan_is_named(where):
+    with pytest.raises(Diverged) as caught:
+        trained(PLANTED[where], [(X, T)] * 3)
+    assert f"The first is {'on the way back, ' * ('output' not in where)}in {where}." in str(caught.value)
+    assert str(caught.value).startswith("Step 1: NaN or Inf")
+    assert caught.value.step == 1
+
+
+@dataclass(frozen=True)
+class Huge(Layer):
+    def forward(self, params, x, /):
+        return x * jnp.asarray(1e100, x.dtype), ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy * jnp.asarray(1e100, dy.dtype), ()
+
+
+def test_the_time_in_a_repeat_is_named():
+    net = Serial(Dense(4), Repeat(Serial(Huge(), Repeat(Huge(), 2)), 2), Dense(3))
+    with pytest.raises(Diverged, match=r"Repeat\.Serial\[0\]: Huge\(\), time 1 of its Repeat\. Its"):
+        trained(net, [(X, T)])  # 1e300 after the first time, overflow at once in the second
+    net = Serial(Dense(4), Repeat(Serial(Tanh(), Repeat(Huge(), 5)), 2), Dense(3))
+    with pytest.raises(Diverged, match=r"Serial\[1\]\.Repeat: Huge\(\), time 0 of its Repeat, time 3 of its Repeat"):
+        trained(net, [(X, T)])
+
+
+def test_an_overflow_in_the_sum_of_a_combinator_is_its_own():
+    net = Serial(Residual(Identity()), Dense(3))
+    with pytest.raises(Diverged, match=r"in the output of Serial\[0\]: Residual\(Identity\(\)\)\. Its input"):
+        trained(net, [(jnp.full_like(X, 1.7e308), T)])
+
+
+def test_labels_out_of_range_and_bad_batches_and_parameters_are_told_apart():
+    net = Serial(Dense(4), Dense(3))
+    with pytest.raises(Diverged, match=r"got labels between 1 and 3; expected 0 <= labels < 3"):
+        trained(net, [(X, T + 1)])
+    with pytest.raises(Diverged, match=r"Step 2: .*batch\[0\] held NaN or Inf already"):
+        trained(net, [(X, T), (X * jnp.inf, T)])
+    state = start(net, optax.sgd(0.1), KEY, X)
+    state.params[1]["b"] = state.params[1]["b"].at[0].set(jnp.nan)
+    with pytest.raises(Diverged, match=r"params\[1\]\['b'\] held NaN or Inf already.*learning rate"):
+        fit(net, LOSS, optax.sgd(0.1), state, [(X, T)])
+    with pytest.raises(Diverged, match=r"The first is the loss, MeanSquaredError\(\)\. The output of the network was"):
+        trained(Serial(Dense(4)), [(X, jnp.full_like(X, 1e300))], MeanSquaredError())
+
+
+def test_nothing_moves_after_the_bad_step_though_the_next_had_begun():
+    good = [(X, T)] * 4
+    state, _ = trained(NET, good)
+    with pytest.raises(Diverged) as caught:
+        trained(NET, [*good, (X * jnp.nan, T), *good])
+    assert caught.value.step == 5
+    assert np.isnan(caught.value.batch[0]).all()
+    same(caught.value.state, state)
+
+
+CLIPPED = {
+    "Dense": Serial(Dense(9), Tanh(), Dense(8, bias=False), Tanh(), Logits(3)),
+    "combinators": Serial(
+        Dense(6),
+        LayerNorm(),
+        Residual(Serial(Dense(6), Tanh(), Dropout(0.3))),
+        FanOut(2),
+        Parallel(Serial(Dense(6, bias=False), BatchNorm()), Repeat(Remat(Dense(6)), 3)),
+        Add(),
+        Tied(Serial(Dense(6), Tanh(), Dense(6)), (((0,), (2,)),)),
+        Dense(3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "max_norm"), [("Dense", 0.05), ("Dense", 100.0), ("combinators", 0.05)])
+def test_clipping_inside_the_sweep_is_clipping(name, max_norm):
+    net, optimizer = CLIPPED[name], optax.adamw(1e-2)
+    ordinary = optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
+    states = [start(net, ordinary, KEY, X), inside.start(net, optimizer, KEY, X)]
+    runs = step(net, LOSS, ordinary), inside.step(net, LOSS, optimizer, max_norm)
+    for _ in range(4):
+        (states[0], one), (states[1], other) = (run(s, X, T) for run, s in zip(runs, states, strict=True))
+        np.testing.assert_allclose(one["norm"], other["norm"], rtol=1e-12)
+        assert (one["norm"] > max_norm) == (max_norm < 1)
+
+    def close(a, b):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+        else:
+            same(a, b)
+
+    jax.tree.map(close, states[0].params, states[1].params)
+    assert int(states[1].steps) == 4
+
+
+def test_clipping_inside_the_sweep_keeps_the_state_from_nan_and_refuses_what_it_cannot_use():
+    net, optimizer = CLIPPED["Dense"], optax.adam(1e-2)
+    state = inside.start(net, optimizer, KEY, X)
+    before = copied(state)
+    run = inside.step(net, LOSS, optimizer, 1.0)
+    state, metrics = run(state, X.at[0, 0].set(jnp.inf), T)
+    assert not metrics["finite"]
+    same(state, before)
+    with pytest.raises(LayerError, match=r"expected a tuple of 5, one for each layer\. Make it with"):
+        run(start(net, optimizer, KEY, X), X, T)
+    with pytest.raises(LayerError, match="max_norm=0; expected a positive number"):
+        inside.step(net, LOSS, optimizer, 0)
+
+
+def test_clipping_inside_the_sweep_needs_a_fifth_of_the_memory():
+    net = Serial(*[layer for _ in range(16) for layer in (Dense(512), Tanh())])
+    x = jnp.ones((32, 512), jnp.float32)
+    optimizer, loss = optax.adam(1e-3), MeanSquaredError()
+    ordinary = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+    runs = (
+        (step(net, loss, ordinary), start(net, ordinary, KEY, x)),
+        (
+            inside.step(net, loss, optimizer, 1.0),
+            inside.start(net, optimizer, KEY, x),
+        ),
+    )
+    memory = [run.lower(s, x, x).compile().memory_analysis().temp_size_in_bytes / 2**20 for run, s in runs]
+    print(f"temporary memory: ordinary {memory[0]:.2f} MiB, inside the sweep {memory[1]:.2f} MiB")
+    assert memory[0] >= 5 * memory[1]
+
+
+def test_an_embedding_trains_too():
+    net = Tied(Serial(Embedding(5, 4, "float64"), Tanh(), Logits(5)), (((0, "e"), (2, "e")),))
+    ids = jnp.array([[0, 1, 2], [4, 3, 2]])
+    state, history = trained(net, [(ids, ids)] * 20, x=ids, optimizer=optax.adam(0.1))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert trainable(cast(state.params, "float32"))[0]["e"].dtype == jnp.float32
+    with pytest.raises(
+        Diverged, match=r"Tied\.Serial\[0\]: Embedding\(5, 4, dtype='float64'\): got ids between 1 and 9"
+    ):
+        trained(net, [(ids.at[0, 0].set(9), ids)], x=ids)
