@@ -1,0 +1,160 @@
+"""How wrong a right answer may be. Nothing here is a tolerance that a user would have to guess.
+
+float64: rounding only. A leaf may be off by TIGHT times its largest element, here or at the example, whichever is more;
+where that does not suffice, by what cancellation is seen to cost: the error of the same formulas in float32, scaled by
+eps64 / eps32. A wrong formula is as wrong in float32 as in float64, so it cannot buy itself room in this way.
+
+Lower precision: what automatic differentiation of the definition loses in that dtype, over several draws, and a few
+units in the last place.
+"""
+
+import numpy as np
+from ml_dtypes import finfo
+
+from verify.bench import Bench, Refused
+from verify.inputs import Case, Leaves
+
+TIGHT = 1e-11
+SAFETY = 32.0
+DOWN = 2.0**-29  # eps64 / eps32
+
+
+def largest(x: np.ndarray) -> float:
+    """The largest finite magnitude in x, 0 for none."""
+    x = np.abs(x[np.isfinite(x)])
+    return float(x.max()) if x.size else 0.0
+
+
+def off(a: np.ndarray, b: np.ndarray) -> float:
+    """max |a − b| over the elements where b, the truth, is finite; inf where a is not finite there."""
+    sure = np.isfinite(b)
+    if not sure.any():
+        return 0.0
+    gap = np.abs(a[sure] - b[sure])
+    return float(np.where(np.isfinite(gap), gap, np.inf).max())
+
+
+def scale(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:
+    """The size that leaf k has: here, or at the ordinary example under a cotangent as large as this."""
+    return max(largest(truth), usual(bench, k) * max((largest(d) for d in dy), default=0.0))
+
+
+def usual(bench: Bench, k: int) -> float:
+    key = ("usual", k)
+    if key not in bench.memo:
+        found = [
+            largest(sample.cotangents[k]) / max(max(map(largest, dy), default=0.0), 1e-300)
+            for sample, dy in bench.memo.get("ordinary", ())
+        ]
+        bench.memo[key] = max(found, default=0.0)
+    return bench.memo[key]
+
+
+def tight(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:
+    """What leaf k may be off by in float64, before its conditioning is looked at."""
+    unit = max(TIGHT, bench.oracle.slack, 64 * inner_eps(bench))
+    return unit * scale(bench, case, dy, k, truth) + 1e-290
+
+
+def inner_eps(bench: Bench) -> float:
+    """The rounding unit of the narrowest dtype that the subject's own formulas force upon float64, 0 for none."""
+    inner = bench.memo.get("inner", "")
+    return float(finfo(inner).eps) if inner else 0.0
+
+
+def measured(bench: Bench, case: Case, label: str, dy: Leaves, k: int) -> float:
+    """What leaf k may be off by in float64 for its cancellation: the float32 errors of both sides, scaled down."""
+    truth, ours = bench.truth(case, label, dy).cotangents[k], bench.pull(case, label, dy).cotangents[k]
+    down = 8.0 if inner_eps(bench) else SAFETY * DOWN
+    room = 0.0
+    for run, exact in ((bench.plain, truth), (bench.pull, ours)):
+        try:
+            rough = run(case, label, dy, "float32").cotangents[k]
+        except Refused:
+            continue
+        if rough.shape == exact.shape:
+            gap = np.abs(rough - exact)
+            room += down * largest(gap)
+    return room + shaken(bench, case, dy, k, truth)
+
+
+def shaken(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:
+    """How far the truth itself moves when every input moves by a few units in the last place, kinks left out."""
+    if bench.oracle.slack:
+        return 0.0
+    rng, moved = np.random.default_rng(0), 0.0
+    for _ in range(3):
+        floats = tuple(x * (1 + 8 * 2.0**-52 * rng.choice((-1, 1), size=np.shape(x))) for x in case.floats)
+        gap = np.abs(bench.at(case, floats, dy)[k] - truth)
+        moved = max(moved, largest(gap))
+    return 8 * moved if moved < 1e-7 * largest(truth) or moved < 1e-14 * usual(bench, k) else 0.0
+
+
+def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, truth: np.ndarray, room: float) -> bool:
+    """Whether `all_ours[k]` is a derivative that a kink allows although the reference has chosen another there.
+
+    Coordinate by coordinate it must lie between the one-sided derivatives, at every step of a ladder; and along the
+    directions that move a whole leaf, or all of them, at once, where the function may be smooth, it must agree.
+    """
+    if bench.oracle.slack:
+        return False
+    x, ours = np.asarray(case.floats[k], np.float64), all_ours[k]
+    gap = np.where(np.isfinite(truth), np.abs(ours - truth), 0.0)
+    worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
+    size = largest(x) or 1.0
+    for step in (1e-6 * size, 1e-10 * size):
+
+        def moved(direction: dict[int, np.ndarray], sign: int, step=step) -> Leaves:
+            floats = tuple(
+                np.asarray(v, np.float64) + sign * step * direction[j] if j in direction else v
+                for j, v in enumerate(case.floats)
+            )
+            return bench.at(case, floats, dy)
+
+        for i in worst:
+            unit = np.zeros(x.shape)
+            unit.flat[i] = 1.0
+            sides = [moved({k: unit}, sign)[k].flat[i] for sign in (1, -1)]
+            if not _between(ours.flat[i], sides, 0.02 * gap.flat[i]):
+                return False
+        every = {j: np.ones(np.shape(v)) for j, v in enumerate(case.floats)}
+        for direction in ({k: every[k]}, every):
+            sides = [
+                sum(float((g[j] * v).sum()) for j, v in direction.items())
+                for g in (moved(direction, 1), moved(direction, -1))
+            ]
+            along = sum(float((all_ours[j] * v).sum()) for j, v in direction.items())
+            if not _between(along, sides, 0.02 * float(gap.max()) + 1e-6 * max(map(abs, sides))):
+                return False
+    return True
+
+
+def _between(value: float, sides: list[float], room: float) -> bool:
+    return all(np.isfinite(sides)) and min(sides) - room <= value <= max(sides) + room
+
+
+POOL, ULPS = 4.0, 8.0
+
+
+def low(bench: Bench, draws: list[tuple[Case, str, Leaves]], dtype, k: int) -> list[tuple[float, float, float]]:
+    """For each draw (the subject's error, the error allowed, the leaf's size) of leaf k in a low precision.
+
+    Allowed is POOL times the largest error of the plain definition over all draws, with a floor of ULPS units in the
+    last place of the leaf's largest element. Draws at which the definition itself is not finite are left out.
+    """
+    rows = []
+    for case, label, dy in draws:
+        truth = bench.truth(case, label, dy, dtype).cotangents[k]
+        plain = bench.plain(case, label, dy, dtype).cotangents[k]
+        ours = bench.pull(case, label, dy, dtype).cotangents[k]
+        if np.isfinite(truth).all() and np.isfinite(plain).all():
+            rows.append((off(ours, truth), off(plain, truth), scale(bench, case, dy, k, truth)))
+    worst = max((e for _, e, _ in rows), default=0.0)
+    share = max((e / s for _, e, s in rows if s), default=0.0)
+    unit = ULPS * eps(dtype) / 2
+    return [(mine, max(POOL * min(worst, share * s if s else worst), unit * s), s) for mine, _, s in rows]
+
+
+def eps(dtype) -> float:
+    several = dtype if isinstance(dtype, tuple) else (dtype,)
+    return max(float(finfo(d).eps) for d in several)

@@ -1,0 +1,264 @@
+"""The conductor: one call audits one subject, and every law has to reject its canaries before it may say "pass"."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from verify import inputs, oracles
+from verify.bench import Bench, Refused, finite, narrow
+from verify.budget import largest
+from verify.diagnose import diagnose
+from verify.inputs import Case
+from verify.laws import LAWS, Breach, Draw, Law, Plan
+from verify.report import Canary, Finding, Report
+from verify.subject import Flat, SubjectError, lay_out, subject, wide
+
+LEVELS = ("quick", "standard")
+
+
+def check(
+    f: Any,
+    *example_args: Any,
+    reference: Callable[..., Any] | None = None,
+    seed: int = 0,
+    level: str = "standard",
+) -> Report:
+    """Audit the backward pass of f at inputs made from one ordinary example.
+
+    f is a function with a custom VJP or JVP, a layer (init, forward, backward, gradient), or `verify.pair(fwd, bwd)`.
+    reference is its plain definition, for a layer by default its own `reference`. A layer takes x, or params and x.
+    level "quick" leaves out other sizes, lower precisions, vmap and calls that are not compiled.
+
+    Raises SubjectError if there is nothing to audit. Whatever f itself raises becomes a finding.
+    """
+    begun = time.monotonic()
+    if level not in LEVELS:
+        raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
+    what, args = subject(f, example_args, reference, seed)
+    layout = lay_out(args, what.labels)
+    flat = Flat(what, layout)
+    floats, others = layout.split(args)
+    native = _native(floats)
+    example = Case(
+        "example",
+        tuple(inputs.single(x) for x in floats),
+        tuple(x if inputs.is_key(x) else np.asarray(x) for x in others),
+        ordinary=True,
+    )
+    if not floats:
+        return _nothing(what.name, "no argument has a gradient: give floating-point arrays", begun)
+
+    oracle, notes = oracles.find(flat, example.floats, example.others)
+    bench = Bench(flat, oracle, example, native)
+    try:
+        plan = _plan(bench, seed, level)
+    except Refused as refused:
+        return _raised(bench, refused, begun)
+    breaches = _all(bench, plan)
+    canaries = list(_canaries(bench, plan, {b.law for b in breaches}))
+    findings = [*_findings(bench, breaches, seed), *(_note("oracle", text) for text in notes), *_blind(bench, plan)]
+    return _report(bench, plan, findings, canaries, begun)
+
+
+def _native(floats: tuple) -> Any:
+    kinds = tuple(str(np.asarray(x).dtype) for x in floats)
+    if len(set(kinds)) > 1:
+        return kinds
+    return kinds[0] if kinds and kinds[0] != "float64" else "float32"
+
+
+def _plan(bench: Bench, seed: int, level: str) -> Plan:
+    rng = np.random.default_rng(seed)
+    example, thorough = bench.example, level == "standard"
+    cases = [example, *(inputs.ordinary(example, rng, f"like the example {i}") for i in range(1, 6 if thorough else 3))]
+    ordinary: list[Draw] = []
+    for case in cases:
+        shapes = bench.outputs(case, "float64")
+        ordinary += [(case, label, dy) for label, dy in inputs.cotangents(shapes, rng, several=case is example)]
+    bench.pull(*ordinary[0])  # a subject that cannot be run at its example is said so at once
+    kept = []
+    for draw in ordinary:
+        truth = bench.truth(*draw)
+        if all(np.isfinite(c).any() or not c.size for c in truth.cotangents):
+            kept.append(draw)
+    bench.memo["ordinary"] = [(bench.truth(*d), d[2]) for d in kept]
+    bench.memo["inner"] = narrow(bench.flat.vjp, example.floats, example.others, _down(bench, ordinary[0]))
+    others: list[Draw] = []
+    for case in inputs.values(example, rng):
+        others += [(case, label, dy) for label, dy in inputs.cotangents(bench.outputs(case, "float64"), rng, False)]
+    if thorough:
+        for case in inputs.shapes(bench.flat, bench.oracle.primal, example, rng, count=7):
+            try:
+                shapes = bench.outputs(case, "float64")
+            except Refused:
+                continue  # the subject says that it does not take this size; that is its right
+            others += [(case, label, dy) for label, dy in inputs.cotangents(shapes, rng, False)]
+    single = isinstance(bench.native, str)
+    lower = (
+        tuple(d for d in ("float32", "bfloat16", "float16") if thorough or d == "float32")
+        if single
+        else (bench.native,)
+    )
+    return Plan(tuple(kept), tuple(others), bench.native, lower, thorough)
+
+
+def _down(bench: Bench, draw: Draw) -> tuple:
+    return bench.cotangent(draw[0], draw[2], "float64")
+
+
+def _all(bench: Bench, plan: Plan) -> list[Breach]:
+    found: list[Breach] = []
+    for law in _laws(plan):
+        try:
+            found += law.check(bench, plan)
+        except Refused as refused:
+            found.append(_refused(law.name, refused))
+    return found
+
+
+def _refused(law: str, refused: Refused) -> Breach:
+    return Breach(law, None, 1.0, f"raised {oracles.brief(refused.error)} ({refused.stage})")
+
+
+def _laws(plan: Plan) -> Iterable[Law]:
+    return LAWS if plan.thorough else [law for law in LAWS if law.name not in ("eager", "vmap", "halves")]
+
+
+def _canaries(bench: Bench, plan: Plan, broken: set[str]) -> Iterable[Canary]:
+    """Each law against its wrong backwards. A law that the subject itself breaks has shown that it bites."""
+    for law in _laws(plan):
+        if law.name in broken:
+            continue
+        for name, leaf, spoil in law.canaries(bench, plan):
+            where = bench.flat.layout.floats[leaf] if leaf is not None else ""
+            yield Canary(law.name, name, where, _fate(bench, plan, law, leaf, spoil))
+
+
+def _fate(bench: Bench, plan: Plan, law: Law, leaf: int | None, spoil: Any) -> str:
+    spoiled = bench.spoiled(spoil)
+    try:
+        if any(not breach.note for breach in law.check(spoiled, plan)):
+            return "killed"
+    except Refused:
+        return "survived"
+    return "equivalent" if leaf is not None and _same(bench, plan, leaf, spoil) else "survived"
+
+
+def _same(bench: Bench, plan: Plan, leaf: int, spoil: Any) -> bool:
+    """Whether the canary changes nothing: a leaf of one element cannot be shifted, one without a gradient not scaled."""
+    for draw in plan.all:
+        try:
+            ours = bench.pull(*draw)
+        except Refused:
+            continue
+        there = spoil(ours, draw[2], "jit", 0).cotangents[leaf]
+        if largest(ours.cotangents[leaf]) > 1e-13 and not np.allclose(there, ours.cotangents[leaf], rtol=1e-9, atol=0):
+            return False
+    return True
+
+
+def _findings(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
+    """One finding for each law and leaf, with the inputs at which it was seen."""
+    together: dict[Any, list[Breach]] = {}
+    for b in breaches:
+        together.setdefault((b.law, b.leaf, b.where, b.note), []).append(b)
+    findings = []
+    for (law, leaf, where, note), group in together.items():
+        worst = max(group, key=lambda b: b.size)
+        place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
+        labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in group if b.draw))
+        at = (
+            f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
+        )
+        softened = note or (bench.flat.subject.estimator and law in ("dense", "adjoint", "precision"))
+        findings.append(
+            Finding(
+                law,
+                "note" if softened else "error",
+                place,
+                float(worst.size),
+                "" if note else diagnose(group),
+                _replay(bench, seed, worst),
+                worst.text + at,
+            )
+        )
+    return findings
+
+
+def _replay(bench: Bench, seed: int, breach: Breach) -> str:
+    case = f"  # {breach.draw[0].label}, {breach.draw[1]}, {breach.dtype}" if breach.draw else ""
+    shown = ", ".join(f"{x.dtype}{list(np.shape(x))}" for x in bench.example.floats + bench.example.others)
+    return f"verify.check({bench.flat.subject.name}, <{shown}>, seed={seed}){case}"
+
+
+def _note(law: str, text: str) -> Finding:
+    return Finding(law, "note", "", 0.0, "", "", text)
+
+
+def _blind(bench: Bench, plan: Plan) -> list[Finding]:
+    """What the inputs could not show: leaves without a gradient, references that are not finite."""
+    notes = []
+    for k, name in enumerate(bench.flat.layout.floats):
+        found = [bench.truth(*d).cotangents[k] for d in plan.ordinary]
+        if found and max(map(largest, found)) < 1e-13:
+            notes.append(Finding("dense", "note", name, 0.0, "", "", "its gradient is zero at every ordinary input"))
+    unsure = [d for d in plan.all if not _known(bench, d)]
+    if unsure:
+        labels = list(dict.fromkeys(d[0].label for d in unsure))
+        notes.append(_note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
+    return notes
+
+
+def _known(bench: Bench, draw: Draw) -> bool:
+    try:
+        return finite(bench.truth(*draw).cotangents)
+    except Refused:
+        return False
+
+
+def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Canary], begun: float) -> Report:
+    errors = [f for f in findings if f.severity == "error"]
+    survived = [c for c in canaries if c.fate == "survived"]
+    killed = [c for c in canaries if c.fate == "killed"]
+    verdict = "fail" if errors else "pass" if killed and not survived and plan.ordinary else "inconclusive"
+    cases = list(dict.fromkeys(d[0].label for d in plan.all))
+    tried = {
+        "dtypes": list(dict.fromkeys(["float64", *map(str, plan.dtypes)])),
+        "inputs": cases,
+        "shapes": list(dict.fromkeys(d[0].shapes for d in plan.all)),
+        "laws": [law.name for law in _laws(plan)],
+    }
+    return Report(
+        bench.flat.subject.name,
+        verdict,
+        tuple(findings),
+        bench.oracle.kind,
+        bench.oracle.strength,
+        tried,
+        tuple(canaries),
+        bench.comparisons,
+        time.monotonic() - begun,
+    )
+
+
+def _nothing(name: str, text: str, begun: float) -> Report:
+    return Report(
+        name, "inconclusive", (_note("runs", text),), "none", "nothing ran", {}, (), 0, time.monotonic() - begun
+    )
+
+
+def _raised(bench: Bench, refused: Refused, begun: float) -> Report:
+    """The subject, or its reference, does not run at the example."""
+    text = f"{refused.stage} raised {oracles.brief(refused.error)} at the example"
+    severity = "note" if refused.stage == "reference" else "error"
+    where = getattr(refused.error, "where", "")
+    law = "structure" if where else "runs"
+    finding = Finding(law, severity, where, 1.0, "", f"verify.check({bench.flat.subject.name}, ...)", text)
+    verdict = "inconclusive" if severity == "note" else "fail"
+    return Report(
+        bench.flat.subject.name, verdict, (finding,), bench.oracle.kind, bench.oracle.strength, {}, (), 0,
+        time.monotonic() - begun,
+    )  # fmt: skip

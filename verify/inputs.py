@@ -1,0 +1,349 @@
+"""Inputs that a thoughtful adversary would try, made from one ordinary example.
+
+Values keep the domain that the example shows: what is positive stays so, rows that sum to one still do, integers stay
+within their bounds. Sizes: which axes belong together is found by asking the reference whether a resized call is valid.
+All values are representable in float32, so that every dtype from there up sees the same ones.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from verify.subject import Flat, wide
+
+Leaves = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input over leaves, with a label that says what is special about it. `ordinary` ones resemble the example."""
+
+    label: str
+    floats: Leaves
+    others: Leaves
+    ordinary: bool = False
+
+    def cast(self, dtype: Any) -> Leaves:
+        return tuple(np.asarray(x).astype(d) for x, d in zip(self.floats, _each(dtype, self.floats), strict=True))
+
+    @property
+    def shapes(self) -> str:
+        return " ".join(str(list(np.shape(x))) for x in (*self.floats, *self.others))
+
+
+def _each(dtype: Any, leaves: Leaves) -> Leaves:
+    return dtype if isinstance(dtype, tuple) else (dtype,) * len(leaves)
+
+
+def single(x: Any) -> np.ndarray:
+    """x as float64 with values that float32 can hold."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.asarray(x, np.float64).astype(np.float32), np.float64)
+
+
+def is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the example tells of where a float leaf lives."""
+
+    low: float
+    high: float
+    binary: bool
+    simplex: bool
+
+    @staticmethod
+    def of(x: np.ndarray) -> "Domain":
+        x = np.asarray(x, np.float64)
+        if not x.size:
+            return Domain(-np.inf, np.inf, False, False)
+        constant = x.size > 1 and bool((x == x.flat[0]).all())
+        binary = bool(np.isin(x, (0.0, 1.0)).all()) and not constant and x.size > 1
+        low = 0.0 if x.min() >= 0 and not constant else -np.inf
+        high = 1.0 if low == 0 and x.max() <= 1 and x.size > 3 else np.inf
+        simplex = low == 0 and x.ndim > 0 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
+        return Domain(low, high, binary, simplex)
+
+    def keep(self, x: np.ndarray) -> np.ndarray:
+        """x brought back to where the example lives."""
+        if self.binary:
+            return (np.abs(x) > 0.5).astype(np.float64)
+        x = np.clip(np.abs(x) if self.low == 0 else x, self.low, self.high)
+        if self.simplex:
+            total = x.sum(-1, keepdims=True)
+            x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / x.shape[-1])
+        return x
+
+
+def ordinary(example: Case, rng: np.random.Generator, label: str) -> Case:
+    """Other values like those of the example: drawn anew with its spread, its signs and its bounds."""
+    floats = tuple(single(_like(x, rng)) for x in example.floats)
+    return Case(label, floats, tuple(_other_like(x, rng) for x in example.others), ordinary=True)
+
+
+def _like(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    if not x.size:
+        return x
+    domain = Domain.of(x)
+    if domain.binary:
+        return rng.permutation(x.ravel()).reshape(x.shape)
+    if domain.simplex:
+        return domain.keep(x * np.exp(0.5 * rng.normal(size=x.shape)))
+    spread = x.std() or (abs(float(x.flat[0])) or 1.0)
+    if domain.low == 0:
+        drawn = rng.permutation(x.ravel()).reshape(x.shape) * np.exp(0.3 * rng.normal(size=x.shape))
+        return domain.keep(np.minimum(drawn, domain.high))
+    return x.mean() + spread * rng.normal(size=x.shape)
+
+
+def _other_like(x: Any, rng: np.random.Generator) -> Any:
+    if is_key(x):
+        return jax.random.key(int(rng.integers(2**31)), impl=jax.random.key_impl(x)) if x.shape == () else x
+    x = np.asarray(x)
+    if x.dtype == bool:
+        return rng.permutation(x.ravel()).reshape(x.shape)
+    if not np.issubdtype(x.dtype, np.integer) or x.size < 2 or _fixed(x):
+        return x
+    return rng.integers(x.min(), x.max(), size=x.shape, endpoint=True).astype(x.dtype)
+
+
+def _fixed(x: np.ndarray) -> bool:
+    """A permutation, or raw bits of a random key: what must not be drawn element by element."""
+    whole = x.ndim == 1 and x.size > 3 and bool((np.sort(x) == np.arange(x.size)).all())
+    return whole or x.dtype == np.uint32
+
+
+def _rows(x, f):
+    return f(x.copy()) if x.ndim and x.shape[0] else x
+
+
+def _set(x, index, value):
+    if x.ndim and x.shape[0]:
+        x = x.copy()
+        x[index] = value
+    return x
+
+
+def _one_hot(x, rng):
+    y = np.zeros(x.shape)
+    if x.size:
+        y.flat[rng.integers(x.size)] = 1.0
+    return y
+
+
+VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "zeros": lambda x, r: np.zeros(x.shape),
+    "constant": lambda x, r: np.full(x.shape, x.flat[0] if x.size else 0.0),
+    "ties": lambda x, r: np.asarray(r.integers(-1, 2, size=x.shape), np.float64),
+    "equal rows": lambda x, r: np.broadcast_to(x[:1], x.shape).copy() if x.ndim and x.shape[0] else x,
+    "constant rows": lambda x, r: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim and x.size else x,
+    "first row zero": lambda x, r: _set(x, 0, 0.0),
+    "last row zero": lambda x, r: _set(x, -1, 0.0),
+    "x1e3": lambda x, r: 1e3 * x,
+    "x1e4": lambda x, r: 1e4 * x,
+    "x30": lambda x, r: 30 * x,
+    "x1e-4": lambda x, r: 1e-4 * x,
+    "integers": lambda x, r: np.rint(3 * x),
+    "offset 1e3": lambda x, r: x + 1e3,
+    "huge range": lambda x, r: x * 10 ** r.uniform(-5, 5, size=x.shape),
+    "one large": lambda x, r: x + 50 * np.abs(x).max(initial=0) * _one_hot(x, r),
+    "one-hot": _one_hot,
+    "signs": lambda x, r: np.sign(x),
+    "negative": lambda x, r: -np.abs(x),
+    "positive": lambda x, r: np.abs(x),
+    "sorted": lambda x, r: np.sort(x, axis=-1) if x.ndim else x,
+    "signed zeros": lambda x, r: np.where(r.random(x.shape) < 0.5, np.copysign(0.0, x), x),
+    "tiny": lambda x, r: 1e-30 * x,
+    "large": lambda x, r: 1e18 * x,
+    "denormal": lambda x, r: 1e-40 * x,
+}
+ALONE = ("zeros", "constant", "ties", "x1e3", "equal rows")  # also for one leaf at a time, the others ordinary
+
+
+def values(example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """The example with every leaf changed in one way, then some leaf by leaf, then the integers and booleans."""
+    if example.floats:
+        for name, change in VALUES.items():
+            base = ordinary(example, rng, name)
+            yield replace(base, floats=tuple(map(_changed(change, rng), example.floats, base.floats)), ordinary=False)
+    few = range(len(example.floats)) if 1 < len(example.floats) <= 6 else ()
+    for i, name in itertools.product(few, ALONE):
+        base = ordinary(example, rng, f"{name} in leaf {i}")
+        changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
+        yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
+    for i, x in enumerate(example.others):
+        for name, changed in _other_values(x, rng):
+            base = ordinary(example, rng, f"{name} in {i}")
+            yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
+
+
+def _changed(change, rng):
+    return lambda example, x: single(Domain.of(example).keep(change(np.asarray(x, np.float64), rng)))
+
+
+def _other_values(x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
+    if is_key(x):
+        return
+    x = np.asarray(x)
+    if x.dtype == bool:
+        yield "all true", np.ones_like(x)
+        yield "all false", np.zeros_like(x)
+        if x.ndim:
+            yield "first row false", _set(x | True, 0, False)
+            yield "last row false", _set(x | True, -1, False)
+    elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x):
+        yield "all first", np.full_like(x, x.min())
+        yield "all last", np.full_like(x, x.max())
+        yield "sorted", np.sort(x, axis=None).reshape(x.shape)
+        yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
+
+
+def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterator[tuple[str, Leaves]]:
+    """(label, cotangent) for outputs of these shapes: signed noise, and if `several` also ones, one-hots, each alone."""
+
+    def noise():
+        return tuple(single(rng.normal(size=s.shape)) for s in shapes)
+
+    yield "noise", noise()
+    if not several:
+        return
+    yield "more noise", noise()
+    yield "ones", tuple(np.ones(s.shape) for s in shapes)
+    sizes = [s.size for s in shapes]
+    for label, pick in (("first", 0), ("last", -1)):
+        hot = [np.zeros(s.shape) for s in shapes]
+        which = [i for i, n in enumerate(sizes) if n]
+        if which:
+            hot[which[pick]].flat[pick] = 1.0
+            yield f"one-hot {label}", tuple(hot)
+    if len(shapes) > 1:
+        for i in range(len(shapes)):
+            yield f"output {i} alone", tuple(d if i == j else np.zeros(d.shape) for j, d in enumerate(noise()))
+
+
+Axis = tuple[int, int]  # (leaf, axis), leaves counted over floats and then others
+
+
+def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
+    """The sets of axes that can be resized together, the smallest for each axis, found by asking f.
+
+    f(floats, others) is traced with each axis alone at a prime size that occurs nowhere else, then with one other axis
+    of its size, then with all of them, less those that can stay behind. Axes of size 0 and 1 are left as they are.
+    """
+    leaves = (*example.floats, *example.others)
+    free = [(i, a) for i, x in enumerate(leaves) if not is_key(x) for a in range(np.ndim(x)) if np.shape(x)[a] > 1]
+    if flat.subject.remake:  # the parameters follow x
+        own = sum(name.startswith("params") for name in flat.layout.floats)
+        skip = len(example.floats) + sum(
+            name.startswith("params") and role == "other"
+            for name, role in zip(flat.layout.names, flat.layout.roles, strict=True)
+        )
+        free = [(i, a) for i, a in free if own <= i < len(example.floats) or i >= skip]
+    taken = {n for x in leaves for n in np.shape(x)}
+    prime = next(
+        p for p in (7, 11, 13, 17, 19, 23, 29, 31, 37) if p not in taken and not any(n % p == 0 for n in taken if n)
+    )
+
+    def valid(axes) -> bool:
+        return accepts(flat, f, example, {axis: prime for axis in axes})
+
+    found: list[tuple[Axis, ...]] = []
+    for axis in free:
+        if any(axis in group for group in found):
+            continue
+        size = np.shape(leaves[axis[0]])[axis[1]]
+        alike = [b for b in free if b != axis and np.shape(leaves[b[0]])[b[1]] == size]
+        options = [(axis,), *((axis, b) for b in alike)]
+        group = next((g for g in options if valid(g)), None)
+        if group is None and len(alike) > 1 and valid((axis, *alike)):
+            kept = [axis, *alike]
+            for b in alike:
+                rest = [k for k in kept if k != b]
+                kept = rest if valid(rest) else kept
+            group = tuple(kept)
+        if group:
+            found.append(group)
+    return found
+
+
+def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f can be traced with these axes resized."""
+    try:
+        case = resized(flat, example, sizes, np.random.default_rng(0), "")
+        with wide("float64"):
+            jax.eval_shape(f, case.floats, case.others)
+    except Exception:  # noqa: BLE001 - a stranger's code says no in many ways; a size that is refused is not tried
+        return False
+    return True
+
+
+def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
+    """The example with other sizes: float leaves drawn like it, integers kept below the sizes they may point into."""
+    leaves = (*example.floats, *example.others)
+    shapes = [list(np.shape(x)) for x in leaves]
+    shrunk = {}
+    for (i, a), n in sizes.items():
+        if n < shapes[i][a]:
+            shrunk[shapes[i][a]] = n
+        shapes[i][a] = n
+    new = []
+    for i, (x, shape) in enumerate(zip(leaves, shapes, strict=True)):
+        if is_key(x) or tuple(shape) == np.shape(x):
+            y = x
+        else:
+            y = np.resize(np.asarray(x), shape) if np.size(x) else np.zeros(shape, x.dtype)
+        if i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
+            y = _below(np.asarray(x), np.asarray(y), shrunk, fresh=tuple(shape) != np.shape(x), rng=rng)
+        new.append(y)
+    case = Case(label, tuple(new[: len(example.floats)]), tuple(new[len(example.floats) :]))
+    if flat.subject.remake and sizes:
+        args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
+        case = Case(label, *flat.layout.split(args))
+    drawn = tuple(single(_like(x, rng)) for x in case.floats)
+    return replace(case, floats=drawn, others=tuple(case.others))
+
+
+def _below(
+    old: np.ndarray, new: np.ndarray, shrunk: dict[int, int], fresh: bool, rng: np.random.Generator
+) -> np.ndarray:
+    if not new.size or not old.size or _fixed(old) and not fresh:
+        return new
+    if _fixed(old) and old.dtype != np.uint32:
+        return rng.permutation(new.size).astype(new.dtype).reshape(new.shape)
+    limits = [n for before, n in shrunk.items() if old.max() < before]
+    return new % min(limits) if limits else new
+
+
+def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, count: int) -> Iterator[Case]:
+    """Other sizes that f accepts, at most `count`: each group at 1, all at 1, distinct primes, off any tile, large."""
+    sets = groups(flat, f, example)
+    if not sets:
+        return
+    several = len(sets) > 1
+    primes = (3, 5, 7, 11, 13, 2)
+    plans: list[tuple[str, list[int | None]]] = [("first axes 1", [1, *[None] * (len(sets) - 1)])]
+    plans.append(("odd", [primes[i % 6] for i in range(len(sets))]))
+    if several:
+        plans.append(("last axes 1", [*[None] * (len(sets) - 1), 1]))
+    for i in (0, len(sets) - 1) if several else (0,):
+        plans.append((f"long axis {i}", [(131 if j == i else primes[j % 3]) for j in range(len(sets))]))
+    if several:
+        plans.append(("all axes 1", [1] * len(sets)))
+        plans.append(("off tile", [(33, 17, 9, 5)[min(i, 3)] for i in range(len(sets))]))
+    plans += [(f"axes {i} 1", [1 if j == i else None for j in range(len(sets))]) for i in range(1, len(sets) - 1)]
+    plans.append(("larger", [37 if i == 0 else None for i in range(len(sets))]))
+    for label, plan in plans:
+        if count <= 0:
+            return
+        sizes = {axis: n for group, n in zip(sets, plan, strict=True) if n for axis in group}
+        if accepts(flat, f, example, sizes):
+            count -= 1
+            yield resized(flat, example, sizes, rng, label)

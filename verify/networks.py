@@ -1,0 +1,192 @@
+"""Random networks: a Hypothesis strategy of architectures that are valid by construction, and that shrink.
+
+The layers come from catalogues: any package names one under the entry point group `verify.catalogues`, a function that
+returns an object with `layers`, `losses` (cases: a layer and inputs that it takes), `forms` (ways to make layers of
+layers), `serial`, `with_loss` and `names`. Sizes are small and few, so that each layer is compiled once for each shape
+and then used again by every network: that is what makes thousands of networks a minute possible.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from verify.protocol import children, is_buffer, is_float
+
+SIZES = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
+MOST = 200  # elements of an array, above which nothing is added that makes it larger
+
+
+@dataclass(frozen=True)
+class Array:
+    """An input: its shape, and for integers the number that they stay below."""
+
+    shape: tuple[int, ...]
+    below: int | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A random network: the layer, what its input looks like, and the seed of all its values."""
+
+    layer: Any
+    inputs: Any
+    seed: int
+    forms: tuple[str, ...] = ()
+
+
+@lru_cache
+def catalogue(name: str = "jbp") -> Any:
+    """The catalogue of an installed package. Raises LookupError naming those there are."""
+    found = {point.name: point for point in entry_points(group="verify.catalogues")}
+    if name not in found:
+        raise LookupError(
+            f"got the catalogue {name!r}; expected one of {sorted(found)}. A package offers one under the entry "
+            "point group 'verify.catalogues'."
+        )
+    return found[name].load()()
+
+
+def spec(inputs: Any, dtype: Any = np.float64) -> Any:
+    """The inputs as jax.ShapeDtypeStruct."""
+    if isinstance(inputs, tuple):
+        return tuple(spec(x, dtype) for x in inputs)
+    return jax.ShapeDtypeStruct(inputs.shape, dtype if inputs.below is None else np.int32)
+
+
+@lru_cache(maxsize=None)
+def after(layer: Any, x: Array) -> Array | None:
+    """What layer makes of x: an Array, or None where it refuses x or makes something else than one floating array."""
+
+    def run(key, x):
+        return layer.forward(layer.init(key, x), x)[0]
+
+    try:
+        y = jax.eval_shape(run, jax.random.key(0), spec(x))
+    except (ValueError, TypeError):  # how a layer says that it does not take x
+        return None
+    if not hasattr(y, "shape") or not is_float(y):
+        return None
+    return Array(tuple(y.shape))
+
+
+class _Draw:
+    """One network being drawn. Every choice is an index into a list with the simplest first, so that it shrinks."""
+
+    def __init__(self, draw, source):
+        self.draw, self.source, self.forms = draw, source, []
+
+    def index(self, n: int) -> int:
+        return self.draw(st.integers(0, n - 1))
+
+    def leaf(self, x: Array, keeps: bool) -> tuple[Any, Array]:
+        cases = _cases(self.source.layers, len(x.shape))
+        start = self.index(len(cases))
+        for k in range(len(cases)):
+            layer = cases[(start + k) % len(cases)]
+            y = after(layer, x)
+            if y is not None and (y == x if keeps else np.prod(y.shape) <= max(MOST, np.prod(x.shape))):
+                return layer, y
+        raise LookupError(
+            f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
+        )
+
+    def form(self, x: Array, keeps: bool, depth: int) -> tuple[Any, Array]:
+        form = self.source.forms[self.index(len(self.source.forms))]
+        most = 1 if form.unit else 2
+        inner = [self.chain(x, keeps or k, 0 if form.unit else depth - 1, most) for k in form.keeps]
+        layer, y = form.build(*(layer for layer, _ in inner)), inner[0][1]
+        if all(form.keeps):  # what comes out then depends on x alone
+            y = after(form.build(*(self._still(x) for _ in inner)), x)
+        if y is None or (keeps and y != x):
+            return inner[0] if len(inner) == 1 or y is None else (inner[0][0], x)
+        self.forms.append(form.name)
+        return layer, y
+
+    def _still(self, x):
+        return next(layer for layer in _cases(self.source.layers, len(x.shape)) if after(layer, x) == x)
+
+    def chain(self, x: Array, keeps: bool, depth: int, most: int) -> tuple[Any, Array]:
+        layers = []
+        for _ in range(1 + self.index(most)):
+            if depth and self.index(4) == 3:
+                layer, x = self.form(x, keeps, depth)
+            else:
+                layer, x = self.leaf(x, keeps)
+            layers.append(layer)
+        return (layers[0] if len(layers) == 1 else self.source.serial(*layers)), x
+
+
+@lru_cache(maxsize=None)
+def _cases(layers: tuple[Any, ...], rank: int) -> list[Any]:
+    """The layers of the catalogue that have a case with as many axes, in its order."""
+    return [
+        case.layer
+        for case in layers
+        if any(x.below is None and len(x.shape) == rank for x in case.inputs if hasattr(x, "shape"))
+    ]
+
+
+@st.composite
+def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Network:
+    """Valid random networks of the catalogue's layers and forms: chains of up to `most`, nested `depth` deep.
+
+    Some begin with a layer that takes integers, some end with a loss, some are in their evaluation form.
+    """
+    source = catalogue() if source is None else source
+    pen = _Draw(draw, source)
+    openers = [(case.layer, x) for case in source.layers for x in case.inputs if getattr(x, "below", None)]
+    first, x = None, Array(SIZES[pen.index(len(SIZES))])
+    if openers and pen.index(6) == 5:
+        first, opening = openers[pen.index(len(openers))]
+        x = after(first, Array(opening.shape, opening.below))
+        assert x is not None, f"{first!r} refuses its own case {opening}"
+        inputs = Array(opening.shape, opening.below)
+    else:
+        inputs = x
+    layer, y = pen.chain(x, False, depth, most)
+    if first is not None:
+        layer = source.serial(
+            first, *(child for _, child in children(layer)) if type(layer) is source.serial else (layer,)
+        )
+    losses = [(c.layer, pair) for c in source.losses for pair in c.inputs if len(pair[0].shape) == len(y.shape)]
+    if losses and inputs.below is None and pen.index(6) == 5:
+        loss, (_, target) = losses[pen.index(len(losses))]
+        shape = y.shape[: len(target.shape)]
+        target = Array(shape, None if target.below is None else y.shape[-1])
+        layer, inputs = source.with_loss(layer, loss), (inputs, target)
+    if pen.index(8) == 7:
+        layer = layer.evaluation()
+    return Network(layer, inputs, draw(st.integers(0, 2**16)), tuple(pen.forms))
+
+
+def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.random.Generator]:
+    """(params, x, rng) of the network, all from its seed: signed inputs, and parameters that are not at their start."""
+    rng = np.random.default_rng(network.seed)
+    x = _inputs(network.inputs, rng, dtype)
+    params = network.layer.init(jax.random.key(network.seed), spec(network.inputs, dtype))
+
+    def moved(p):
+        if is_buffer(p) or not is_float(p):
+            return p
+        return jnp.asarray(rng.normal(size=p.shape) * 0.6, dtype)
+
+    return jax.tree.map(moved, params, is_leaf=is_buffer), x, rng
+
+
+def _inputs(inputs, rng, dtype):
+    if isinstance(inputs, tuple):
+        return tuple(_inputs(x, rng, dtype) for x in inputs)
+    if inputs.below is not None:
+        return jnp.asarray(rng.integers(0, max(inputs.below, 1), inputs.shape), jnp.int32)
+    return jnp.asarray(rng.normal(size=inputs.shape), dtype)
+
+
+def program(network: Network) -> str:
+    """The network as a line that rebuilds it, given the names of its catalogue."""
+    return f"{network.layer!r} on {network.inputs!r}, seed {network.seed}"

@@ -1,0 +1,84 @@
+"""What an audit found, for people, for programs and for tests."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class AuditError(AssertionError):
+    """The audit did not pass."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong ("error") or worth knowing ("note").
+
+    law: which check; where: the argument and leaf; size: the error relative to the largest element of the truth;
+    diagnosis: the kind of mistake, or "unknown"; replay: a program that shows it again; message: all of it in words.
+    """
+
+    law: str
+    severity: str
+    where: str
+    size: float
+    diagnosis: str
+    replay: str
+    message: str
+
+    def __str__(self):
+        place = f" {self.where}" if self.where else ""
+        kind = f" [{self.diagnosis}]" if self.diagnosis else ""
+        return f"{self.severity}: {self.law}{place}: {self.message}{kind}"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A wrong backward made from the subject's own, and what became of it: "killed", "survived" or "equivalent"."""
+
+    law: str
+    name: str
+    where: str
+    fate: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one audit. verdict is "pass" only where the checks that ran have killed their canaries."""
+
+    subject: str
+    verdict: str
+    findings: tuple[Finding, ...]
+    oracle: str
+    strength: str
+    tried: dict[str, Any]
+    canaries: tuple[Canary, ...]
+    checks: int
+    seconds: float
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity == "error")
+
+    def raise_if_failed(self) -> None:
+        """AuditError with the whole report unless the verdict is "pass"."""
+        if self.verdict != "pass":
+            raise AuditError(str(self))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=True, default=str)
+
+    def __str__(self):
+        killed = sum(c.fate == "killed" for c in self.canaries)
+        survived = [c for c in self.canaries if c.fate == "survived"]
+        lines = [f"{self.verdict.upper()}: {self.subject}", f"  oracle: {self.oracle} ({self.strength})"]
+        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items()]
+        lines.append(
+            f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
+        )
+        lines += [f"  survived: {c.name} ({c.law}) {c.where}" for c in survived]
+        lines += [f"  {finding}" for finding in self.findings]
+        return "\n".join(lines)
+
+
+def _listed(what: Any) -> str:
+    return ", ".join(map(str, what)) if isinstance(what, list | tuple) else str(what)

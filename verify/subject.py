@@ -1,0 +1,370 @@
+"""What can be audited: a function with a custom rule, a layer, a (forward, backward) pair. All are brought to one shape.
+
+A `Subject` speaks of arguments as its user does: any pytrees. A `Flat` subject speaks of leaves: `floats`, which have
+cotangents, and `others` (integers, booleans, keys, the values in buffers), which have none. The laws know only leaves.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any
+
+
+class StructureError(ValueError):
+    """Cotangents whose tree, shapes or dtypes are not those of what they belong to. `where` names the argument."""
+
+    def __init__(self, where: str, message: str):
+        super().__init__(message)
+        self.where = where
+
+
+class SubjectError(ValueError):
+    """The call of `check` itself is at fault: nothing that could be audited was given."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """fwd(*args) -> (y, residuals) and bwd(residuals, dy) -> a cotangent for each argument, None for none."""
+
+    fwd: Callable[..., Any]
+    bwd: Callable[..., Any]
+
+
+def pair(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Pair:
+    """A forward and a backward function, shaped like those of `jax.custom_vjp.defvjp`, as one thing to audit."""
+    return Pair(fwd, bwd)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One differentiable function with the way back under audit.
+
+    primal(*args) -> y;  pullback(*args) -> (y, pull) with pull(dy) -> a tuple of cotangents, one for each argument, as
+    `jax.vjp` would;  reference(*args) -> y, the plain definition, or None.  `apart`, for layers, is `pullback` with
+    `backward` and `gradient` called one after the other.  `remake(*args)` builds arguments of new sizes from the last.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    primal: Callable[..., Tree]
+    pullback: Callable[..., tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]]
+    reference: Callable[..., Tree] | None = None
+    apart: Callable[..., tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]] | None = None
+    remake: Callable[..., tuple[Tree, ...]] | None = None
+    estimator: bool = False
+
+    def vjp(self, args: tuple[Tree, ...], cotangent: Tree) -> tuple[Tree, ...]:
+        """The cotangents of args, a tuple like args."""
+        return self.pullback(*args)[1](cotangent)
+
+
+def subject(f: Any, args: tuple[Tree, ...], reference: Callable[..., Any] | None, seed: int) -> tuple[Subject, tuple]:
+    """(the subject, its example arguments). A layer given with x alone gets parameters of its own, away from ones and
+    zeros. Raises SubjectError if f is nothing that can be audited."""
+    if isinstance(f, Pair):
+        return _of_pair(f, args, reference), args
+    if _is_layer(f):
+        return _of_layer(f, args, reference, seed)
+    if callable(f):
+        labels = _names(f, len(args))
+
+        def pullback(*args):
+            raise NotImplementedError  # the flat form takes jax.vjp of the primal over float leaves
+
+        return Subject(_name(f), "function", labels, f, pullback, reference), args
+    raise SubjectError(
+        f"check got {type(f).__name__}; expected a function, a layer with forward, backward and gradient, "
+        "or verify.pair(fwd, bwd)."
+    )
+
+
+def _name(f: Any) -> str:
+    return getattr(f, "__name__", None) or type(f).__name__
+
+
+def _names(f: Any, count: int) -> tuple[str, ...]:
+    try:
+        parameters = list(inspect.signature(f).parameters.values())
+    except (TypeError, ValueError):  # built-in functions have no signature to read
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(named[i] if i < len(named) else f"args[{i}]" for i in range(count))
+
+
+def _is_layer(f: Any) -> bool:
+    return not isinstance(f, type) and all(
+        callable(getattr(f, name, None)) for name in ("forward", "backward", "gradient")
+    )
+
+
+def is_estimator(layer: Any) -> bool:
+    """Whether the layer, or one inside it, says that its way back is on purpose not the transpose of its way forward."""
+
+    def inside(value):
+        if isinstance(value, tuple | list):
+            return any(map(inside, value))
+        return _is_layer(value) and is_estimator(value)
+
+    if getattr(layer, "estimator", False):
+        return True
+    return dataclasses.is_dataclass(layer) and any(inside(getattr(layer, f.name)) for f in dataclasses.fields(layer))
+
+
+def _of_pair(f: Pair, args: tuple, reference: Any) -> Subject:
+    def pullback(*args):
+        y, residuals = f.fwd(*args)
+
+        def pull(dy):
+            cotangents = f.bwd(residuals, dy)
+            if not isinstance(cotangents, tuple | list):
+                cotangents = (cotangents,) if len(args) == 1 else cotangents
+            if not isinstance(cotangents, tuple | list) or len(cotangents) != len(args):
+                raise StructureError("", f"got {show(cotangents)}; expected a tuple of {len(args)}, one per argument.")
+            return tuple(cotangents)
+
+        return y, pull
+
+    return Subject(_name(f.fwd), "pair", _names(f.fwd, len(args)), lambda *a: f.fwd(*a)[0], pullback, reference)
+
+
+def _of_layer(layer: Any, args: tuple, reference: Any, seed: int) -> tuple[Subject, tuple]:
+    if len(args) not in (1, 2):
+        raise SubjectError(f"check({_name(layer)}, ...) got {len(args)} arguments; expected x, or params and x.")
+
+    def shapes(x):
+        return jax.eval_shape(lambda x: x, x)
+
+    def remake(params, x):
+        """Parameters for another x: trainable ones drawn anew, the rest filled up from those we have."""
+        like = jax.eval_shape(lambda: layer.init(jax.random.key(seed), shapes(x)))
+        held = jax.tree.leaves(params)
+        if len(held) != len(jax.tree.leaves(like)):
+            raise SubjectError("the parameters change their structure with the sizes of x")
+        rng = np.random.default_rng(seed + 1)
+        buffers = _in_buffer(like)
+        leaves = [
+            _drawn(rng, s) if _floating(s) and not buffer else _filled(p, s)
+            for s, p, buffer in zip(jax.tree.leaves(like), held, buffers, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), x
+
+    if len(args) == 1:
+        (x,) = args
+        params = layer.init(jax.random.key(seed), shapes(x))
+        rng, buffers = np.random.default_rng(seed), _in_buffer(params)
+        leaves = [
+            p if buffer or not _floating(p) else p + np.asarray(0.3 * rng.normal(size=p.shape)).astype(p.dtype)
+            for p, buffer in zip(jax.tree.leaves(params), buffers, strict=True)
+        ]
+        args = jax.tree.unflatten(jax.tree.structure(params), leaves), x
+
+    def pullback(params, x):
+        y, residuals = layer.forward(params, x)
+
+        def pull(dy):
+            down = layer.pull(params, residuals, dy) if hasattr(layer, "pull") else both(params, residuals, dy)
+            dx, dparams = down
+            return dparams, dx
+
+        return y, pull
+
+    def both(params, residuals, dy):
+        dx, delta = layer.backward(params, residuals, dy)
+        return dx, layer.gradient(residuals, delta)
+
+    def apart(params, x):
+        y, residuals = layer.forward(params, x)
+        return y, lambda dy: both(params, residuals, dy)[::-1]
+
+    plain = reference or getattr(layer, "reference", None)
+    subject = Subject(
+        repr(layer),
+        "layer",
+        ("params", "x"),
+        lambda params, x: layer.forward(params, x)[0],
+        pullback,
+        plain,
+        apart,
+        remake,
+        is_estimator(layer),
+    )
+    return subject, args
+
+
+def _floating(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def is_buffer(node: Any) -> bool:
+    return getattr(node, "is_buffer", False) is True
+
+
+def _in_buffer(tree: Tree) -> list[bool]:
+    """For each leaf, whether it lies inside a buffer."""
+    nodes = jax.tree.leaves(tree, is_leaf=is_buffer)
+    return [is_buffer(node) for node in nodes for _ in jax.tree.leaves(node)]
+
+
+def _drawn(rng, s):
+    return np.asarray(rng.normal(size=s.shape) * max(s.size, 1) ** -0.25 + 0.1).astype(s.dtype)
+
+
+def _filled(p, s):
+    """The values of p, repeated or cut to the shape of s. Keys keep their shape."""
+    if tuple(p.shape) == tuple(s.shape):
+        return p
+    return np.resize(np.asarray(p), s.shape).astype(s.dtype)
+
+
+def show(tree: Tree) -> str:
+    """A pytree in short: float32[4, 5] for an array."""
+
+    def leaf(x):
+        return f"{x.dtype}[{', '.join(map(str, x.shape))}]" if hasattr(x, "shape") and hasattr(x, "dtype") else repr(x)
+
+    return str(jax.tree.map(leaf, tree)).replace("'", "")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a subject's arguments fall apart into leaves and come together again. roles: 'float', 'other' or 'static'."""
+
+    structure: Any
+    roles: tuple[str, ...]
+    names: tuple[str, ...]
+    static: tuple[Any, ...]
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """The names of the leaves that have cotangents."""
+        return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role == "float")
+
+    def args(self, floats: tuple, others: tuple) -> tuple[Tree, ...]:
+        sources = {"float": iter(floats), "other": iter(others), "static": iter(self.static)}
+        return jax.tree.unflatten(self.structure, [next(sources[role]) for role in self.roles])
+
+    def split(self, args: tuple[Tree, ...]) -> tuple[tuple, tuple]:
+        """(floats, others) of arguments with this structure."""
+        leaves = jax.tree.leaves(args)
+        pick = lambda role: tuple(v for v, r in zip(leaves, self.roles, strict=True) if r == role)  # noqa: E731
+        return pick("float"), pick("other")
+
+
+def lay_out(args: tuple[Tree, ...], labels: tuple[str, ...]) -> Layout:
+    """Python numbers, strings and functions are configuration and stay as they are, unless nothing else is there."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(args)
+    arrays = any(hasattr(leaf, "dtype") and _floating(leaf) for _, leaf in paths)
+    roles, names, static = [], [], []
+    for (path, leaf), buffer in zip(paths, _in_buffer(args), strict=True):
+        names.append(labels[path[0].idx] + jax.tree_util.keystr(path[1:]))
+        if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+            roles.append("float" if _floating(leaf) and not buffer else "other")
+        elif isinstance(leaf, float) and not arrays:
+            roles.append("float")
+        else:
+            roles.append("static")
+            static.append(leaf)
+    return Layout(structure, tuple(roles), tuple(names), tuple(static))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A subject over leaves. primal(floats, others) -> float outputs; pullback(floats, others) -> (outputs, pull) and
+    pull(cotangents of the outputs) -> one cotangent for each of floats, or StructureError."""
+
+    subject: Subject
+    layout: Layout
+
+    def primal(self, floats: tuple, others: tuple) -> tuple:
+        return float_leaves(self.subject.primal(*self.layout.args(floats, others)))
+
+    def reference(self, floats: tuple, others: tuple) -> tuple:
+        assert self.subject.reference is not None
+        return float_leaves(self.subject.reference(*self.layout.args(floats, others)))
+
+    def pullback(self, floats: tuple, others: tuple, apart: bool = False) -> tuple[tuple, Callable[[tuple], tuple]]:
+        if self.subject.kind == "function":
+            y, pull = jax.vjp(lambda floats: self.primal(floats, others), floats)
+            return y, lambda dy: pull(dy)[0]
+        args = self.layout.args(floats, others)
+        way = self.subject.apart if apart and self.subject.apart else self.subject.pullback
+        y, pull = way(*args)
+        # jax.custom_vjp reads None as zero, a layer's gradient says with it that the leaf is not trained
+        zero = self.subject.kind == "pair"
+        return float_leaves(y), lambda dy: _matched(pull(_cotangent(y, dy)), args, self.layout, zero)
+
+    def vjp(self, floats: tuple, others: tuple, dy: tuple) -> tuple[tuple, tuple]:
+        y, pull = self.pullback(floats, others)
+        return y, pull(dy)
+
+    def vjp_apart(self, floats: tuple, others: tuple, dy: tuple) -> tuple[tuple, tuple]:
+        y, pull = self.pullback(floats, others, apart=True)
+        return y, pull(dy)
+
+
+def float_leaves(y: Tree) -> tuple:
+    return tuple(jnp.asarray(v) for v in jax.tree.leaves(y) if jnp.issubdtype(jnp.result_type(v), jnp.floating))
+
+
+def _cotangent(y: Tree, dy: tuple) -> Tree:
+    """dy in the tree of y, with float0 zeros for outputs that have no cotangent."""
+    given = iter(dy)
+    return jax.tree.map(lambda v: next(given) if _floating(v) else np.zeros(v.shape, jax.dtypes.float0), y)
+
+
+def _matched(cotangents: tuple, args: tuple, layout: Layout, zero: bool) -> tuple:
+    """The cotangents of the float leaves, in order. None stands for the whole of a subtree that has none."""
+    found = []
+    names = iter(zip(layout.names, layout.roles, strict=True))
+    labels = [name for name, role in zip(layout.names, layout.roles, strict=True) if role == "float"]
+    for index, (cotangent, arg) in enumerate(zip(cotangents, args, strict=True)):
+        leaves, structure = jax.tree.flatten(cotangent, is_leaf=lambda v: v is None)
+        try:
+            parts = structure.flatten_up_to(arg)
+        except (ValueError, TypeError, KeyError) as error:
+            where = labels[len(found)] if len(found) < len(labels) else f"argument {index}"
+            raise StructureError(
+                where,
+                f"got a cotangent {show(cotangent)}; expected the tree of the argument, {show(arg)}, with None for "
+                f"what has none. ({error})",
+            ) from error
+        for c, part in zip(leaves, parts, strict=True):
+            inside = jax.tree.leaves(part)
+            for leaf in inside:
+                name, role = next(names)
+                if role != "float":
+                    if c is not None and getattr(c, "dtype", None) != jax.dtypes.float0:
+                        raise StructureError(name, f"got a cotangent {show(c)}; expected None: it has no gradient.")
+                    continue
+                if c is None and zero:
+                    found.append(jnp.zeros_like(leaf))
+                    continue
+                if c is None:
+                    raise StructureError(name, "got None; expected a cotangent: the loss depends on this leaf.")
+                if len(inside) != 1:
+                    raise StructureError(name, f"got one cotangent {show(c)} for the subtree {show(part)}.")
+                found.append(c)
+    return tuple(found)
+
+
+@contextmanager
+def wide(dtype: Any) -> Iterator[None]:
+    """Float64 for as long as this lasts, if dtype is that; the process's own setting is as before afterwards.
+
+    Constants in a stranger's function are often float32, so promotion must be lenient in every dtype that is not his.
+    """
+    with jax.enable_x64(np.dtype(dtype) == np.float64 or bool(jax.config.jax_enable_x64)):
+        if np.dtype(dtype) == np.float32:
+            yield
+        else:
+            with jax.numpy_dtype_promotion("standard"):
+                yield
