@@ -4,6 +4,7 @@ Residuals, deltas and gradients of a combinator have the shape of its parameters
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -17,6 +18,13 @@ from jbp.params import Buffer, buffers, merge, trainable
 
 def shape_after(layer: Layer, params: Any, x: Any) -> Any:
     """The shapes and dtypes of layer's output: what the next layer's `init` is given."""
+    leaves, structure = jax.tree.flatten((params, x))
+    return _shape_after(layer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@lru_cache(maxsize=4096)
+def _shape_after(layer, structure, leaves):
+    params, x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
     return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
 
 
@@ -264,8 +272,8 @@ class Tied(Layer):
         except (KeyError, IndexError, TypeError) as error:
             raise LayerError(
                 self,
-                f"got the path {path}, but there is no {error} in {show(tree)}; expected keys and indices "
-                "into the parameters of the layer inside.",
+                f"got the path {path}, but there is no {step!r} in {show(tree)}; expected keys and indices "
+                "into the parameters of the layer inside. Look at them with net.layer.init(key, x).",
             ) from error
         return tree
 
@@ -292,7 +300,9 @@ class Tied(Layer):
             one, other = trainable(self._look(params, source)), trainable(self._look(params, place))
             if show(one) != show(other):
                 raise LayerError(
-                    self, f"got {show(one)} at {source} and {show(other)} at {place}; expected one shape to share."
+                    self,
+                    f"got {show(one)} at {source} and {show(other)} at {place}; expected one shape to share. "
+                    "Tie parts that are alike, or change the sizes of the layers.",
                 )
         return self._own(params, buffers)
 

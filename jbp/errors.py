@@ -24,6 +24,9 @@ class TreeError(ValueError):
     """Two trees that should have one structure do not."""
 
 
+_NOTE = "in the layer "
+
+
 @contextmanager
 def at(layer: Any, label: str = ""):
     """Around a combinator's call of a child: names the place in errors, and in the compiler's metadata."""
@@ -36,10 +39,11 @@ def at(layer: Any, label: str = ""):
         raise
     except Exception as error:
         notes = getattr(error, "__notes__", [])
-        if notes and notes[-1].startswith("in the layer "):
-            notes[-1] = f"in the layer {step}.{notes[-1].removeprefix('in the layer ')}"
+        ours = [i for i, note in enumerate(notes) if note.startswith(_NOTE)]  # JAX may have put notes between
+        if ours:
+            notes[ours[-1]] = f"{_NOTE}{step}.{notes[ours[-1]].removeprefix(_NOTE)}"
         else:
-            error.add_note(f"in the layer {step}")
+            error.add_note(f"{_NOTE}{step}")
         raise
 
 

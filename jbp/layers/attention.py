@@ -122,7 +122,10 @@ class CausalSelfAttention(Layer):
     def _shapes(self, x):
         f = floats(self, x, "(batch, n, features)", rank=3).shape[-1]
         if f % self.heads:
-            raise LayerError(self, f"got {f} features; expected a multiple of heads={self.heads}.")
+            raise LayerError(
+                self,
+                f"got {f} features; expected a multiple of heads={self.heads}. Choose heads that divide the features.",
+            )
         return {"qkv": (f, 3, self.heads, f // self.heads), "o": (self.heads, f // self.heads, f)}
 
     def init(self, key, x, /):

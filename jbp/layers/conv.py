@@ -57,7 +57,7 @@ class Conv(Layer):
             raise LayerError(
                 self,
                 f"got {x.shape[-1]} channels in x and {self.features} features; expected both to be "
-                f"multiples of groups={self.groups}.",
+                f"multiples of groups={self.groups}. Choose groups that divide both, or change the features.",
             )
         _, dilation, pads = self._geometry(x.shape)
         extent = [

@@ -12,7 +12,7 @@ from jbp.layers.shape import wide
 
 def _pair(layer, x, what):
     if not isinstance(x, tuple | list) or len(x) != 2:
-        raise LayerError(layer, f"got {show(x)}; expected the tuple (prediction, {what}).")
+        raise LayerError(layer, f"got {show(x)}; expected the tuple (prediction, {what}). Pass both as one argument.")
     return x
 
 
@@ -58,7 +58,7 @@ class SoftmaxCrossEntropy(Layer):
             raise LayerError(
                 self,
                 f"got scores {show(z)} and labels {show(labels)}; expected labels of shape {list(z.shape[:-1])}: "
-                "one integer for each row of scores, not one-hot.",
+                "one integer for each row of scores. From one-hot labels take labels.argmax(-1).",
             )
         top = z.max(-1, keepdims=True, initial=-jnp.inf)
         logs = wide(top) + jnp.log(jnp.exp(wide(z - top)).sum(-1, keepdims=True))

@@ -29,7 +29,10 @@ class MaxPool(Layer):
 
     def __post_init__(self):
         if len(list(self._places())) > 256:
-            raise LayerError(self, f"got window {self.window}; expected at most 256 places.")
+            raise LayerError(
+                self,
+                f"got window {self.window}; expected at most 256 places. Pool twice with smaller windows.",
+            )
 
     def _places(self):
         return itertools.product(*map(range, self.window))
