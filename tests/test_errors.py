@@ -1,0 +1,248 @@
+"""Bad input: the message names the layer by its path, says what came, what was expected and what to do."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jbp import (
+    LSTM,
+    Add,
+    BatchNorm,
+    BatchNormInference,
+    CausalSelfAttention,
+    Concatenate,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    FanOut,
+    Flatten,
+    Frozen,
+    GlobalAveragePool,
+    LayerError,
+    LayerNorm,
+    Logits,
+    MaxPool,
+    MeanSquaredError,
+    Parallel,
+    Positions,
+    ReLU,
+    Remat,
+    Repeat,
+    Residual,
+    Serial,
+    SoftmaxCrossEntropy,
+    Tanh,
+    Tied,
+    cast,
+    trainable,
+    value_and_grad,
+)  # fmt: skip
+from jbp.errors import TreeError, show
+from jbp.params import Buffer, merge
+from jbp.sweep import initialize
+
+KEY = jax.random.key(0)
+
+
+def ones(*shape, dtype=jnp.float32):
+    return jnp.ones(shape, dtype)
+
+
+def message(act, *args):
+    """The text of the error, after a check that it says what came, what was expected, and what to do."""
+    with pytest.raises(LayerError) as caught:
+        act(*args)
+    text = str(caught.value)
+    assert "got " in text, text
+    assert "expected " in text, text
+    assert re.search(r"expected [^;]*?[.?] \S", text), f"nothing to do in: {text}"
+    return text
+
+
+def test_the_path_names_the_layer():
+    net = Serial(Dense(4), Tanh(), Residual(Serial(Tanh(), Conv(8, (3, 3)))))
+    text = message(net.init, KEY, ones(2, 3))
+    assert text.startswith("Serial[2].Residual.Serial[1]: Conv(8): got x float32[2, 4]; expected 4 axes")
+    for wrap, path in (
+        (lambda f: Repeat(f, 2), "Repeat"),
+        (Remat, "Remat"),
+        (Frozen, "Frozen"),
+        (Residual, "Residual"),
+        (lambda f: Tied(Serial(f, f), ()), "Tied.Serial[0]"),
+        (lambda f: Serial(FanOut(), Parallel(Tanh(), f)), "Serial[1].Parallel[1]"),
+    ):
+        assert message(wrap(Conv(8)).init, KEY, ones(2, 3)).startswith(f"{path}: Conv(8): got x float32[2, 3]")
+
+
+def test_the_path_is_there_on_every_way_through_a_network():
+    net = Serial(Tanh(), Remat(Repeat(Residual(Serial(LayerNorm(), Dense(3))), 2)))
+    x = ones(2, 3)
+    params = net.init(KEY, x)
+    wrong = jax.tree.map(lambda p: p[..., :2], params)
+    text = message(net.forward, wrong, x)
+    assert text.startswith("Serial[1].Remat.Repeat.Residual.Serial[0]: LayerNorm(): got 'g' float32[2]; expected shape")
+    text = message(jax.jit(net.forward), params, ones(2, 5))
+    assert text.startswith(
+        "Serial[1].Remat.Repeat.Residual.Serial[0]: LayerNorm(): got 'g' float32[3]; expected shape [5]"
+    )
+    residuals = net.forward(params, x)[1]
+    with pytest.raises(TypeError) as caught:  # whatever goes wrong inside, a note says where
+        net.pull(params, residuals, ones(2, 7))
+    assert any("in the layer Serial[1].Remat.Repeat" in note for note in caught.value.__notes__), caught.value.__notes__
+
+
+WRONG_INPUT = {
+    "Dense of integers": (Dense(3), ones(2, 3, dtype=jnp.int32), "got x int32[2, 3]; expected a floating-point array"),
+    "Dense of nothing": (Dense(3), ones(), "got x float32[]; expected 1 or more axes"),
+    "Dense of a list": (Dense(3), [ones(2)], "got x (float32[2])"),
+    "activation of integers": (ReLU(), ones(2, dtype=jnp.int32), "got x int32[2]"),
+    "LayerNorm": (LayerNorm(), ones(), "got x float32[]"),
+    "BatchNorm": (BatchNorm(), ones(3), "got x float32[3]; expected 2 or more axes (batch, ..., features)"),
+    "Conv rank": (Conv(3), ones(2, 3, 4), "got x float32[2, 3, 4]; expected 4 axes (batch, n, n, channels)"),
+    "Conv groups": (Conv(4, groups=2), ones(1, 3, 3, 3), "got 3 channels in x and 4 features"),
+    "Conv size": (Conv(4, padding="VALID"), ones(1, 2, 3, 3), "got x float32[1, 2, 3, 3]; expected spatial sizes"),
+    "MaxPool rank": (MaxPool(), ones(2, 3, 4), "got x float32[2, 3, 4]; expected 4 axes"),
+    "MaxPool size": (MaxPool(), ones(2, 1, 4, 2), "expected spatial sizes of at least the window's"),
+    "LSTM": (LSTM(3), ones(2, 3), "got x float32[2, 3]; expected 3 axes (batch, time, features)"),
+    "attention rank": (CausalSelfAttention(2), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
+    "attention heads": (CausalSelfAttention(3), ones(1, 2, 4), "got 4 features; expected a multiple of heads=3"),
+    "Embedding of floats": (Embedding(3, 2), ones(2), "got ids float32[2]; expected an integer array"),
+    "Embedding range": (Embedding(3, 2), jnp.array([0, 3]), "got ids between 0 and 3; expected 0 <= ids < 3"),
+    "Embedding below": (Embedding(3, 2), jnp.array([-1, 2]), "got ids between -1 and 2; expected 0 <= ids < 3"),
+    "Positions": (Positions(3), ones(2, 4, 5), "got x float32[2, 4, 5]; expected (..., n, features) with n <= 3"),
+    "Logits": (Logits(3), ones(2, dtype=jnp.int32), "got x int32[2]"),
+    "Flatten": (Flatten(), ones(), "got x float32[]"),
+    "GlobalAveragePool": (GlobalAveragePool(), ones(2, 3), "got x float32[2, 3]; expected 3 or more axes"),
+    "Add": (Add(), (ones(2), ones(3)), "got x (float32[2], float32[3]); expected a tuple of arrays of one shape"),
+    "Concatenate": (Concatenate(), (ones(2, 2), ones(3, 2)), "got x (float32[2, 2], float32[3, 2])"),
+    "Dropout": (Dropout(0.1), ones(2, dtype=jnp.int32), "got x int32[2]"),
+    "Residual": (Residual(Dense(3)), ones(2, 4), "from float32[2, 4] to float32[2, 3]; expected it to keep shape"),
+    "Repeat": (Repeat(Dense(3), 2), ones(2, 4), "from float32[2, 4] to float32[2, 3]; expected it to keep shape"),
+    "Parallel": (Parallel(Tanh(), Tanh()), (ones(2),) * 3, "got inputs (float32[2], float32[2], float32[2])"),
+    "MSE": (MeanSquaredError(), (ones(2), ones(3)), "got prediction float32[2] and target float32[3]"),
+    "MSE alone": (MeanSquaredError(), ones(2), "expected the tuple (prediction, target)"),
+    "labels one-hot": (SoftmaxCrossEntropy(), (ones(2, 3), ones(2, 3, dtype=jnp.int32)), "From one-hot labels take"),
+    "labels of floats": (SoftmaxCrossEntropy(), (ones(2, 3), ones(2)), "got labels float32[2]; expected an integer"),
+    "labels out of range": (SoftmaxCrossEntropy(), (ones(2, 3), jnp.array([1, 3])), "got labels between 1 and 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "x", "says"), WRONG_INPUT.values(), ids=WRONG_INPUT)
+def test_wrong_input(layer, x, says):
+    def use(layer, x):
+        params = layer.init(KEY, x)
+        layer.forward(params, x)
+
+    text = message(use, layer, x)
+    assert says in text, text
+    text = message(use, Serial(layer, Tanh()), x)
+    assert text.startswith("Serial[0]"), text
+
+
+def test_parameters_of_another_network():
+    net, other = Serial(Dense(3), Dense(2)), Serial(Dense(3), Dense(4))
+    x = ones(2, 5)
+    assert "Serial[1]: Dense(2): got 'w' float32[3, 4]; expected shape [3, 2]. Are these the parameters of another" in (
+        message(net.forward, other.init(KEY, x), x)
+    )
+    assert "expected a tuple of 2, one for each layer. Are these the parameters of another network?" in (
+        message(net.forward, Serial(Dense(3)).init(KEY, x), x)
+    )
+    assert "expected a dict with 'w', 'b'" in message(Dense(3).forward, (), x)
+    assert "expected a dict with 'w'." in message(Dense(3, bias=False).forward, Dense(3).init(KEY, x), x)
+    assert "expected each with a first axis of 3" in (
+        message(Repeat(Dense(5), 3).forward, Repeat(Dense(5), 2).init(KEY, x), x)
+    )
+    assert "expected them in a Buffer" in message(Frozen(Dense(3)).forward, Dense(3).init(KEY, x), x)
+    assert message(LSTM(3).forward, LSTM(2).init(KEY, ones(2, 3, 4)), ones(2, 3, 4))
+    assert message(CausalSelfAttention(2).forward, CausalSelfAttention(1).init(KEY, ones(2, 3, 4)), ones(2, 3, 4))
+    assert message(Embedding(3, 2).forward, Embedding(4, 2).init(KEY, jnp.arange(2)), jnp.arange(2))
+
+
+def test_two_dtypes():
+    x = ones(2, 3)
+    params = Dense(3).init(KEY, x)
+    text = message(Dense(3).forward, params, x.astype(jnp.bfloat16))
+    assert "got 'w' float32[3, 3] with x in bfloat16; expected one dtype. Cast the parameters with jbp.cast" in text
+    Dense(3).forward(cast(params, "bfloat16"), x.astype(jnp.bfloat16))
+    assert "expected one shape and one dtype" in message(MeanSquaredError().forward, (), (x, x.astype(jnp.bfloat16)))
+
+
+@pytest.mark.parametrize("layer", [Dropout(0.5), BatchNorm(), BatchNormInference()], ids=repr)
+def test_a_missing_buffer(layer):
+    net = Serial(Dense(3), layer)
+    params = net.init(KEY, ones(2, 3))
+    text = message(net.forward, trainable(params), ones(2, 3))
+    assert text.startswith(f"Serial[1]: {layer!r}: got no ")
+    assert "put it back with merge(trainable(params), buffers(params))" in text
+
+
+def test_a_missing_frozen_part():
+    net = Serial(Frozen(Dense(3)))
+    text = message(net.forward, trainable(net.init(KEY, ones(2, 3))), ones(2, 3))
+    assert text.startswith("Serial[0].Frozen: Frozen(Dense(3)): got parameters NoneType; expected them in a Buffer")
+
+
+def test_stale_statistics():
+    net, x = Serial(Dense(3), BatchNorm()), ones(2, 3)
+    params = net.init(KEY, x)
+    text = message(net.evaluation().forward, params, x)
+    assert text.startswith("Serial[1]: BatchNormInference(): got running statistics that no step has moved; expected")
+    jax.jit(net.evaluation().forward)(params, x)  # not known when tracing
+    message(jax.jit(lambda x: net.evaluation().forward(params, x)), x)  # but a constant is
+    net.evaluation().forward(net.advance(params, net.forward(params, x)[1]), x)
+
+
+def test_out_of_range_where_it_cannot_be_known_is_nan():
+    loss, z = SoftmaxCrossEntropy(), ones(2, 3)
+    for labels in ([0, 3], [-1, 2]):
+        value = jax.jit(lambda z, t: loss.forward((), (z, t))[0])(z, jnp.array(labels))
+        assert jnp.isnan(value)
+    table = Embedding(3, 2)
+    params = table.init(KEY, jnp.arange(3))
+    for ids in ([0, 3], [-1, 2]):
+        y, _ = jax.jit(table.forward)(params, jnp.array(ids))
+        assert jnp.isnan(y).any(1).sum() == 1
+    wrong = jnp.array([0, 3])
+    message(jax.jit(lambda z: loss.forward((), (z, wrong))[0]), z)  # a constant is known
+
+
+def test_ties_and_merges_that_do_not_fit():
+    x = ones(2, 3)
+    text = message(Tied(Serial(Dense(3), Dense(3)), (((0,), (5,)),)).init, KEY, x)
+    assert "got the path (5,), but there is no" in text
+    assert "got the path (0, 'q'), but there is no 'q'" in (
+        message(Tied(Serial(Dense(3), Dense(3)), (((0, "q"), (1, "w")),)).init, KEY, x)
+    )
+    text = message(Tied(Serial(Dense(4), Dense(3)), (((0,), (1,)),)).init, KEY, x)
+    assert "at (0,) and {'b': float32[3], 'w': float32[4, 3]} at (1,); expected one shape to share" in text
+    with pytest.raises(TreeError, match="got trees of two structures"):
+        merge({"w": x}, {"v": x})
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 90])
+def test_settings_out_of_range(rate):
+    assert "expected the probability to drop" in message(Dropout, rate)
+    assert "expected at most 256 places" in message(MaxPool, (17, 17))
+    assert "expected 1 or more" in message(Repeat, Dense(3), 0)
+
+
+def test_an_input_of_shapes_alone_serves_init():
+    net = Serial(Embedding(5, 3), LSTM(3), Residual(CausalSelfAttention(1)), Dense(2))
+    net.init(KEY, jax.ShapeDtypeStruct((2, 4), jnp.int32))
+    initialize(net, KEY, jnp.zeros((2, 4), jnp.int32))
+
+
+def test_a_loss_by_mistake_in_the_place_of_a_network():
+    with pytest.raises(LayerError, match="expected the tuple"):
+        value_and_grad(Dense(3), MeanSquaredError())(Dense(3).init(KEY, ones(2, 3)), ones(2, 3))
+
+
+def test_what_is_shown_of_a_tree():
+    assert show({"a": (ones(2), None), "b": Buffer(np.arange(3, dtype=np.int32))}) == (
+        "{'a': (float32[2], NoneType), 'b': Buffer(int32[3])}"
+    )
