@@ -5,6 +5,7 @@ import math
 import pickle
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -165,3 +166,19 @@ def test_residuals_are_frugal(layer, spec):
     print(f"{ours:8d} bytes kept, {theirs:8d} by jax.vjp: {layer!r}")
     assert not weights
     assert ours <= theirs or type(layer) in MORE
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
+def test_both_ways_lower_for_every_platform(layer, spec):
+    x = draw(spec, dtype="float32")
+    params = layer.init(jax.random.key(0), x)
+    fixed = buffers(params)
+    dy = jax.eval_shape(lambda p: layer.forward(p, x)[0], params)
+
+    def both(weights, x, dy):
+        params = merge(weights, fixed)
+        y, residuals = layer.forward(params, x)
+        return y, layer.pull(params, residuals, dy)
+
+    lowered = jax.export.export(jax.jit(both), platforms=["cpu", "cuda", "tpu"])(trainable(params), x, dy)
+    assert lowered.platforms == ("cpu", "cuda", "tpu")

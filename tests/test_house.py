@@ -1,0 +1,237 @@
+"""The house keeps its laws: no autodiff inside, two independent halves, imports one way, every layer in the list.
+
+Each check is a function of source text (or of the list), and a planted violation proves that it can fail.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from oracle import draw
+
+import jbp
+import jbp.catalogue
+import jbp.layers
+from jbp.layer import Layer
+from jbp.layers.activation import Elementwise
+from jbp.sweep import children
+
+ROOT = Path(jbp.__file__).parent.parent
+SOURCES = {path: path.read_text() for path in sorted((ROOT / "jbp").rglob("*.py"))}
+
+DERIVATIVES = {
+    "grad", "value_and_grad", "vjp", "vjp3", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian",
+    "hessian", "hvp", "jet", "fwd_and_bwd", "checkpoint", "remat", "custom_jvp", "custom_vjp", "custom_gradient",
+    "custom_root", "custom_linear_solve", "closure_convert",
+}  # fmt: skip
+RULED = {"logsumexp", "logaddexp", "logaddexp2", "sinc", "i0", "i0e", "i1e", "xlogy", "xlog1py"}
+PLAIN_NN = {"sigmoid"}  # of jax.nn: one primitive, without a rule of its own
+LIBRARIES = {"jax", "numpy", "optax", "rich", "jbp"}
+
+
+def imported(tree):
+    """Every name that a module imports, with the dotted path that it stands for."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                root = alias.name.split(".")[0]
+                names[alias.asname or root] = alias.name if alias.asname else root
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def modules(tree):
+    """The dotted paths that a module imports from, and those of what it takes out of them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dotted(node, names):
+    """`jax.lax.exp` for that expression, with imports followed; None for what is not a path from an import."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and (base := dotted(node.value, names)):
+        return f"{base}.{node.attr}"
+    return None
+
+
+def autodiff(source, bridge=False):
+    """What a module uses of other people's derivatives."""
+    tree = ast.parse(source)
+    names, found = imported(tree), []
+    for node in ast.walk(tree):
+        paths = [dotted(node, names)] if isinstance(node, ast.Name | ast.Attribute) else []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            paths = list(modules(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            paths = [f"{dotted(node.args[0], names)}.grad"]  # from jax by a name that is put together: that is hiding
+        for path in filter(None, paths):
+            root, last = path.split(".")[0], path.split(".")[-1]
+            ours = root not in ("jax", "jaxlib", "optax")
+            derivative = last in DERIVATIVES and not (bridge and last == "custom_vjp")
+            ruled = last in RULED or (".nn." in path and last not in PLAIN_NN)
+            if not ours and (derivative or ruled):
+                found.append(f"line {node.lineno}: {path}")
+    return found
+
+
+def foreign(source, allowed):
+    """The libraries that a module imports beside the standard one and `allowed`."""
+    roots = {path.split(".")[0] for path in modules(ast.parse(source))}
+    return sorted(roots - allowed - sys.stdlib_module_names)
+
+
+ORDER = (
+    ("layer", "errors"),
+    ("params",),
+    ("layers",),
+    ("combinators",),
+    ("sweep", "bridge"),
+    ("readers", "credit", "train"),
+)
+
+
+def uphill(path, source):
+    """Imports of a module of jbp that do not run down DESIGN.md's order."""
+    rank = {part: i for i, parts in enumerate(ORDER) for part in parts}
+    own = path.relative_to(ROOT / "jbp").with_suffix("").parts[0]
+    if own not in rank:  # the front door and the list of cases stand above all
+        return []
+    found = []
+    for name in modules(ast.parse(source)):
+        root, *rest = name.split(".")
+        if root == "jbp" and (not rest or rank.get(rest[0], 99) >= rank[own]) and rest[:1] != [own]:
+            found.append(f"{own} imports {name}")
+    return found
+
+
+def test_no_derivative_of_others_is_used_inside():
+    found = {str(p): autodiff(s, bridge=p.name == "bridge.py") for p, s in SOURCES.items()}
+    assert not {path: uses for path, uses in found.items() if uses}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import jax\ndef backward(f, x):\n    return jax.grad(f)(x)",
+        "from jax import vjp as down\n",
+        "import jax as j\ny = j.linear_transpose",
+        "from jax.experimental import jet",
+        "import jax\nf = jax.custom_jvp(abs)",
+        "import jax\nf = jax.custom_vjp(abs)",
+        "import jax\ny = jax.nn.relu(1.0)",
+        "from jax import nn\ny = nn.softmax(1.0)",
+        "import jax.numpy as jnp\ny = jnp.logaddexp(1.0, 2.0)",
+        "from jax.scipy.special import logsumexp",
+        "import jax\ny = getattr(jax, 'gr' + 'ad')",
+        "import jax\nf = jax.checkpoint(abs)",
+        "import optax\ny = optax.losses.jax.grad",
+    ],
+)
+def test_a_planted_derivative_is_found(planted):
+    assert autodiff(planted)
+    assert not autodiff("import jax\ngrad = 1\nvalue_and_grad = grad\ny = jax.nn.sigmoid(grad)")
+
+
+def test_only_the_bridge_may_have_a_rule():
+    assert autodiff(SOURCES[ROOT / "jbp" / "bridge.py"])
+    assert not autodiff(SOURCES[ROOT / "jbp" / "bridge.py"], bridge=True)
+
+
+CASES = [pytest.param(c.layer, c.inputs[0], id=repr(c.layer)) for c in (*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES)]
+
+
+@pytest.mark.parametrize(("layer", "spec"), CASES)
+def test_no_custom_rule_is_met_while_running(layer, spec):
+    """The source may hide it; the program cannot."""
+    x = draw(spec)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+    y = jax.eval_shape(layer.reference, params, x)
+
+    def whole(params, x, dy):
+        out, residuals = layer.forward(params, x)
+        return out, layer.pull(params, residuals, dy), layer.reference(params, x)
+
+    text = str(jax.make_jaxpr(whole)(params, x, y))
+    assert "custom_jvp" not in text
+    assert "custom_vjp" not in text
+
+
+def test_the_two_halves_do_not_know_each_other():
+    allowed = LIBRARIES
+    assert not {str(p): f for p, s in SOURCES.items() if (f := foreign(s, allowed))}
+    auditor = {p: p.read_text() for p in (ROOT / "verify").rglob("*.py")}
+    assert not [p for p, s in auditor.items() if "jbp" in {m.split(".")[0] for m in modules(ast.parse(s))}]
+    assert foreign("import verify.laws", allowed) == ["verify"]
+    assert foreign("def f():\n    from flax import nnx\n    import torch", allowed) == ["flax", "torch"]
+
+
+def test_imports_run_one_way():
+    assert not [line for path, source in SOURCES.items() for line in uphill(path, source)]
+    below = ROOT / "jbp" / "layers" / "dense.py"
+    assert uphill(below, "from jbp.combinators import Serial") == ["layers imports jbp.combinators.Serial"]
+    assert uphill(below, "import jbp")
+    assert uphill(ROOT / "jbp" / "layer.py", "from jbp.errors import show")
+    assert uphill(ROOT / "jbp" / "train" / "step.py", "from jbp.readers.norms import x")
+    assert not uphill(below, "from jbp.layers.shape import along\nfrom jbp.params import Buffer")
+
+
+def test_the_protocol_fits_on_a_page():
+    assert len(SOURCES[ROOT / "jbp" / "layer.py"].splitlines()) <= 80
+
+
+def public_layers():
+    """Every layer class that a module of jbp/layers, or the combinators, makes under a public name."""
+    found = set()
+    for name in [f"jbp.layers.{m.name}" for m in pkgutil.iter_modules(jbp.layers.__path__)] + ["jbp.combinators"]:
+        for cls in vars(importlib.import_module(name)).values():
+            if inspect.isclass(cls) and issubclass(cls, Layer) and cls.__module__ == name and cls.__name__[0] != "_":
+                found.add(cls)
+    return found
+
+
+def used(cases, forms):
+    def inside(layer):
+        return {type(layer)}.union(*(inside(child) for _, child in children(layer)))
+
+    built = [form.build(*[jbp.Tanh()] * len(form.keeps)) for form in forms]
+    return set().union(*map(inside, [*(c.layer for c in cases), *built]))
+
+
+UNLISTED = {
+    Elementwise: "what the rows of the table have in common",
+    jbp.Identity: "puts labels past a network, in every case with a loss",
+}
+
+
+def test_every_layer_is_in_the_list_of_cases():
+    listed = used((*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES), jbp.catalogue.FORMS)
+    assert public_layers() - listed - set(UNLISTED) == set()
+    without = [c for c in jbp.catalogue.LAYERS if type(c.layer) is not jbp.LSTM]
+    assert jbp.LSTM in public_layers() - used(without, jbp.catalogue.FORMS)
+
+
+def undocumented(names, space):
+    """Names of the front door without words of their own (a dataclass without a docstring is given its signature)."""
+    return [n for n in names if not (doc := inspect.getdoc(space[n])) or doc.startswith(f"{n}(")]
+
+
+def test_the_front_door():
+    assert set(jbp.__all__) == {n for n, v in vars(jbp).items() if n[0] != "_" and not inspect.ismodule(v)}
+    assert undocumented(jbp.__all__, vars(jbp)) == ["Layer"]  # the head of its file is about nothing else
+
+    def bare():
+        pass
+
+    assert undocumented(["bare"], {"bare": bare}) == ["bare"]
