@@ -5,15 +5,20 @@ from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial, T
 from jbp.errors import LayerError
 from jbp.layer import Estimator, Layer
 from jbp.layers.activation import (
+    CELU,
     ELU,
     GELU,
     SELU,
     GELUTanh,
+    HardSigmoid,
+    HardSwish,
     HardTanh,
     LeakyReLU,
     LogSigmoid,
     Mish,
+    PReLU,
     ReLU,
+    ReLU2,
     ReLU6,
     Sigmoid,
     SiLU,
@@ -27,19 +32,24 @@ from jbp.layers.conv import Conv
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
+from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.loss import MeanSquaredError, SoftmaxCrossEntropy
-from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm
+from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, MaxPool
 from jbp.layers.recurrent import LSTM
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
+from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "ELU", "GELU", "LSTM", "SELU", "Add", "Aux", "BatchNorm", "BatchNormInference", "Buffer", "CausalSelfAttention",
-    "Concatenate", "Conv", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut", "Flatten",
-    "Frozen", "GELUTanh", "GlobalAveragePool", "HardTanh", "Identity", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
-    "LogSigmoid", "Logits", "MaxPool", "MeanSquaredError", "Mish", "Parallel", "Positions", "ReLU", "ReLU6", "Remat",
-    "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "SoftmaxCrossEntropy", "Softplus", "Softsign", "Tanh",
-    "Tied", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
+    "CELU", "ELU", "GEGLU", "GELU", "GLU", "LSTM", "SELU", "Add", "Aux", "BatchNorm", "BatchNormInference", "Buffer",
+    "CausalSelfAttention", "Concatenate", "Conv", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator",
+    "FanOut", "Flatten", "Frozen", "GELUTanh", "GlobalAveragePool", "GroupNorm", "HardSigmoid", "HardSwish",
+    "HardTanh", "Identity", "InstanceNorm", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LogSigmoid",
+    "LogSoftmax", "Logits", "MaxPool", "Maxout", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions",
+    "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin",
+    "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function",
+    "buffers", "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

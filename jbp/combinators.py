@@ -266,6 +266,7 @@ class Tied(Layer):
     ties: tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]
 
     def _look(self, tree, path):
+        step = None
         try:
             for step in path:
                 tree = tree[step]

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
-from jbp.errors import floats
+from jbp.errors import LayerError, floats, take
 from jbp.layer import Layer
+from jbp.layers.shape import along, leading, wide
 
 
 class Elementwise(Layer):
@@ -124,8 +125,68 @@ Softsign = _row("Softsign", lambda x: x / (1 + jnp.abs(x)), "x", lambda x: 1 / (
                 doc="y = x / (1 + |x|).")
 LogSigmoid = _row("LogSigmoid", lambda x: -_softplus(-x), "x", lambda x: _sigmoid(-x), lambda x: -_plain_softplus(-x),
                   doc="y = log σ(x).")
+HardSigmoid = _row("HardSigmoid", lambda x: jnp.clip(x / 6 + 0.5, 0, 1), "x", lambda x: _inside(x, -3, 3) / 6,
+                   lambda x: jnp.where(jnp.abs(x) < 3, (x + 3) / 6, (x > 0).astype(x.dtype)),
+                   doc="y = min(max(x / 6 + ½, 0), 1), slope 0 at ±3.")
+HardSwish = _row("HardSwish", lambda x: x * jnp.clip(x / 6 + 0.5, 0, 1), "x",
+                 lambda x: jnp.where(jnp.abs(x) < 3, x / 3 + 0.5, (x > 0).astype(x.dtype)),
+                 lambda x: jnp.where(jnp.abs(x) < 3, x * (x + 3) / 6, jnp.where(x > 0, x, 0)),
+                 doc="y = x min(max(x / 6 + ½, 0), 1), slope 0 at −3 and 1 at 3 (Howard et al., *MobileNetV3*, 2019).")
+ReLU2 = _row("ReLU2", lambda x: jnp.square(jnp.maximum(x, 0)), "x", lambda x: 2 * jnp.maximum(x, 0),
+             lambda x: jnp.where(x > 0, x * x, 0), doc="y = max(x, 0)² (So et al., *Primer*, 2021).")
 HardTanh = _row("HardTanh", lambda x: jnp.clip(x, -1, 1), "y", lambda y: _inside(y, -1, 1),
                 lambda x: jnp.where(jnp.abs(x) < 1, x, jnp.where(x > 0, 1, -1).astype(x.dtype)),
                 doc="y = min(max(x, −1), 1), slope 0 at ±1.")
 Sin = _row("Sin", jnp.sin, "x", jnp.cos, doc="y = sin x (Sitzmann et al., *Implicit Neural Representations*, 2020).")
 # fmt: on
+
+
+@dataclass(frozen=True)
+class CELU(Layer):
+    """y = x for x > 0, else α (e^{x/α} − 1).      dx = dy for y > 0, else (1 + y/α) dy
+
+    Keeps y. Shapes: x and y alike, any. (Barron, *Continuously Differentiable Exponential Linear Units*, 2017.)
+    Raises LayerError for an α that is not positive or an x that is not floating.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        if not self.alpha > 0:
+            raise LayerError(self, f"got alpha={self.alpha}; expected more than 0. For α towards 0 use ReLU().")
+
+    def forward(self, params, x, /):
+        floats(self, x, "of any shape", least=0)
+        y = jnp.where(x > 0, x, self.alpha * jnp.expm1(jnp.minimum(x, 0) / self.alpha))
+        return y, y
+
+    def backward(self, params, y, dy, /):
+        return jnp.where(y > 0, dy, (1 + y / self.alpha) * dy), ()
+
+    def reference(self, params, x, /):
+        return jnp.where(x > 0, x, self.alpha * (jnp.exp(jnp.where(x > 0, 0, x) / self.alpha) - 1))
+
+
+@dataclass(frozen=True)
+class PReLU(Layer):
+    """y = x for x > 0, else a x.      dx = dy for x > 0, else a dy      da = Σ dy x over the places where x <= 0
+
+    Keeps x. Shapes: x and y (..., f), a (f,). a starts at ¼. (He et al., *Delving Deep into Rectifiers*, 2015, §2.1.)
+    Raises LayerError for a scalar or an x that is not floating.
+    """
+
+    def init(self, key, x, /):
+        return {"a": jnp.full(floats(self, x, "(..., features)").shape[-1], 0.25, x.dtype)}
+
+    def forward(self, params, x, /):
+        (a,) = take(self, params, floats(self, x, "(..., features)").dtype, a=x.shape[-1:])
+        return jnp.where(x > 0, x, along(a, x) * x), x
+
+    def backward(self, params, x, dy, /):
+        return jnp.where(x > 0, dy, along(params["a"], x) * dy), dy
+
+    def gradient(self, x, dy, /):
+        return {"a": jnp.where(x > 0, 0, wide(dy) * wide(x)).sum(leading(dy)).astype(dy.dtype)}
+
+    def reference(self, params, x, /):
+        return jnp.maximum(x, 0) + along(params["a"], x) * jnp.minimum(x, 0)

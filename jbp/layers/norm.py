@@ -19,18 +19,18 @@ from jbp.layers.shape import along, leading, wide, wide_dtype
 from jbp.params import Buffer
 
 
-def _statistics(x, axes):
+def statistics(x, axes):
     """m and v over `axes`, kept as axes of size one. Two passes: the one-pass form loses v where m² ≫ v."""
     x = wide(x)
     m = x.mean(axes, keepdims=True)
     return m, jnp.square(x - m).mean(axes, keepdims=True)
 
 
-def _error_below(dx̂, x̂, s, axes):
+def error_below(dx̂, x̂, s, axes):
     return s * (dx̂ - dx̂.mean(axes, keepdims=True) - x̂ * (dx̂ * x̂).mean(axes, keepdims=True))
 
 
-def _affine_gradient(x̂, dy):
+def affine_gradient(x̂, dy):
     return {"g": (wide(dy) * x̂).sum(leading(dy)).astype(dy.dtype), "b": dy.sum(leading(dy))}
 
 
@@ -54,23 +54,56 @@ class LayerNorm(Layer):
     def forward(self, params, x, /):
         f = floats(self, x, "(..., features)").shape[-1]
         g, b = take(self, params, x.dtype, g=(f,), b=(f,))
-        m, v = _statistics(x, -1)
+        m, v = statistics(x, -1)
         s = (v + self.epsilon) ** -0.5
         return ((wide(x) - m) * s * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), (x, m, s)
 
     def backward(self, params, residuals, dy, /):
         x, m, s = residuals
         dx̂ = wide(dy) * along(wide(params["g"]), dy)
-        return _error_below(dx̂, (wide(x) - m) * s, s, -1).astype(x.dtype), dy
+        return error_below(dx̂, (wide(x) - m) * s, s, -1).astype(x.dtype), dy
 
     def gradient(self, residuals, dy, /):
         x, m, s = residuals
-        return _affine_gradient((wide(x) - m) * s, dy)
+        return affine_gradient((wide(x) - m) * s, dy)
 
     def reference(self, params, x, /):
         m = jnp.mean(x, -1, keepdims=True)
         v = jnp.mean((x - m) ** 2, -1, keepdims=True)
         return (x - m) / jnp.sqrt(v + self.epsilon) * along(params["g"], x) + along(params["b"], x)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Layer):
+    """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, the mean taken over the last axis.
+
+        dx̂ = dy g      dx = s (dx̂ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂
+
+    Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y (..., f), g (f,). (Zhang & Sennrich,
+    *Root Mean Square Layer Normalization*, 2019, §3.) Raises LayerError for a scalar or an x that is not floating.
+    """
+
+    epsilon: float = 1e-6
+
+    def init(self, key, x, /):
+        return {"g": jnp.ones(floats(self, x, "(..., features)").shape[-1], x.dtype)}
+
+    def forward(self, params, x, /):
+        (g,) = take(self, params, floats(self, x, "(..., features)").dtype, g=x.shape[-1:])
+        s = (jnp.square(wide(x)).mean(-1, keepdims=True) + self.epsilon) ** -0.5
+        return (wide(x) * s * along(wide(g), x)).astype(x.dtype), (x, s)
+
+    def backward(self, params, residuals, dy, /):
+        x, s = residuals
+        x̂, dx̂ = wide(x) * s, wide(dy) * along(wide(params["g"]), dy)
+        return (s * (dx̂ - x̂ * (dx̂ * x̂).mean(-1, keepdims=True))).astype(x.dtype), dy
+
+    def gradient(self, residuals, dy, /):
+        x, s = residuals
+        return {"g": (wide(dy) * wide(x) * s).sum(leading(dy)).astype(dy.dtype)}
+
+    def reference(self, params, x, /):
+        return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + self.epsilon) * along(params["g"], x)
 
 
 @dataclass(frozen=True)
@@ -99,7 +132,7 @@ class BatchNorm(Layer):
     def forward(self, params, x, /):
         f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]
         g, b, *_ = take(self, params, x.dtype, g=(f,), b=(f,), mean=(f,), variance=(f,), steps=())
-        m, v = _statistics(x, leading(x))
+        m, v = statistics(x, leading(x))
         x̂ = (wide(x) - m) * (v + self.epsilon) ** -0.5
         return (x̂ * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), (x, m, v)
 
@@ -107,11 +140,11 @@ class BatchNorm(Layer):
         x, m, v = residuals
         s = (v + self.epsilon) ** -0.5
         dx̂ = wide(dy) * along(wide(params["g"]), dy)
-        return _error_below(dx̂, (wide(x) - m) * s, s, leading(x)).astype(x.dtype), dy
+        return error_below(dx̂, (wide(x) - m) * s, s, leading(x)).astype(x.dtype), dy
 
     def gradient(self, residuals, dy, /):
         x, m, v = residuals
-        return _affine_gradient((wide(x) - m) * (v + self.epsilon) ** -0.5, dy) | _BUFFERS
+        return affine_gradient((wide(x) - m) * (v + self.epsilon) ** -0.5, dy) | _BUFFERS
 
     def advance(self, params, residuals, /):
         _, m, v = residuals
@@ -166,7 +199,7 @@ class BatchNormInference(Layer):
         return (wide(dy) * along(scale, dy)).astype(dy.dtype), dy
 
     def gradient(self, x̂, dy, /):
-        return _affine_gradient(x̂, dy) | _BUFFERS
+        return affine_gradient(x̂, dy) | _BUFFERS
 
     def reference(self, params, x, /):
         mean, variance = (along(params[name].value, x).astype(x.dtype) for name in ("mean", "variance"))
