@@ -81,15 +81,16 @@ class LSTM(Layer):
         return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.einsum("tbh,tbz->hz", h, dz[1:]), "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
-        h = c = jnp.zeros((x.shape[0], self.features), x.dtype)
-        ys = []
-        for t in range(x.shape[1]):
-            z = x[:, t] @ params["w"] + h @ params["u"] + params["b"][None]
+        def cell(state, x):  # in a scan: unrolled, a hundred steps take minutes to compile
+            h, c = state
+            z = x @ params["w"] + h @ params["u"] + params["b"][None]
             i, f, o, g = jnp.split(z, 4, -1)
             c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             h = jax.nn.sigmoid(o) * jnp.tanh(c)
-            ys.append(h)
-        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, self.features), x.dtype)
+            return (h, c), h
+
+        zero = jnp.zeros((x.shape[0], self.features), x.dtype)
+        return _time_first(lax.scan(cell, (zero, zero), _time_first(x))[1])
 
 
 def _time_first(x):
