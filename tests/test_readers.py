@@ -41,7 +41,10 @@ from jbp import (
     merge,
     trainable,
 )
-from jbp.layers.norm import BatchNormInference
+from jbp.layers.activation import PReLU
+from jbp.layers.gated import Maxout, SwiGLU
+from jbp.layers.groupnorm import GroupNorm, InstanceNorm
+from jbp.layers.norm import BatchNormInference, RMSNorm
 from jbp.readers import deltas, per_example_squared_norms
 
 LOSS = SoftmaxCrossEntropy()
@@ -71,6 +74,20 @@ PLAIN = {
     "GlobalAveragePool": (
         Serial(Conv(4, (2, 2), stride=2, groups=2), GlobalAveragePool(), Dense(CLASSES)),
         flat(4, 6, 2),
+    ),
+    "norms": (
+        Serial(
+            Conv(4, (1, 1)),
+            GroupNorm(2),
+            InstanceNorm(),
+            PReLU(),
+            Flatten(),
+            Maxout(2),
+            RMSNorm(),
+            SwiGLU(),
+            Dense(CLASSES),
+        ),
+        flat(4, 2, 2),
     ),
     "BatchNormInference": (Serial(Dense(3), BatchNormInference(), Dense(CLASSES)), flat(3)),
     "tokens, few": (Serial(Dense(9), Tanh(), Dense(7), Flatten(), Dense(CLASSES)), flat(2, 8)),
@@ -130,6 +147,14 @@ def test_a_layer_without_a_rule_is_named(inside):
     params, target = ready(net, flat(3))
     _, residuals, delta = deltas(net, LOSS)(params, flat(3), target)
     with pytest.raises(LayerError, match=rf"^Serial\[1\]\.Residual: {type(inside).__name__}.*[Rr]egister"):
+        per_example_squared_norms(net, residuals, delta)
+
+
+def test_a_frozen_layer_may_not_mix_the_examples_either():
+    net = Serial(Dense(3), Frozen(Serial(Tanh(), BatchNorm())), Dense(CLASSES))
+    params, target = ready(net, flat(3))
+    _, residuals, delta = deltas(net, LOSS)(params, flat(3), target)
+    with pytest.raises(LayerError, match=r"^Serial\[1\]\.Frozen\.Serial\[1\]: BatchNorm\(\): got no rule"):
         per_example_squared_norms(net, residuals, delta)
 
 

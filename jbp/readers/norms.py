@@ -17,16 +17,20 @@ import jax.numpy as jnp
 from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
-from jbp.layers.activation import Elementwise
+from jbp.layers.activation import CELU, Elementwise, PReLU
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.conv import Conv
 from jbp.layers.dense import Dense, Logits
-from jbp.layers.dropout import Dropout
+from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
-from jbp.layers.norm import BatchNormInference, LayerNorm
+from jbp.layers.gated import Gated, Maxout
+from jbp.layers.groupnorm import GroupNorm, InstanceNorm
+from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, MaxPool
 from jbp.layers.recurrent import LSTM
-from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, wide
+from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
+from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.sweep import children
 
 
 def deltas(net: Layer, loss: Layer) -> Any:
@@ -103,8 +107,23 @@ def _each(layer, residuals, delta):
     return jax.lax.map(one, (residuals, delta))
 
 
-@_register(Elementwise, Flatten, FanOut, Add, Concatenate, MaxPool, GlobalAveragePool, Dropout, Frozen)
+@_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference, MaxPool, GlobalAveragePool)
+@_register(Identity, Flatten, FanOut, Add, Concatenate)
 def _(layer, residuals, delta, /):
+    return jnp.zeros(())
+
+
+@_register(Frozen)
+def _(layer, residuals, delta, /):
+    def has_rule(net):  # though there is nothing to measure, a layer inside may mix the examples
+        inside = children(net)
+        for label, child in inside:
+            with at(net, label):
+                has_rule(child)
+        if not inside and _norms.dispatch(type(net)) is _norms.dispatch(Layer):
+            _norms.dispatch(Layer)(net, (), ())
+
+    has_rule(layer)
     return jnp.zeros(())
 
 
@@ -148,7 +167,7 @@ def _(layer, x, dy, /):
     return w + _square(dy.sum(1)) if getattr(layer, "bias", False) else w
 
 
-@_register(Conv, LayerNorm, BatchNormInference)
+@_register(Conv, PReLU, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, BatchNormInference)
 def _(layer, residuals, delta, /):
     return _each(layer, residuals, delta)
 
