@@ -86,52 +86,70 @@ class Conv(Layer):
     def forward(self, params, x, /):
         w, b = take(self, params, self._check(x).dtype, **self._shapes(x))
         stride, dilation, pads = self._geometry(x.shape)
-        y = lax.conv_general_dilated(
-            x,
-            w,
-            stride,
-            pads,
-            rhs_dilation=dilation,
-            feature_group_count=self.groups,
-            dimension_numbers=_channels_last(x.ndim),
-        )
+        y = convolve(x, w, stride, pads, dilation, self.groups)
         return y + along(b, y), x
 
     def backward(self, params, x, dy, /):
         stride, dilation, pads = self._geometry(x.shape)
-        *kernel, i, o = params["w"].shape
-        w = jnp.flip(params["w"], range(len(kernel))).reshape(*kernel, i, self.groups, o // self.groups)
-        w = jnp.moveaxis(w, -1, -3).reshape(*kernel, o // self.groups, i * self.groups)
-        back = []
-        for n, m, k, s, d, (low, _) in zip(x.shape[1:-1], dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
-            before = d * (k - 1) - low
-            back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
-        dx = lax.conv_general_dilated(
-            dy,
-            w,
-            (1,) * len(kernel),
-            back,
-            lhs_dilation=stride,
-            rhs_dilation=dilation,
-            feature_group_count=self.groups,
-            dimension_numbers=_channels_last(x.ndim),
-        )
-        return dx, dy
+        w = swapped(params["w"], self.groups)
+        return spread_back(dy, w, x.shape[1:-1], stride, pads, dilation, self.groups), dy
 
     def gradient(self, x, dy, /):
         stride, dilation, pads = self._geometry(x.shape)
-        around = []
-        for n, m, k, s, d, (low, _) in zip(
-            x.shape[1:-1], dy.shape[1:-1], self.kernel, stride, dilation, pads, strict=True
-        ):
-            around.append((low, d * (k - 1) + (m - 1) * s + 1 - n - low))
-        n, *spatial = range(x.ndim - 1)
-        c = x.ndim - 1
-        swapped = lax.ConvDimensionNumbers((c, n, *spatial), (c, n, *spatial), (c - 1, c, *range(c - 1)))
-        dw = lax.conv_general_dilated(
-            x, dy, dilation, around, rhs_dilation=stride, batch_group_count=self.groups, dimension_numbers=swapped
-        )
+        dw = kernel_gradient(x, dy, self.kernel, stride, pads, dilation, self.groups)
         return {"w": dw, "b": dy.sum(leading(dy))}
+
+
+def swapped(w, groups):
+    """(kernel..., i / groups, o) -> (kernel..., o / groups, i): the same numbers for the way back."""
+    *kernel, i, o = w.shape
+    w = jnp.swapaxes(w.reshape(*kernel, i, groups, o // groups), -1, -3)
+    return w.reshape(*kernel, o // groups, i * groups)
+
+
+def convolve(x, w, stride, pads, dilation, groups):
+    """y[p] = Σ_k x[p·stride + k·dilation − low] w[k]."""
+    return lax.conv_general_dilated(
+        x,
+        w,
+        stride,
+        pads,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=_channels_last(x.ndim),
+    )
+
+
+def spread_back(dy, w, sizes, stride, pads, dilation, groups):
+    """dx[q] = Σ dy[p] w[k] over all p, k with p·stride + k·dilation − low = q: the transpose of `convolve`."""
+    *kernel, _, _ = w.shape
+    back = []
+    for n, m, k, s, d, (low, _) in zip(sizes, dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
+        before = d * (k - 1) - low
+        back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
+    return lax.conv_general_dilated(
+        dy,
+        jnp.flip(w, range(len(kernel))),
+        (1,) * len(kernel),
+        back,
+        lhs_dilation=stride,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=_channels_last(dy.ndim),
+    )
+
+
+def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
+    """dw[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], of shape (kernel..., i / groups, o)."""
+    around = []
+    for n, m, k, s, d, (low, _) in zip(x.shape[1:-1], dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
+        around.append((low, d * (k - 1) + (m - 1) * s + 1 - n - low))
+    n, *spatial = range(x.ndim - 1)
+    c = x.ndim - 1
+    numbers = lax.ConvDimensionNumbers((c, n, *spatial), (c, n, *spatial), (c - 1, c, *range(c - 1)))
+    return lax.conv_general_dilated(
+        x, dy, dilation, around, rhs_dilation=stride, batch_group_count=groups, dimension_numbers=numbers
+    )
 
 
 def _channels_last(ndim):
