@@ -28,15 +28,18 @@ from jbp.layers.activation import (
     Tanh,
 )  # fmt: skip
 from jbp.layers.attention import CausalSelfAttention
+from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.conv import Conv
+from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.loss import MeanSquaredError, SoftmaxCrossEntropy
+from jbp.layers.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
-from jbp.layers.pool import GlobalAveragePool, MaxPool
+from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
@@ -44,12 +47,13 @@ from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "CELU", "ELU", "GEGLU", "GELU", "GLU", "LSTM", "SELU", "Add", "Aux", "BatchNorm", "BatchNormInference", "Buffer",
-    "CausalSelfAttention", "Concatenate", "Conv", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator",
-    "FanOut", "Flatten", "Frozen", "GELUTanh", "GlobalAveragePool", "GroupNorm", "HardSigmoid", "HardSwish",
-    "HardTanh", "Identity", "InstanceNorm", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LogSigmoid",
-    "LogSoftmax", "Logits", "MaxPool", "Maxout", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions",
-    "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin",
-    "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function",
-    "buffers", "cast", "merge", "trainable", "value_and_grad",
+    "CELU", "ELU", "GEGLU", "GELU", "GLU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux", "AveragePool",
+    "BatchNorm", "BatchNormInference", "Bilinear", "Buffer", "CausalSelfAttention", "Concatenate", "Conv",
+    "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut", "Flatten", "Frozen",
+    "GELUTanh", "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Identity",
+    "InstanceNorm", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LoRA", "LogSigmoid", "LogSoftmax", "Logits",
+    "LowRank", "MaxPool", "Maxout", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU",
+    "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
+    "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers",
+    "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

@@ -34,6 +34,18 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.Conv(2, (3, 3, 2), stride=(1, 2, 1), padding=((1, 0), (2, 2), (0, 3))), f(1, 4, 3, 2, 1)),
     Case(jbp.MaxPool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
     Case(jbp.MaxPool((2, 3), stride=(3, 1), padding=((1, 0), (0, 1))), f(2, 5, 4, 1)),
+    Case(jbp.Conv(6, (2, 1), groups=3), f(1, 3, 2, 9)),
+    Case(jbp.ConvTranspose(6, (2, 1), groups=3), f(1, 3, 2, 9)),
+    Case(jbp.ConvTranspose(2, (1, 1)), f(1, 1, 1, 1), f(0, 3, 4, 2)),
+    Case(jbp.ConvTranspose(2, (2, 1, 2), stride=(3, 2, 1), padding="SAME"), f(1, 2, 3, 2, 1)),
+    Case(jbp.ConvTranspose(2, (2, 2), padding=((1, -1), (-2, 1))), f(2, 3, 3, 1)),
+    Case(jbp.AveragePool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
+    Case(jbp.AveragePool((2, 1, 2), stride=3), f(1, 5, 4, 3, 2)),
+    Case(jbp.AdaptiveAveragePool((1, 7)), f(1, 1, 5, 1), f(0, 2, 2, 1)),
+    Case(jbp.GlobalMaxPool(), f(1, 1, 1), f(0, 2, 3)),
+    Case(jbp.LowRank(1, 1), f(1), f(0, 3)),
+    Case(jbp.LoRA(1, 1), f(1), f(0, 3)),
+    Case(jbp.Bilinear(1), (f(1), f(2)), (f(0, 2), f(0, 1))),
     Case(jbp.LSTM(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)),
     Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),
     Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
@@ -109,7 +121,15 @@ def test_activations_are_finite_to_the_ends_of_the_range(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", [jbp.MaxPool(), jbp.MaxPool((3, 3), stride=1), jbp.MaxPool((3, 3), stride=2, padding="SAME")], ids=repr
+    "layer",
+    [
+        jbp.MaxPool(),
+        jbp.MaxPool((3, 3), stride=1),
+        jbp.MaxPool((3, 3), stride=2, padding="SAME"),
+        jbp.GlobalMaxPool(),
+        jbp.Maxout(3),
+    ],
+    ids=repr,
 )
 def test_ties_in_a_maximum_follow_the_convention(layer):
     x = jnp.round(draw(f(2, 6, 7, 3)))
@@ -165,6 +185,7 @@ def kept(net, params, x):
 
 # Layers that keep more than `jax.vjp` of the definition, with the reason
 MORE = {
+    jbp.LoRA: "x U, a few numbers a row; the definition forms W + c U V instead, which is larger than all of x U",
     jbp.LeakyReLU: "y, which the next layer holds anyway; a mask would be one array more",
 }
 

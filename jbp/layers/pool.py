@@ -52,11 +52,7 @@ class MaxPool(Layer):
 
     def forward(self, params, x, /):
         floats(self, x, f"(batch, {'n, ' * len(self.window)}channels)", rank=len(self.window) + 2)
-        _, pads = self._geometry(x.shape)
-        if any(n + sum(p) < k for n, p, k in zip(x.shape[1:-1], pads, self.window, strict=True)):
-            raise LayerError(
-                self, f"got x {show(x)}; expected spatial sizes of at least the window's. Pad, or use a smaller window."
-            )
+        check_windows(self, x)
         y, *others = self._windows(x)
         place = jnp.zeros(y.shape, jnp.uint8)
         for k, here in enumerate(others, 1):
@@ -96,6 +92,49 @@ class MaxPool(Layer):
         """The maximum is x at a place that is found first, by argmax, which takes the first of equal values."""
         parts = jnp.stack(list(self._windows(x)))
         return jnp.take_along_axis(parts, lax.stop_gradient(jnp.argmax(parts, 0, keepdims=True)), 0)[0]
+
+
+def check_windows(layer, x):
+    """An error where no window fits into x, and where a window could hold nothing but padding."""
+    _, pads = layer._geometry(x.shape)
+    if any(n + sum(p) < k for n, p, k in zip(x.shape[1:-1], pads, layer.window, strict=True)):
+        raise LayerError(
+            layer, f"got x {show(x)}; expected spatial sizes of at least the window's. Pad, or use a smaller window."
+        )
+    if any(not 0 <= side < k for p, k in zip(pads, layer.window, strict=True) for side in p):
+        raise LayerError(
+            layer, f"got padding {pads}; expected 0 to less than the window {layer.window}. Pad less, or crop x."
+        )
+
+
+@dataclass(frozen=True)
+class GlobalMaxPool(Layer):
+    """y = the maximum of x over its spatial axes.      dx = dy at the maximum, else 0
+
+    Of equal values the first in row-major order is the maximum. Keeps its place, one integer an output. Shapes:
+    x (b, n..., c), y (b, c). Raises LayerError for fewer than three axes and for no places at all.
+    """
+
+    def forward(self, params, x, /):
+        b, *n, c = floats(self, x, "(batch, n, ..., channels)", least=3).shape
+        if not math.prod(n):
+            raise LayerError(self, f"got x {show(x)}; expected at least one place in each axis. Give larger inputs.")
+        flat = x.reshape(b, math.prod(n), c)
+        return flat.max(1), (lax.argmax(flat, 1, jnp.int32), Static(x.shape))
+
+    def backward(self, params, residuals, dy, /):
+        place, shape = residuals
+        b, *n, c = shape.value
+        here = lax.broadcasted_iota(jnp.int32, (b, math.prod(n), c), 1) == place[:, None]
+        return jnp.where(here, dy[:, None], 0).reshape(shape.value), ()
+
+    def reference(self, params, x, /):
+        """Place by place; a later one wins only where it is larger."""
+        flat = x.reshape(x.shape[0], -1, x.shape[-1]) if x.size else x.reshape(0, 1, x.shape[-1])
+        y = flat[:, 0]
+        for place in range(1, flat.shape[1]):
+            y = jnp.where(flat[:, place] > y, flat[:, place], y)
+        return y
 
 
 @dataclass(frozen=True)
