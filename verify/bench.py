@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.inputs import Case, Leaves
-from verify.oracles import Oracle
+from verify.inputs import Case, Leaves, is_float
+from verify.oracles import Oracle, inner_jaxprs, open_jaxpr
 from verify.subject import Flat, wide
 
 
@@ -44,8 +44,15 @@ def finite(leaves: Leaves) -> bool:
     return all(np.isfinite(v).all() for v in leaves)
 
 
+def quick_jit(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f compiled with little optimization where that is known to be faster: every shape is run a few times only."""
+    on_cpu = jax.default_backend() == "cpu"
+    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(f, compiler_options=cheap if on_cpu else None)
+
+
 class Bench:
-    """Runs the subject ("jit", "eager", "apart"), the truth in float64, and the plain definition in any dtype.
+    """Runs the subject ("jit", "apart"), the truth in float64, and the plain definition in any dtype.
 
     `spoil` is what a canary does to every result of the subject: (sample, dy, mode, how many calls before) -> sample.
     """
@@ -56,13 +63,10 @@ class Bench:
         self.calls = 0
         self.comparisons = 0
         self.memo: dict[Any, Any] = {}
-        self.ways = {
-            "jit": jax.jit(flat.vjp),
-            "apart": jax.jit(flat.vjp_apart),
-            "eager": flat.vjp,
-        }
-        self._truth = oracle.vjp if oracle.slack else jax.jit(oracle.vjp)
-        self._plain = jax.jit(_vjp(oracle.primal))
+        self._native = jax.jit(flat.vjp)
+        self._ways = {"jit": quick_jit(flat.vjp), "apart": quick_jit(flat.vjp_apart)}
+        self._truth = oracle.vjp if oracle.slack else quick_jit(oracle.vjp)
+        self._plain = quick_jit(_vjp(oracle.primal))
 
     def spoiled(self, spoil: Spoil) -> "Bench":
         """The same bench with a subject that is wrong in one way. Results already computed are shared."""
@@ -74,9 +78,7 @@ class Bench:
         """The shapes and dtypes of the subject's float outputs."""
         key = ("outputs", case.shapes, str(dtype))
         if key not in self.memo:
-            self.memo[key] = self._guarded(
-                "forward", lambda: jax.eval_shape(self.flat.primal, case.cast(dtype), case.others), dtype
-            )
+            self.memo[key] = self._guarded("forward", lambda: jax.eval_shape(self.flat.primal, *case.at(dtype)), dtype)
         return self.memo[key]
 
     def cotangent(self, case: Case, dy: Leaves, dtype: Any) -> Leaves:
@@ -88,8 +90,9 @@ class Bench:
         """What the subject answers. Raises Refused if it raises."""
         key = ("pull", id(case), label, str(dtype), mode)
         if fresh or key not in self.memo:
-            floats, down = case.cast(dtype), self.cotangent(case, dy, dtype)
-            got = self._guarded("backward", lambda: sample(*self.ways[mode](floats, case.others, down)), dtype)
+            down = self.cotangent(case, dy, dtype)
+            way = self._native if mode == "jit" and dtype == self.native else self._ways[mode]
+            got = self._guarded("backward", lambda: sample(*way(*case.at(dtype), down)), dtype)
             self.memo[key] = (got, case)  # holding the case keeps its id its own
         got = self.memo[key][0]
         self.calls += 1
@@ -97,15 +100,13 @@ class Bench:
 
     def truth(self, case: Case, label: str, dy: Leaves, dtype: Any = "float64") -> Sample:
         """The oracle's answer in float64, at the values that `dtype` can hold."""
-        low = tuple(np.dtype(d).itemsize < 4 for d in _each(dtype, case.floats))
-        key = ("truth", id(case), label, str(dtype) if any(low) else "")
+        low = not isinstance(dtype, str) or np.dtype(dtype).itemsize < 4
+        key = ("truth", id(case), label, str(dtype) if low else "")
         if key not in self.memo:
-            if any(low):
-                down = tuple(np.asarray(d, np.float64) for d in self.cotangent(case, dy, dtype))
-                floats = tuple(np.asarray(x, np.float64) for x in case.cast(dtype))
-            else:
-                down, floats = dy, case.floats
-            got = self._guarded("reference", lambda: sample(*self._truth(floats, case.others, down)), "float64")
+            values = case.at(dtype if low else "float64")
+            down = tuple(np.asarray(d, np.float64) for d in self.cotangent(case, dy, dtype)) if low else dy
+            floats, others = (tuple(map(_widened, leaves)) for leaves in values)
+            got = self._guarded("reference", lambda: sample(*self._truth(floats, others, down)), "float64")
             self.memo[key] = (got, case)
         return self.memo[key][0]
 
@@ -113,19 +114,20 @@ class Bench:
         """What automatic differentiation of the definition itself answers in `dtype`."""
         key = ("plain", id(case), label, str(dtype))
         if key not in self.memo:
-            floats = case.cast(dtype)
 
             def run():
-                y = jax.eval_shape(self.oracle.primal, floats, case.others)
+                floats, others = case.at(dtype)
+                y = jax.eval_shape(self.oracle.primal, floats, others)
                 down = tuple(d.astype(s.dtype) for d, s in zip(dy, y, strict=True))
-                return sample(*self._plain(floats, case.others, down))
+                return sample(*self._plain(floats, others, down))
 
             self.memo[key] = (self._guarded("reference", run, dtype), case)
         return self.memo[key][0]
 
     def at(self, case: Case, floats: Leaves, dy: Leaves) -> Leaves:
         """The oracle's cotangents at other values of the same shapes, not kept."""
-        return self._guarded("reference", lambda: sample(*self._truth(floats, case.others, dy)), "float64").cotangents
+        others = case.at("float64")[1]
+        return self._guarded("reference", lambda: sample(*self._truth(floats, others, dy)), "float64").cotangents
 
     def _guarded(self, stage: str, run: Callable[[], Any], dtype: Any) -> Any:
         try:
@@ -143,8 +145,8 @@ def _vjp(f):
     return vjp
 
 
-def _each(dtype, leaves):
-    return dtype if isinstance(dtype, tuple) else (dtype,) * len(leaves)
+def _widened(x: Any) -> Any:
+    return np.asarray(x, np.float64) if is_float(x) else x
 
 
 def changed(s: Sample, k: int, f: Callable[[np.ndarray], np.ndarray]) -> Sample:
@@ -152,23 +154,33 @@ def changed(s: Sample, k: int, f: Callable[[np.ndarray], np.ndarray]) -> Sample:
     return replace(s, cotangents=tuple(f(c) if i == k else c for i, c in enumerate(s.cotangents)))
 
 
-def narrow(f: Callable, floats: Leaves, others: Leaves, dy: Leaves | None = None) -> str:
-    """The narrowest floating dtype that f computes with when its inputs are float64, or "" if that is float64."""
-    args = (floats, others) if dy is None else (floats, others, dy)
+def narrow(f: Callable, floats: Leaves, others: Leaves, dy: Leaves) -> str:
+    """The narrowest floating dtype that values depending on float64 inputs are rounded to inside f, "" if there is none."""
     with wide("float64"):
-        found = _floating(jax.make_jaxpr(f)(*args).jaxpr)
+        jaxpr = jax.make_jaxpr(f)(floats, others, dy).jaxpr
+    found = _rounded(jaxpr, {v for v in jaxpr.invars if _float_bits(v) == 64})
     return min(found, key=lambda d: jnp.finfo(d).bits) if found else ""
 
 
-def _floating(jaxpr: Any) -> set[str]:
-    from verify.oracles import _inner, _open
-
+def _rounded(jaxpr: Any, live: set[Any]) -> set[str]:
+    """`live` are the variables that depend on the inputs: constants may be as narrow as they like."""
     found = set()
     for eqn in jaxpr.eqns:
-        for v in eqn.outvars:
-            dtype = getattr(v.aval, "dtype", None)
-            if dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 64:
-                found.add(str(dtype))
-        for _, inner in _inner(eqn.params):
-            found |= _floating(_open(inner))
+        wet = [v for v in eqn.invars if not hasattr(v, "val") and v in live]
+        if not wet:
+            continue
+        live |= set(eqn.outvars)
+        several = inner_jaxprs(eqn.params)
+        for _, inner in several:
+            inside = open_jaxpr(inner)
+            same = len(inside.invars) == len(eqn.invars)
+            pairs = zip(inside.invars, eqn.invars, strict=True) if same else ((v, wet[0]) for v in inside.invars)
+            found |= _rounded(inside, {a for a, b in pairs if any(b is v for v in wet)})
+        if not several and any(_float_bits(v) == 64 for v in wet):
+            found |= {str(v.aval.dtype) for v in eqn.outvars if _float_bits(v) < 64}
     return found
+
+
+def _float_bits(v: Any) -> int:
+    dtype = getattr(v.aval, "dtype", None)
+    return jnp.finfo(dtype).bits if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else 128

@@ -1,10 +1,236 @@
-"""The kind of mistake, read from what came and what was expected. "unknown" is an answer; a wrong name is worse."""
+"""The kind of mistake, read from what came and what was expected. "unknown" is an answer; a wrong name is worse.
+
+A kind is named only if it explains every sample to rounding, at all sizes that were tried. Kinds, in the order tried:
+overflow, zero, sign, constant factor, factor of a size, transpose, reversal, off by one, one part only, one row in
+place of the sum, missing term, precision loss.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from verify.budget import largest
 from verify.laws import Breach
+
+FINE = 1e-7  # how well a kind has to explain what came
+BY_LAW = {
+    "structure": "wrong dtype or tree",
+    "pure": "impure",
+    "eager": "impure",
+    "linear": "not linear in the cotangent",
+    "zero": "not linear in the cotangent",
+    "precision": "precision loss",
+    "value": "the forward differs",
+}
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 def diagnose(breaches: list[Breach]) -> str:
-    """The kind of mistake that explains every one of these breaches of one leaf."""
+    """The kind of mistake that explains all of these breaches of one law by one leaf, or "unknown"."""
+    law = breaches[0].law
+    if law in BY_LAW and not (law == "precision" and _gross(breaches)):
+        return BY_LAW[law]
+    seen = [b for b in breaches if b.shown is not None and b.draw is not None]
+    if law == "finite" or not seen:
+        return _unbounded(breaches) if law == "finite" else "unknown"
+    if law not in ("dense", "halves", "vmap"):
+        return "unknown"
+    kinds: tuple[Callable[[list[Breach]], str], ...] = (
+        _factor, _transpose, _reversal, _off_by_one, _part, _row, _term, _rounding,
+    )  # fmt: skip
+    return next((name for kind in kinds if (name := kind(seen))), "unknown")
+
+
+def _gross(breaches: list[Breach]) -> bool:
+    return any(b.size > 0.2 for b in breaches)
+
+
+def _unbounded(breaches: list[Breach]) -> str:
+    labels = {b.draw[0].label for b in breaches if b.draw}
+    if any("x1e" in name and "e-" not in name or name.startswith(("large", "x30", "one large")) for name in labels):
+        return "overflow"
+    if labels and all("zero" in name or name.startswith(("ties", "one-hot", "integers")) for name in labels):
+        return "division by zero"
     return "unknown"
+
+
+def _arrays(breaches: list[Breach]) -> list[Pair]:
+    """(ours, truth) of each breach, scaled to the truth's largest element, where there is something to see."""
+    found = []
+    for b in breaches:
+        assert b.shown is not None
+        ours, truth = b.shown
+        size = largest(truth) or largest(ours)
+        if size and np.isfinite(ours).all() and np.isfinite(truth).all():
+            found.append((ours / size, truth / size))
+    return found
+
+
+def _same(a: np.ndarray, b: np.ndarray, room: float = FINE) -> bool:
+    return a.shape == b.shape and largest(a - b) <= room
+
+
+def _fits(breaches: list[Breach], change: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Whether ours = change(truth) in every sample, and change is not the identity in some."""
+    pairs = _arrays(breaches)
+    return bool(pairs) and all(_same(o, change(t)) for o, t in pairs) and not all(_same(t, change(t)) for _, t in pairs)
+
+
+def _factor(breaches: list[Breach]) -> str:
+    factors = []
+    for ours, truth in _arrays(breaches):
+        total = float((truth * truth).sum())
+        c = float((ours * truth).sum()) / total if total else np.nan
+        if not total or not _same(ours, c * truth, FINE * max(abs(c), 1e-3)):
+            return ""
+        factors.append(c)
+    if not factors:
+        return ""
+    cs = np.array(factors)
+    if np.all(np.abs(cs) < FINE):
+        return "zero: forgotten"
+    sizes = _sizes(breaches)
+    constant = np.ptp(cs) <= 1e-6 * np.abs(cs).max()
+    if constant and abs(cs[0] + 1) < 1e-6:
+        return "sign"
+    if constant and (len({tuple(s.items()) for s in sizes}) > 1 or not sizes):
+        return f"constant factor {cs[0]:.6g}"
+    for name, value in _products(sizes):
+        if np.allclose(cs, value, rtol=1e-6):
+            # one size alone cannot tell a number from a size, unless the number is an odd one
+            return f"constant factor {cs[0]:.6g}" if constant and cs[0] in (0.5, 2.0) else f"factor of a size: {name}"
+    return f"constant factor {cs[0]:.6g}" if constant else ""
+
+
+def _sizes(breaches: list[Breach]) -> list[dict[str, int]]:
+    found = []
+    for b in breaches:
+        assert b.draw is not None and b.shown is not None
+        if not (largest(b.shown[1]) or largest(b.shown[0])):
+            continue
+        case, _, dy = b.draw
+        leaves = {f"leaf {i}": np.shape(x) for i, x in enumerate(case.floats)} | {
+            f"output {i}": np.shape(d) for i, d in enumerate(dy)
+        }
+        found.append({f"{name}.shape[{a}]": n for name, shape in leaves.items() for a, n in enumerate(shape)})
+    return found
+
+
+def _products(sizes: list[dict[str, int]]) -> Iterator[tuple[str, np.ndarray]]:
+    if not sizes or any(s.keys() != sizes[0].keys() for s in sizes):
+        return
+    columns = {name: np.array([s[name] for s in sizes], float) for name in sizes[0]}
+    for name, n in columns.items():
+        if (n > 1).any():
+            yield name, n
+            yield f"1 / {name}", 1 / n
+            yield f"√{name}", np.sqrt(n)
+            yield f"1 / √{name}", 1 / np.sqrt(n)
+            yield f"({name} - 1) / {name}", (n - 1) / n
+            yield f"{name} / ({name} - 1)", n / np.maximum(n - 1, 1)
+    for (a, n), (b, m) in itertools.permutations(columns.items(), 2):
+        if (n > 1).any() and (m > 1).any():
+            yield f"{a} / {b}", n / m
+            yield f"{a} · {b}", n * m
+            yield f"1 / ({a} · {b})", 1 / (n * m)
+
+
+def _axes(breaches: list[Breach]) -> range:
+    assert breaches[0].shown is not None
+    return range(breaches[0].shown[0].ndim)
+
+
+def _transpose(breaches: list[Breach]) -> str:
+    for a, b in itertools.combinations(_axes(breaches), 2):
+        if _fits(breaches, lambda t, a=a, b=b: np.swapaxes(t, a, b)):
+            return f"transpose of axes {a} and {b}"
+    return ""
+
+
+def _reversal(breaches: list[Breach]) -> str:
+    for a in _axes(breaches):
+        if _fits(breaches, lambda t, a=a: np.flip(t, a)):
+            return f"reversed along axis {a}"
+    return ""
+
+
+def _off_by_one(breaches: list[Breach]) -> str:
+    """A shift by one along an axis, whatever fills the gap."""
+    pairs = _arrays(breaches)
+    for a, step in itertools.product(_axes(breaches), (1, -1)):
+        hits = 0
+        for ours, truth in pairs:
+            o, t = np.moveaxis(ours, a, 0), np.moveaxis(truth, a, 0)
+            if len(o) < 3:
+                continue
+            left, right = (o[1:], t[:-1]) if step > 0 else (o[:-1], t[1:])
+            if not _same(left, right):
+                break
+            hits += 1
+        else:
+            if hits and largest(pairs[0][0]) > FINE:
+                return f"off by one along axis {a}"
+    return ""
+
+
+def _part(breaches: list[Breach]) -> str:
+    """Always the same few elements are wrong: one, the first or last along an axis, or all from some index on."""
+    masks = [np.abs(o - t) > FINE * 1e-3 for o, t in _arrays(breaches)]
+    shapes = {m.shape for m in masks}
+    for shape in shapes:
+        mine = [m for m in masks if m.shape == shape]
+        wrong = np.any(mine, axis=0)
+        if not wrong.size or wrong.mean() > 0.5 or wrong.size < 3:
+            return ""
+        if wrong.sum() == 1 and len(masks) > 1:
+            return f"one element {[int(i[0]) for i in np.nonzero(wrong)]}"
+    for a in _axes(breaches):
+        along = [np.nonzero(m.any(tuple(i for i in range(m.ndim) if i != a)))[0] for m in masks]
+        lengths = [m.shape[a] for m in masks]
+        if all(len(w) == 1 and w[0] == n - 1 and n > 1 for w, n in zip(along, lengths, strict=True)):
+            return f"last along axis {a} only"
+        if all(len(w) == 1 and w[0] == 0 and n > 1 for w, n in zip(along, lengths, strict=True)):
+            return f"first along axis {a} only"
+        if all(len(w) and w[-1] == n - 1 and w[0] > n // 2 for w, n in zip(along, lengths, strict=True)):
+            return f"last block along axis {a}, from index {min(int(w[0]) for w in along)}"
+    return ""
+
+
+def _row(breaches: list[Breach]) -> str:
+    """One row of the cotangent came where their sum was due."""
+    for index in (0, -1):
+        hits = 0
+        for b in breaches:
+            assert b.shown is not None and b.draw is not None
+            ours, _ = b.shown
+            rows = [d.reshape(-1, *ours.shape)[index] for d in b.draw[2] if d.shape[d.ndim - ours.ndim :] == ours.shape]
+            if not any(_same(ours / (largest(ours) or 1), r / (largest(ours) or 1)) for r in rows if r.size):
+                break
+            hits += 1
+        else:
+            if hits:
+                return f"missing sum: the {'first' if index == 0 else 'last'} row in its place"
+    return ""
+
+
+def _term(breaches: list[Breach]) -> str:
+    """What is missing is the same all along an axis: the mean, or a sum, that should have been taken off."""
+    pairs = [(o, t) for o, t in _arrays(breaches) if o.ndim]
+    for a in _axes(breaches):
+        long = [(o - t) for o, t in pairs if o.shape[a] > 2]
+        if len(long) > 1 and all(largest(d - d.mean(a, keepdims=True)) <= FINE * largest(d) for d in long):
+            return f"missing term, the same along axis {a}"
+    return ""
+
+
+def _rounding(breaches: list[Breach]) -> str:
+    """Errors of the size of float32's or bfloat16's rounding, in elements all over, with both signs."""
+    gaps = [np.abs(o - t) for o, t in _arrays(breaches)]
+    signs = np.concatenate([np.sign(o - t).ravel() for o, t in _arrays(breaches)])
+    worst = max((largest(g) for g in gaps), default=0.0)
+    mixed = signs.size > 8 and abs(signs.mean()) < 0.5
+    if mixed and 1e-9 < worst < 2e-6:
+        return "precision loss: about float32"
+    return ""

@@ -28,16 +28,21 @@ class Case:
     others: Leaves
     ordinary: bool = False
 
-    def cast(self, dtype: Any) -> Leaves:
-        return tuple(np.asarray(x).astype(d) for x, d in zip(self.floats, _each(dtype, self.floats), strict=True))
+    def at(self, dtype: Any) -> tuple[Leaves, Leaves]:
+        """(floats, others) in a dtype, or each of floats in its own. Buffers that hold floats follow, if it is one."""
+        each = dtype if isinstance(dtype, tuple) else (dtype,) * len(self.floats)
+        floats = tuple(np.asarray(x).astype(d) for x, d in zip(self.floats, each, strict=True))
+        if isinstance(dtype, tuple):
+            return floats, self.others
+        return floats, tuple(np.asarray(x).astype(dtype) if is_float(x) else x for x in self.others)
 
     @property
     def shapes(self) -> str:
         return " ".join(str(list(np.shape(x))) for x in (*self.floats, *self.others))
 
 
-def _each(dtype: Any, leaves: Leaves) -> Leaves:
-    return dtype if isinstance(dtype, tuple) else (dtype,) * len(leaves)
+def is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def single(x: Any) -> np.ndarray:
@@ -165,17 +170,21 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "large": lambda x, r: 1e18 * x,
     "denormal": lambda x, r: 1e-40 * x,
 }
-ALONE = ("zeros", "constant", "ties", "x1e3", "equal rows")  # also for one leaf at a time, the others ordinary
+ALONE = ("zeros", "constant", "ties", "equal rows")  # also for one leaf at a time, the others ordinary
+EXTREME = ("x1e3", "x1e4", "x30", "offset 1e3", "huge range", "one large", "large")  # only one leaf at a time
 
 
-def values(example: Case, rng: np.random.Generator) -> Iterator[Case]:
-    """The example with every leaf changed in one way, then some leaf by leaf, then the integers and booleans."""
-    if example.floats:
-        for name, change in VALUES.items():
+def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
+    """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
+
+    Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
+    """
+    several = len(example.floats) > 1
+    for name, change in VALUES.items():
+        if not several or name not in EXTREME:
             base = ordinary(example, rng, name)
             yield replace(base, floats=tuple(map(_changed(change, rng), example.floats, base.floats)), ordinary=False)
-    few = range(len(example.floats)) if 1 < len(example.floats) <= 6 else ()
-    for i, name in itertools.product(few, ALONE):
+    for i, name in itertools.product(inputs if several else (), (*EXTREME, *ALONE)):
         base = ordinary(example, rng, f"{name} in leaf {i}")
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)

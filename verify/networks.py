@@ -6,8 +6,9 @@ layers), `serial`, `with_loss` and `names`. Sizes are small and few, so that eac
 and then used again by every network: that is what makes thousands of networks a minute possible.
 """
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -18,8 +19,13 @@ from hypothesis import strategies as st
 
 from verify.protocol import children, is_buffer, is_float
 
-SIZES = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
-MOST = 200  # elements of an array, above which nothing is added that makes it larger
+STARTS = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
+SIZES = {1, 2, 3, 5, 8, 10, 15, 16}  # of axes, on the way: few, so that layers meet shapes that were compiled before
+MOST = 64  # elements of an array on the way
+
+
+class CatalogueError(LookupError):
+    """No such catalogue, or a catalogue that cannot go on from some shape."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,12 @@ class Network:
     forms: tuple[str, ...] = ()
 
 
-@lru_cache
+@cache
 def catalogue(name: str = "jbp") -> Any:
-    """The catalogue of an installed package. Raises LookupError naming those there are."""
+    """The catalogue of an installed package. Raises CatalogueError naming those there are."""
     found = {point.name: point for point in entry_points(group="verify.catalogues")}
     if name not in found:
-        raise LookupError(
+        raise CatalogueError(
             f"got the catalogue {name!r}; expected one of {sorted(found)}. A package offers one under the entry "
             "point group 'verify.catalogues'."
         )
@@ -59,7 +65,7 @@ def spec(inputs: Any, dtype: Any = np.float64) -> Any:
     return jax.ShapeDtypeStruct(inputs.shape, dtype if inputs.below is None else np.int32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def after(layer: Any, x: Array) -> Array | None:
     """What layer makes of x: an Array, or None where it refuses x or makes something else than one floating array."""
 
@@ -90,9 +96,9 @@ class _Draw:
         for k in range(len(cases)):
             layer = cases[(start + k) % len(cases)]
             y = after(layer, x)
-            if y is not None and (y == x if keeps else np.prod(y.shape) <= max(MOST, np.prod(x.shape))):
+            if y is not None and (y == x or (not keeps and _bounded(y))):
                 return layer, y
-        raise LookupError(
+        raise CatalogueError(
             f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
         )
 
@@ -103,8 +109,8 @@ class _Draw:
         layer, y = form.build(*(layer for layer, _ in inner)), inner[0][1]
         if all(form.keeps):  # what comes out then depends on x alone
             y = after(form.build(*(self._still(x) for _ in inner)), x)
-        if y is None or (keeps and y != x):
-            return inner[0] if len(inner) == 1 or y is None else (inner[0][0], x)
+        if y is None or (y != x if keeps else not _bounded(y)):  # the form does not fit here: its first network does
+            return inner[0]
         self.forms.append(form.name)
         return layer, y
 
@@ -122,7 +128,11 @@ class _Draw:
         return (layers[0] if len(layers) == 1 else self.source.serial(*layers)), x
 
 
-@lru_cache(maxsize=None)
+def _bounded(x: Array) -> bool:
+    return set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
+
+
+@cache
 def _cases(layers: tuple[Any, ...], rank: int) -> list[Any]:
     """The layers of the catalogue that have a case with as many axes, in its order."""
     return [
@@ -141,7 +151,7 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
     source = catalogue() if source is None else source
     pen = _Draw(draw, source)
     openers = [(case.layer, x) for case in source.layers for x in case.inputs if getattr(x, "below", None)]
-    first, x = None, Array(SIZES[pen.index(len(SIZES))])
+    first, x = None, Array(STARTS[pen.index(len(STARTS))])
     if openers and pen.index(6) == 5:
         first, opening = openers[pen.index(len(openers))]
         x = after(first, Array(opening.shape, opening.below))

@@ -20,7 +20,7 @@ CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 INLINE = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 
 
-def _inner(params: dict) -> list[tuple[str, Any]]:
+def inner_jaxprs(params: dict) -> list[tuple[str, Any]]:
     """(name, jaxpr) for each jaxpr among an equation's parameters."""
     found = []
     for name, value in params.items():
@@ -29,18 +29,18 @@ def _inner(params: dict) -> list[tuple[str, Any]]:
     return found
 
 
-def _open(jaxpr: Any) -> Any:
+def open_jaxpr(jaxpr: Any) -> Any:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
 def rules_in(jaxpr: Any) -> list[str]:
     """The names of the functions with custom rules that a jaxpr calls, however deep."""
     found = []
-    for eqn in _open(jaxpr).eqns:
+    for eqn in open_jaxpr(jaxpr).eqns:
         if eqn.primitive.name in CUSTOM:
             inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
-            found.append(getattr(_open(inner).debug_info, "func_name", "?"))
-        for _, inner in _inner(eqn.params):
+            found.append(getattr(open_jaxpr(inner).debug_info, "func_name", "?"))
+        for _, inner in inner_jaxprs(eqn.params):
             found += rules_in(inner)
     return sorted(set(found))
 
@@ -75,7 +75,8 @@ def _bind(eqn: Any, values: list) -> list:
             params[key] = _stripped(value)
         elif isinstance(value, tuple) and any(isinstance(v, ClosedJaxpr) and rules_in(v) for v in value):
             params[key] = tuple(_stripped(v) if isinstance(v, ClosedJaxpr) else v for v in value)
-    functions, params = eqn.primitive.get_bind_params(params)
+    bound = eqn.primitive.get_bind_params(params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple in some versions of jax
     out = eqn.primitive.bind(*functions, *values, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
@@ -166,13 +167,13 @@ def _rules(f: Callable, floats: tuple, others: tuple) -> tuple[list[str], str]:
 
 
 def _differentiable(f: Callable, floats: tuple, others: tuple) -> bool:
-    """Whether jax.vjp of f runs and is finite somewhere at the example."""
+    """Whether jax.vjp of f can be traced at the example."""
     try:
         with wide("float64"):
             y = jax.eval_shape(f, floats, others)
             dy = tuple(np.ones(v.shape, v.dtype) for v in y)
-            _, cotangents = jax.jit(_dense(f))(floats, others, dy)
-        return all(np.isfinite(np.asarray(c, np.float64)).any() or not c.size for c in cotangents)
+            jax.eval_shape(_dense(f), floats, others, dy)
+        return True
     except Exception:  # noqa: BLE001 - a stranger's code; the caller goes on to the next oracle and says so
         return False
 

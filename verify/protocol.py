@@ -45,7 +45,7 @@ def children(layer: Any) -> list[tuple[str, Any]]:
 
 
 def nodes(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every layer of a network with its path, the network itself first: `Serial[2].Residual: Conv(...)` without repr."""
+    """Every layer of a network with its path (`Serial[2].Residual.Conv`), the network itself first."""
     yield path + type(layer).__name__, layer
     for label, child in children(layer):
         yield from nodes(child, f"{path}{type(layer).__name__}{label}.")
@@ -57,7 +57,7 @@ def leaves(layer: Any) -> list[tuple[str, Any]]:
 
 
 def replace_at(layer: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """The network with each node n at path p as change(p, n); where change gives n itself, its children are looked at."""
+    """The network with change(p, n) for each node n at path p; where that is n itself, its children are looked at."""
     here = path + type(layer).__name__
     new = change(here, layer)
     if new is not layer:
@@ -67,6 +67,10 @@ def replace_at(layer: Any, change: Callable[[str, Any], Any], path: str = "") ->
 
 def is_buffer(node: Any) -> bool:
     return getattr(node, "is_buffer", False) is True
+
+
+def is_none(node: Any) -> bool:
+    return node is None
 
 
 def is_float(leaf: Any) -> bool:

@@ -1,0 +1,200 @@
+"""Backward passes broken on purpose, one mistake each: what an audit has to reject, and whose layer it has to name."""
+
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jbp
+from jbp.layers.attention import attend_back
+from jbp.layers.shape import along
+
+
+def broken(layer: jbp.Layer, **methods: Any) -> Any:
+    """The layer with some methods replaced: a class of the same name, derived from the layer's own."""
+    kind = type(type(layer).__name__, (type(layer),), methods)
+    wrong = object.__new__(kind)
+    for field in fields(layer):
+        object.__setattr__(wrong, field.name, getattr(layer, field.name))
+    return wrong
+
+
+def after(layer, method, change):
+    """The layer whose `method` gives change(what the right one gives)."""
+    right = getattr(type(layer), method)
+    return broken(layer, **{method: lambda self, *args: change(right(self, *args))})
+
+
+def dx(change):
+    return lambda layer: after(layer, "backward", lambda out: (change(out[0]), out[1]))
+
+
+def leaf(name, change):
+    return lambda layer: after(layer, "gradient", lambda grads: grads | {name: change(grads[name])})
+
+
+def _dense_transposed(self, params, x, dy):
+    return dy @ params["w"], dy
+
+
+def _dense_bias_of_the_last_row(self, x, dy):
+    return jbp.Dense.gradient(self, x, dy) | {"b": dy.reshape(-1, dy.shape[-1])[-1]}
+
+
+def _dense_weight_of_the_first_example(self, x, dy):
+    return jbp.Dense.gradient(self, x, dy) | {"w": jnp.einsum("...i,...o->io", x[0], dy[0])}
+
+
+def _norm_without(*terms):
+    """LayerNorm's dx with a term of (dx̂ − mean dx̂ − x̂ mean(dx̂ x̂)) dropped."""
+
+    def backward(self, params, residuals, dy):
+        x, m, s = residuals
+        n = (x - m) * s
+        d = dy * along(params["g"], dy)
+        mean = 0 if "mean" in terms else d.mean(-1, keepdims=True)
+        spread = 0 if "spread" in terms else n * (d * n).mean(-1, keepdims=True)
+        return s * (d - mean - spread), dy
+
+    return backward
+
+
+def _norm_over_axis_0(self, residuals, dy):
+    x, _, _ = residuals
+    m = x.mean(0, keepdims=True)
+    x̂ = (x - m) / jnp.sqrt(x.var(0, keepdims=True) + 1e-5)
+    return {"g": (dy * x̂).sum(tuple(range(dy.ndim - 1))), "b": dy.sum(tuple(range(dy.ndim - 1)))}
+
+
+def _batch_norm_as_in_evaluation(self, params, residuals, dy):
+    _, _, v = residuals
+    return dy * along(params["g"], dy) / jnp.sqrt(v + self.epsilon), dy
+
+
+def _conv_not_mirrored(self, params, x, dy):
+    w = params["w"][::-1, ::-1]
+    return jbp.Conv.backward(self, params | {"w": w}, x, dy)
+
+
+def _conv_channels_not_swapped(self, params, x, dy):
+    return jbp.Conv.backward(self, params | {"w": params["w"].swapaxes(-1, -2)}, x, dy)
+
+
+def _lstm_recurrent_weight_one_step_late(self, residuals, dz):
+    right = jbp.LSTM.gradient(self, residuals, dz)
+    _, gates, c = residuals
+    h = jnp.split(gates, 4, -1)[2] * jnp.tanh(c)
+    return right | {"u": jnp.einsum("tbh,tbz->hz", h[1:], dz[1:])}
+
+
+def _lstm_with_the_next_cell(self, params, residuals, dy):
+    x, gates, c = residuals
+    return jbp.LSTM.backward(self, params, (x, gates, jnp.roll(c, -1, 0)), dy)
+
+
+def _lstm_output_alone(self, params, residuals, dy):
+    return jbp.LSTM.backward(self, params | {"u": jnp.zeros_like(params["u"])}, residuals, dy)
+
+
+def _attention_without_row_sum(self, params, residuals, dy):
+    _, q, k, v, o, logs = residuals
+    do = jnp.einsum("bnf,hdf->bhnd", dy, params["o"])
+    dqkv = jnp.stack(attend_back(q, k, v, jnp.zeros_like(o), logs, do))
+    return jnp.einsum("cbhnd,fchd->bnf", dqkv, params["qkv"]), (dqkv, dy)
+
+
+def _attention_keys_for_queries(self, params, residuals, dy):
+    _, (dqkv, _) = jbp.CausalSelfAttention.backward(self, params, residuals, dy)
+    dqkv = dqkv[jnp.array([1, 0, 2])]
+    return jnp.einsum("cbhnd,fchd->bnf", dqkv, params["qkv"]), (dqkv, dy)
+
+
+def _embedding_last_of_duplicates(self, ids, dy):
+    e = jnp.zeros((self.vocabulary, self.features), dy.dtype)
+    return {"e": e.at[ids].set(dy)}
+
+
+def _pool_to_the_last_of_the_window(self, params, residuals, dy):
+    place, shape = residuals
+    return jbp.MaxPool.backward(self, params, (jnp.roll(place, 1, 0), shape), dy)
+
+
+def _set(**methods):
+    return lambda layer: broken(layer, **methods)
+
+
+half = dx(lambda d: 0.5 * d)
+slightly = dx(lambda d: 1.001 * d)
+negative = dx(lambda d: -d)
+late = dx(lambda d: jnp.roll(d, 1, 1))
+other_example = dx(lambda d: jnp.roll(d, 1, 0))
+other_feature = dx(lambda d: jnp.roll(d, 1, -1))
+clipped = dx(lambda d: jnp.clip(d, -0.1, 0.1))
+one_element = dx(lambda d: d.at[(0,) * d.ndim].multiply(2))
+
+# kind of mistake, the right layer, how it is broken, the rank of its input (0: integers)
+FAULTS = [
+    ("factor", jbp.Dense(5), half, 2),
+    ("factor", jbp.Dense(5), slightly, 3),
+    ("factor", jbp.Dense(5), leaf("w", lambda g: 3 * g), 2),
+    ("factor", jbp.LayerNorm(), leaf("g", lambda g: g / 2), 2),
+    ("factor", jbp.Conv(2), leaf("w", lambda g: g / 9), 4),
+    ("factor", jbp.LSTM(5), leaf("b", lambda g: 2 * g), 3),
+    ("factor", jbp.CausalSelfAttention(1), leaf("qkv", lambda g: g * 5**0.5), 3),
+    ("factor", jbp.Tanh(), half, 2),
+    ("factor", jbp.GELU(), slightly, 3),
+    ("factor", jbp.Softplus(), half, 4),
+    ("factor", jbp.Dropout(0.3), dx(lambda d: 0.7 * d), 2),
+    ("factor", jbp.Positions(9), leaf("p", lambda g: g / 2), 3),
+    ("sign", jbp.Dense(5), negative, 2),
+    ("sign", jbp.Dense(5), leaf("b", lambda g: -g), 3),
+    ("sign", jbp.LayerNorm(), leaf("b", lambda g: -g), 3),
+    ("sign", jbp.BatchNorm(), leaf("g", lambda g: -g), 2),
+    ("sign", jbp.Conv(2), negative, 4),
+    ("sign", jbp.LSTM(5), leaf("u", lambda g: -g), 3),
+    ("sign", jbp.SiLU(), negative, 2),
+    ("sign", jbp.Sigmoid(), negative, 4),
+    ("sign", jbp.Embedding(5, 5), leaf("e", lambda g: -g), 0),
+    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("mean")), 2),
+    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("spread")), 3),
+    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("mean", "spread")), 3),
+    ("missing term", jbp.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 2),
+    ("missing term", jbp.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 4),
+    ("missing term", jbp.LSTM(5), _set(backward=_lstm_output_alone), 3),
+    ("missing term", jbp.CausalSelfAttention(1), _set(backward=_attention_without_row_sum), 3),
+    ("missing term", jbp.GELU(), _set(backward=lambda self, p, x, dy: (jax.scipy.stats.norm.cdf(x) * dy, ())), 2),
+    ("missing term", jbp.SiLU(), _set(backward=lambda self, p, x, dy: (jax.nn.sigmoid(x) * dy, ())), 3),
+    ("missing term", jbp.Dense(5), leaf("b", jnp.zeros_like), 2),
+    ("missing term", jbp.Conv(2), leaf("b", jnp.zeros_like), 4),
+    ("transposed", jbp.Dense(5), _set(backward=_dense_transposed), 2),
+    ("transposed", jbp.Dense(5), _set(backward=_dense_transposed), 3),
+    ("transposed", jbp.Dense(5), leaf("w", jnp.transpose), 2),
+    ("transposed", jbp.Conv(2), _set(backward=_conv_not_mirrored), 4),
+    ("transposed", jbp.Conv(2), _set(backward=_conv_channels_not_swapped), 4),
+    ("transposed", jbp.Conv(2), leaf("w", lambda g: g.swapaxes(0, 1)), 4),
+    ("transposed", jbp.CausalSelfAttention(1), _set(backward=_attention_keys_for_queries), 3),
+    ("wrong axis", jbp.Dense(5), other_feature, 2),
+    ("wrong axis", jbp.LayerNorm(), other_feature, 3),
+    ("wrong axis", jbp.LayerNorm(), _set(gradient=_norm_over_axis_0), 2),
+    ("wrong axis", jbp.Tanh(), other_feature, 2),
+    ("wrong axis", jbp.BatchNorm(), other_example, 2),
+    ("wrong axis", jbp.Conv(2), late, 4),
+    ("wrong axis", jbp.MaxPool(), _set(backward=_pool_to_the_last_of_the_window), 4),
+    ("off by one in time", jbp.LSTM(5), _set(gradient=_lstm_recurrent_weight_one_step_late), 3),
+    ("off by one in time", jbp.LSTM(5), _set(backward=_lstm_with_the_next_cell), 3),
+    ("off by one in time", jbp.LSTM(5), late, 3),
+    ("off by one in time", jbp.CausalSelfAttention(1), late, 3),
+    ("off by one in time", jbp.Positions(9), leaf("p", lambda g: jnp.roll(g, 1, 0)), 3),
+    ("off by one in time", jbp.Dense(5), late, 3),
+    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 2),
+    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 3),
+    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_weight_of_the_first_example), 3),
+    ("forgotten sum", jbp.Embedding(5, 5), _set(gradient=_embedding_last_of_duplicates), 0),
+    ("forgotten sum", jbp.Positions(9), leaf("p", lambda g: g / 2), 3),
+    ("one element", jbp.Dense(5), one_element, 2),
+    ("one element", jbp.LSTM(5), one_element, 3),
+    ("one element", jbp.ReLU(), one_element, 3),
+    ("clipped", jbp.Dense(5), clipped, 2),
+    ("clipped", jbp.Conv(2), clipped, 4),
+]

@@ -1,0 +1,161 @@
+"""Random networks: valid, covered, replayable, shrunk; and every planted fault is found at the layer where it is."""
+
+import random
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from faults import FAULTS, broken
+from hypothesis import HealthCheck, Phase, find, given, settings
+
+import jbp
+from verify import campaign
+from verify.__main__ import main
+from verify.judge import audit
+from verify.locate import locate
+from verify.networks import Array, Network, catalogue, networks
+from verify.protocol import leaves
+
+INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Array((2, 4, 3, 2))}
+
+
+def around(layer, rank, rng):
+    """A network of right layers with `layer` somewhere inside, and the path at which it is."""
+    before, after = ([], []) if rank == 0 else ([jbp.Tanh()] * rng.randrange(2), [])
+    if rank in (2, 3):
+        before += rng.choice([[], [jbp.Dense(5)], [jbp.LayerNorm(), jbp.Dense(5)], [jbp.Residual(jbp.Dense(5))]])
+    if rank == 4:
+        before += rng.choice([[], [jbp.Conv(2, (1, 2))], [jbp.Sigmoid()]])
+    after += rng.choice([[jbp.Sin()], [jbp.Dense(3)], [jbp.Sigmoid(), jbp.Dense(2), jbp.Tanh()]])
+    keeps = rank in (2, 3) or (rank == 4 and not isinstance(layer, jbp.MaxPool))
+    wrap = rng.choice([lambda f: f, jbp.Remat, *([jbp.Residual, lambda f: jbp.Repeat(f, 2)] if keeps else [])])
+    return jbp.Serial(*before, wrap(layer), *after)
+
+
+@pytest.mark.parametrize("number", range(len(FAULTS)))
+def test_the_layer_at_fault_is_found(number):
+    kind, right, break_it, rank = FAULTS[number]
+    wrong, rng = break_it(right), random.Random(number)
+    net = around(wrong, rank, rng)
+    network = Network(net, INPUT[rank], number)
+    expected = [path for path, node in leaves(net) if node is wrong]
+    outcome = audit(network)
+    assert outcome.disagrees, f"{kind} in {net} was not noticed"
+    assert [fault.path for fault in locate(network)] == expected
+    assert not audit(Network(around(right, rank, random.Random(number)), INPUT[rank], number)).disagrees
+
+
+def test_there_are_sixty_faults_of_every_kind():
+    kinds = Counter(kind for kind, *_ in FAULTS)
+    assert len(FAULTS) >= 60
+    assert set(kinds) >= {
+        "factor",
+        "sign",
+        "missing term",
+        "transposed",
+        "wrong axis",
+        "off by one in time",
+        "forgotten sum",
+    }
+
+
+def test_two_faults_are_both_found():
+    double = broken(jbp.Dense(5), backward=lambda self, p, x, dy: (2 * dy @ p["w"].T, dy))
+    silent = broken(jbp.LayerNorm(), gradient=lambda self, r, dy: {"g": 0 * dy[0], "b": 0 * dy[0]})
+    network = Network(jbp.Serial(jbp.Tanh(), double, jbp.Residual(jbp.Serial(silent, jbp.Tanh()))), Array((3, 5)), 0)
+    assert [fault.path for fault in locate(network)] == ["Serial[1].Dense", "Serial[2].Residual.Serial[0].LayerNorm"]
+
+
+def test_a_combinator_at_fault_is_found():
+    def pull(self, params, residuals, dy):
+        return self.layer.pull(params, residuals, dy)  # the residual branch is forgotten
+
+    wrong = broken(jbp.Residual(jbp.Dense(5)), pull=pull)
+    (fault,) = locate(Network(jbp.Serial(jbp.Residual(jbp.Dense(5)), jbp.Remat(wrong), jbp.Dense(2)), Array((3, 5)), 0))
+    assert fault.path == "Serial[1].Remat.Residual"
+    assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(networks())
+def test_networks_are_valid_and_agree(network):
+    assert not audit(network).disagrees
+    rebuilt = campaign.from_token(campaign.token("jbp", network))
+    assert (rebuilt.layer, rebuilt.inputs, rebuilt.seed) == (network.layer, network.inputs, network.seed)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(networks())
+def test_a_compiled_network_is_the_network(network):
+    """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
+    from verify.compiled import compiled
+    from verify.judge import gradients, output_error, truth
+    from verify.networks import values
+
+    params, x, rng = values(network)
+    y, _ = network.layer.forward(params, x)
+    dy = output_error(y, rng)
+    whole = jax.jit(lambda *args: gradients(network.layer, *args))(params, x, dy)
+    pieces = gradients(compiled(network.layer), params, x, dy)
+    for a, b, c in zip(*map(jax.tree.leaves, (whole, pieces, truth(network.layer, params, x, dy))), strict=True):
+        scale = max(np.abs(c).max(initial=0), 1e-3)
+        assert np.abs(a - b).max(initial=0) <= 1e-9 * scale
+        assert np.abs(a - c).max(initial=0) <= 1e-9 * scale
+
+
+class Broken(jbp.Tanh):
+    def backward(self, params, kept, dy, /):
+        return 1.5 * super().backward(params, kept, dy)[0], ()
+
+
+def _with_broken_tanh():
+    from dataclasses import replace
+
+    source = catalogue()
+    layers = [replace_case(case) for case in source.layers]
+    return replace(source, layers=tuple(layers), names=dict(source.names) | {"Broken": Broken})
+
+
+def replace_case(case):
+    return type(case)(Broken(), *case.inputs) if case.layer == jbp.Tanh() else case
+
+
+def test_a_failing_network_shrinks_to_its_fault():
+    quick = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    network = find(networks(_with_broken_tanh()), lambda network: audit(network).disagrees, settings=quick)
+    inside = [type(node).__name__ for _, node in leaves(network.layer)]
+    assert "Broken" in inside
+    assert len(inside) <= 2
+    assert max(network.inputs.shape) <= 3
+
+
+def test_a_campaign_reports_and_replays_a_failure(monkeypatch, capsys):
+    broken_catalogue = _with_broken_tanh()
+    for module in ("verify.campaign", "verify.networks"):
+        monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": broken_catalogue)
+    tally = campaign.run(100, 3)
+    assert tally.failures
+    failure = tally.failures[0]
+    assert any("Broken() is at fault in its backward" in fault for fault in failure.faults)
+    assert main(["replay", failure.token]) == 1
+    assert "Broken() is at fault" in capsys.readouterr().out
+
+
+def test_batches_are_alike_wherever_they_run():
+    one, two = (campaign.batch("jbp", 5, 0, 10) for _ in range(2))
+    assert (one.layers, one.forms, one.pairs) == (two.layers, two.forms, two.pairs)
+
+
+def test_the_command_says_what_was_covered(capsys):
+    assert main(["networks", "--count", "20", "--seed", "1", "--jobs", "1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20 random networks, 0 disagreements" in said
+    assert "a minute" in said
+    assert "layers:" in said
+
+
+@pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
+def test_what_cannot_run_says_so(arguments, capsys):
+    assert main(arguments) == 2
+    assert "could not run" in capsys.readouterr().out

@@ -1,0 +1,167 @@
+"""Layers compiled once for each shape and used again by every network that holds them.
+
+Between them the combinators run as Python, so that the chain rule is audited in every new arrangement of layers without
+a compiler. That is the difference between four networks a second and a hundred.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from verify.protocol import children, is_buffer, is_float, is_none, join, replace_at, split
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A layer as one compiled function of (params, x, dy), shared by all networks that hold the layer.
+
+    That function gives the layer's y, dx and gradient, and those of `jax.vjp` of its definition. To the network it
+    looks like a layer again: its hand-written half is what forward and pull give, its true half is what `reference`
+    gives and what `jax.vjp` of it finds. One compilation for each layer and shape is all that a campaign pays for.
+    """
+
+    layer: Any
+
+    def init(self, key, x):
+        shapes = _init_shapes(self.layer, _frozen(x))
+        plain = all(hasattr(leaf, "dtype") and is_float(leaf) for leaf in jax.tree.leaves(shapes, is_leaf=is_buffer))
+        if plain:
+            return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)  # `values` draws them
+        return _jitted_init(self.layer, _frozen(x))(key)
+
+    def forward(self, params, x):
+        return hand_and_true(self.layer, params, x)[0], x
+
+    def pull(self, params, x, dy):
+        _, dx, dparams, _, _ = hand_and_true(self.layer, params, x, dy)
+        return dx, dparams
+
+    def backward(self, params, x, dy):
+        return self.pull(params, x, dy)
+
+    def gradient(self, x, delta):
+        return delta
+
+    def advance(self, params, x):
+        return params
+
+    def evaluation(self):
+        return Compiled(self.layer.evaluation())
+
+    def reference(self, params, x):
+        moves, rest = split((params, x))
+        return _definition(self.layer, moves, rest)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _definition(layer, moves, rest):
+    return hand_and_true(layer, *join(moves, rest))[3]
+
+
+def _definition_forward(layer, moves, rest):
+    return _definition(layer, moves, rest), (moves, rest)
+
+
+def _definition_backward(layer, kept, dy):
+    params, x = join(*kept)
+    return hand_and_true(layer, params, x, dy)[4], None
+
+
+_definition.defvjp(_definition_forward, _definition_backward)
+
+
+def hand_and_true(layer, params, x, dy=None):
+    """(y, dx, dparams, true y, true (dparams, dx)) by the one compiled function of the layer."""
+    if dy is None:
+        shapes = _output_shapes(layer, _frozen(params), _frozen(x))
+        dy = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
+    return (_traced if _tracing(params, x, dy) else _compiled)(layer)(params, x, dy)
+
+
+def _tracing(*trees):
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _traced(layer):
+    def both(params, x, dy):
+        y, residuals = layer.forward(params, x)
+        dx, dparams = layer.pull(params, residuals, dy)
+        moves, rest = split((params, x))
+        true, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
+        return y, dx, dparams, true, pullback(_zeros_for_none(dy, true))[0]
+
+    return both
+
+
+@cache
+def _compiled(layer):
+    both = _traced(layer)
+
+    def once_a_shape(params, x, dy):
+        _seen["shapes"] += 1  # runs when a new shape is traced, never when compiled code is called
+        return both(params, x, dy)
+
+    return jax.jit(once_a_shape, compiler_options=_quick())
+
+
+_seen = Counter()
+
+
+def compilations() -> int:
+    """How many functions this process has compiled so far: one for each layer and shape."""
+    return _seen["shapes"]
+
+
+@cache
+def _quick():
+    """Options for quick compilation of what runs a few times on a few numbers, where this compiler knows them."""
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
+    for try_ in (options | {"xla_cpu_use_fusion_emitters": False}, options):
+        try:
+            jax.jit(lambda: 0, compiler_options=try_)()
+        except Exception as error:  # each backend has its own way to say that it has no such option
+            if "option" not in str(error):
+                raise
+        else:
+            return try_
+    return None
+
+
+def _zeros_for_none(dy, y):
+    return jax.tree.map(lambda d, y: np.zeros(y.shape, jax.dtypes.float0) if d is None else d, dy, y, is_leaf=is_none)
+
+
+def _frozen(tree):
+    """The structure, shapes and dtypes of a tree as a value that can be hashed."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _thawed(frozen):
+    structure, shapes = frozen
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+
+
+@cache
+def _init_shapes(layer, x):
+    return jax.eval_shape(layer.init, jax.random.key(0), _thawed(x))
+
+
+@cache
+def _jitted_init(layer, x):
+    return jax.jit(lambda key: layer.init(key, _thawed(x)))
+
+
+@cache
+def _output_shapes(layer, params, x):
+    return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], _thawed(params), _thawed(x))
+
+
+def compiled(layer: Any, units: tuple[type, ...] = ()) -> Any:
+    """The network with its leaves, and its nodes of the types `units`, compiled once and for all."""
+    return replace_at(layer, lambda _, node: Compiled(node) if isinstance(node, units) or not children(node) else node)

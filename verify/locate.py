@@ -1,0 +1,84 @@
+"""Which layer of a network is at fault: every other layer is given its true backward, so only its own can be wrong."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from verify.compiled import Compiled, hand_and_true
+from verify.judge import Outcome, judge
+from verify.networks import Network, values
+from verify.protocol import children, leaves, nodes, replace_at
+
+
+@dataclass(frozen=True)
+class Corrected(Compiled):
+    """A layer whose way back is that of `jax.vjp` of its definition, but for what `own` names: "dx" or "gradient"."""
+
+    own: str = ""
+
+    def pull(self, params, x, dy):
+        _, dx, dparams, _, (true_dparams, true_dx) = hand_and_true(self.layer, params, x, dy)
+        return dx if self.own == "dx" else true_dx, dparams if self.own == "gradient" else true_dparams
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A layer whose backward is wrong: its path in the network, itself, which half, and how far off on which leaf."""
+
+    path: str
+    layer: Any
+    half: str
+    outcome: Outcome
+
+    def __str__(self):
+        place = self.path.rpartition(".")[0]
+        worst = max(self.outcome.differences, key=lambda d: d.error / max(d.scale, 1e-300))
+        return f"{place}{': ' * bool(place)}{self.layer!r} is at fault in its {self.half}; {worst}"
+
+
+def locate(network: Network) -> list[Fault]:
+    """The layers at fault, each found on its own, with every other layer's way back corrected.
+
+    A leaf is at fault if the network disagrees although all other leaves are corrected. A combinator is at fault if the
+    network disagrees with all leaves corrected, and agrees once the combinator is corrected as a whole.
+    """
+    params, x, _ = values(network)
+
+    def outcome(change):
+        layer = replace_at(network.layer, change)
+        return judge(layer, params, x, values(network)[2])
+
+    def with_leaves_true(path, node):
+        return node if children(node) else Corrected(node)
+
+    combined = outcome(with_leaves_true)
+    if combined.disagrees:
+        return _combinator(network, outcome, with_leaves_true, combined)
+    faults = []
+    for path, leaf in leaves(network.layer):
+
+        def alone(own, path=path):
+            def change(p, node):
+                node = with_leaves_true(p, node)
+                if p != path:
+                    return node
+                return Compiled(node.layer) if own is None else replace(node, own=own)
+
+            return outcome(change)
+
+        found = alone(None)
+        if found.disagrees:
+            halves = [half for half, own in (("backward", "dx"), ("gradient", "gradient")) if alone(own).disagrees]
+            faults.append(Fault(path, leaf, " and ".join(halves) or "way back", found))
+    return faults
+
+
+def _combinator(network, outcome, with_leaves_true, combined):
+    inner = [(path, node) for path, node in nodes(network.layer) if children(node)]
+    for path, node in sorted(inner, key=lambda found: -found[0].count(".")):
+
+        def change(p, n, path=path):
+            return Corrected(n) if p == path else with_leaves_true(p, n)
+
+        if not outcome(change).disagrees:
+            return [Fault(path, node, "way back", combined)]
+    return []
