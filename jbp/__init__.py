@@ -29,6 +29,7 @@ from jbp.layers.activation import (
 )  # fmt: skip
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
@@ -36,11 +37,13 @@ from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
-from jbp.layers.loss import MeanSquaredError, SoftmaxCrossEntropy
+from jbp.layers.linear_loss import LinearCrossEntropy
+from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM
+from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh, MeanAbsoluteError, MeanSquaredError
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
@@ -48,12 +51,13 @@ from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
     "CELU", "ELU", "GEGLU", "GELU", "GLU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux", "AveragePool",
-    "BatchNorm", "BatchNormInference", "Bilinear", "Buffer", "CausalSelfAttention", "Concatenate", "Conv",
-    "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut", "Flatten", "Frozen",
-    "GELUTanh", "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Identity",
-    "InstanceNorm", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LoRA", "LogSigmoid", "LogSoftmax", "Logits",
-    "LowRank", "MaxPool", "Maxout", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU",
-    "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers",
-    "cast", "merge", "trainable", "value_and_grad",
+    "BatchNorm", "BatchNormInference", "Bilinear", "BinaryCrossEntropy", "Buffer", "CausalSelfAttention",
+    "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut",
+    "Flatten", "Frozen", "GELUTanh", "GaussianNegativeLogLikelihood", "GlobalAveragePool", "GlobalMaxPool",
+    "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity", "InstanceNorm",
+    "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LinearCrossEntropy", "LoRA", "LogCosh",
+    "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError",
+    "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat",
+    "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU",
+    "Tanh", "Tied", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

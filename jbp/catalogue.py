@@ -145,7 +145,34 @@ FORMS = (
 
 LOSSES = (
     Case(jbp.MeanSquaredError(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    *(
+        Case(loss(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5)))
+        for loss in (
+            jbp.MeanAbsoluteError,
+            jbp.Huber,
+            jbp.LogCosh,
+            jbp.BinaryCrossEntropy,
+            jbp.Hinge,
+            jbp.KullbackLeibler,
+        )
+    ),
+    Case(jbp.Huber(0.3), (f(3, 5), f(3, 5))),
+    Case(jbp.GaussianNegativeLogLikelihood(), (f(3, 8), f(3, 4)), (f(2, 3, 2), f(2, 3, 1))),
     Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
+    Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(jbp.SoftmaxCrossEntropy(smoothing=0.1), (f(3, 5), i(3, below=5))),
+    Case(jbp.SoftmaxCrossEntropy(weights=(0.5, 2.0, 1.0)), (f(5, 3), i(5, below=3))),
+    Case(jbp.SoftmaxCrossEntropy(ignore=1), (f(8, 3), i(8, below=3))),
+    Case(jbp.SoftmaxCrossEntropy(z_loss=0.1), (f(3, 5), i(3, below=5))),
+    Case(jbp.SoftmaxCrossEntropy(cap=2.0), (f(3, 5), i(3, below=5))),
+    Case(jbp.LinearCrossEntropy(5), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
+    Case(jbp.LinearCrossEntropy(8, chunk=4, bias=False), (f(2, 5, 3), i(2, 5, below=8))),
+    Case(
+        jbp.LinearCrossEntropy(3, 2, True, 0.2, (0.5, 2.0, 1.0), 0, 0.01, 3.0),
+        (f(3, 5), i(3, below=3)),
+        (f(5, 2), f(5, 3)),
+    ),
+    Case(jbp.SoftmaxCrossEntropy(0.2, (0.5, 2.0, 1.0), 0, 0.01, 3.0), (f(8, 3), i(8, below=3)), (f(5, 3), f(5, 3))),
 )
 
 
