@@ -37,12 +37,13 @@ from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
+from jbp.layers.gru import GRU, Elman
 from jbp.layers.linear_loss import LinearCrossEntropy
 from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
-from jbp.layers.recurrent import LSTM
+from jbp.layers.recurrent import LSTM, Bidirectional
 from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh, MeanAbsoluteError, MeanSquaredError
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
@@ -50,14 +51,15 @@ from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "CELU", "ELU", "GEGLU", "GELU", "GLU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux", "AveragePool",
-    "BatchNorm", "BatchNormInference", "Bilinear", "BinaryCrossEntropy", "Buffer", "CausalSelfAttention",
-    "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Embedding", "Estimator", "FanOut",
-    "Flatten", "Frozen", "GELUTanh", "GaussianNegativeLogLikelihood", "GlobalAveragePool", "GlobalMaxPool",
-    "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity", "InstanceNorm",
-    "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU", "LinearCrossEntropy", "LoRA", "LogCosh",
-    "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError",
-    "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat",
-    "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU",
-    "Tanh", "Tied", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
+    "CELU", "ELU", "GEGLU", "GELU", "GLU", "GRU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux", "AveragePool",
+    "BatchNorm", "BatchNormInference", "Bidirectional", "Bilinear", "BinaryCrossEntropy", "Buffer",
+    "CausalSelfAttention", "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Elman",
+    "Embedding", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh", "GaussianNegativeLogLikelihood",
+    "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber",
+    "Identity", "InstanceNorm", "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
+    "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout",
+    "MeanAbsoluteError", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU", "ReLU",
+    "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
+    "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers",
+    "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

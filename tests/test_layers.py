@@ -46,7 +46,7 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.LowRank(1, 1), f(1), f(0, 3)),
     Case(jbp.LoRA(1, 1), f(1), f(0, 3)),
     Case(jbp.Bilinear(1), (f(1), f(2)), (f(0, 2), f(0, 1))),
-    Case(jbp.LSTM(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)),
+    *(Case(layer(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)) for layer in (jbp.LSTM, jbp.GRU, jbp.Elman)),
     Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),
     Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
     Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),

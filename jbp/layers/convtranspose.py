@@ -39,14 +39,12 @@ class ConvTranspose(Layer):
         rank = len(self.kernel)
         stride, dilation = spread(self.stride, rank), spread(self.dilation, rank)
         window = [d * (k - 1) + 1 for d, k in zip(dilation, self.kernel, strict=True)]
-        cut = self.padding
-        if cut == "VALID":
-            cut = ((0, 0),) * rank
-        if cut == "SAME":
+        cut = ((0, 0),) * rank if isinstance(self.padding, str) else self.padding
+        if self.padding == "SAME":
             total = [w - s for w, s in zip(window, stride, strict=True)]
             cut = tuple((max(t, 0) // 2, t - max(t, 0) // 2) for t in total)
         full = [(n - 1) * s + w for n, s, w in zip(sizes, stride, window, strict=True)]
-        return stride, dilation, cut, tuple(m - low - high for m, (low, high) in zip(full, cut, strict=True))  # pyright: ignore
+        return stride, dilation, cut, tuple(m - low - high for m, (low, high) in zip(full, cut, strict=True))
 
     def _check(self, x):
         rank = len(self.kernel)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.errors import floats, take
+from jbp.errors import LayerError, at, floats, show, take
 from jbp.layer import Layer
 from jbp.layers.shape import along
 
@@ -41,7 +41,7 @@ class LSTM(Layer):
 
     def forward(self, params, x, /):
         w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
-        z = _time_first(x) @ w
+        z = time_first(x) @ w
         z = z + along(b, z)
         zero = jnp.zeros((x.shape[0], self.features), x.dtype)
 
@@ -52,7 +52,7 @@ class LSTM(Layer):
             return (o * jnp.tanh(c), c), (jnp.concatenate([i, f, o, g], -1), c)
 
         _, (gates, c) = lax.scan(step, (zero, zero), z)
-        return _time_first(_hidden(gates, c)), (x, gates, c)
+        return time_first(_hidden(gates, c)), (x, gates, c)
 
     def backward(self, params, residuals, dy, /):
         _, gates, c = residuals
@@ -72,8 +72,8 @@ class LSTM(Layer):
             )
             return (dz @ u.T, k * f), dz
 
-        _, dz = lax.scan(step, (zero, zero), (_time_first(dy), gates, c, before), reverse=True)
-        return _time_first(dz @ w.T), dz
+        _, dz = lax.scan(step, (zero, zero), (time_first(dy), gates, c, before), reverse=True)
+        return time_first(dz @ w.T), dz
 
     def gradient(self, residuals, dz, /):
         x, gates, c = residuals
@@ -90,10 +90,10 @@ class LSTM(Layer):
             return (h, c), h
 
         zero = jnp.zeros((x.shape[0], self.features), x.dtype)
-        return _time_first(lax.scan(cell, (zero, zero), _time_first(x))[1])
+        return time_first(lax.scan(cell, (zero, zero), time_first(x))[1])
 
 
-def _time_first(x):
+def time_first(x):
     return jnp.swapaxes(x, 0, 1)
 
 
@@ -104,3 +104,73 @@ def _gates(z):
 
 def _hidden(gates, c):
     return jnp.split(gates, 4, -1)[2] * jnp.tanh(c)
+
+
+@dataclass(frozen=True)
+class Bidirectional(Layer):
+    """y = (f(θ₁, x) | g(θ₂, x reversed) reversed): a layer run both ways through time, with parameters for each.
+
+        dx = what f sends down of its half of dy + what g sends down of its half reversed, reversed again
+
+    Keeps what both runs keep. Parameters are a pair of the layer's. Shapes: x (b, t, i), f from (b, t, i) to (b, t, h),
+    y (b, t, 2h). (Schuster & Paliwal, *Bidirectional Recurrent Neural Networks*, 1997.) Raises LayerError for anything
+    but a pair of parameters, and if f does not keep batch and time.
+    """
+
+    layer: Layer
+
+    def init(self, key, x, /):
+        floats(self, x, "(batch, time, features)", rank=3)
+        params = []
+        for label, one in zip(_WAYS, jax.random.split(key), strict=True):
+            with at(self, label):
+                params.append(self.layer.init(one, x))
+        return tuple(params)
+
+    def _both(self, way, *trees):
+        done = []
+        for label, *parts in zip(_WAYS, *trees, strict=True):
+            with at(self, label):
+                done.append(way(*parts))
+        return tuple(done)
+
+    def forward(self, params, x, /):
+        floats(self, x, "(batch, time, features)", rank=3)
+        if not isinstance(params, tuple | list) or len(params) != 2:
+            raise LayerError(
+                self,
+                f"got parameters {show(params)}; expected a pair, one for each way. "
+                "Are these the parameters of another network? Make them with net.init(key, x).",
+            )
+        (y, first), (z, second) = self._both(self.layer.forward, params, (x, jnp.flip(x, 1)))
+        if y.shape[:-1] != x.shape[:-1]:
+            raise LayerError(
+                self,
+                f"got an inner layer from {show(x)} to {show(y)}; expected it to keep batch and time. "
+                "Put what shortens the sequence after the Bidirectional.",
+            )
+        return jnp.concatenate([y, jnp.flip(z, 1)], -1), (first, second)
+
+    def _down(self, way, params, residuals, dy):
+        one, two = jnp.split(dy, 2, -1)
+        (dx, first), (dz, second) = self._both(way, params, residuals, (one, jnp.flip(two, 1)))
+        return dx + jnp.flip(dz, 1), (first, second)
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down(self.layer.pull, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        return self._both(self.layer.gradient, residuals, delta)
+
+    def advance(self, params, residuals, /):
+        return self._both(self.layer.advance, params, residuals)
+
+    def reference(self, params, x, /):
+        y, z = self.layer.reference(params[0], x), self.layer.reference(params[1], x[:, ::-1])
+        return jnp.concatenate([y, z[:, ::-1]], -1)
+
+
+_WAYS = ".forward", ".backward"

@@ -1,7 +1,9 @@
 """Losses of numbers against numbers: the mean over all elements."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -32,6 +34,9 @@ def alike(layer, x):
 
 class _Difference(Layer):
     """y = mean f(e), e = p − t.      dp = f'(e) dy / count      dt = −dp.  Keeps e. `_f` and `_slope` are f and f'."""
+
+    _f: Callable[[Any], Any]
+    _slope: Callable[[Any], Any]
 
     def forward(self, params, x, /):
         p, t = alike(self, x)

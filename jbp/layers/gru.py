@@ -1,0 +1,164 @@
+"""Recurrent layers with one state. As in recurrent.py, the weight gradients are products outside of the loop."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.errors import floats, take
+from jbp.layer import Layer
+from jbp.layers.recurrent import time_first
+from jbp.layers.shape import along
+
+
+def _before(h):
+    """h_{t−1} for every t: h one step later, zero at first."""
+    return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+
+
+def _weights(key, i, h, gates, dtype):
+    one, two = jax.random.split(key)
+    w = jax.random.normal(one, (i, gates * h), dtype) * max(i, 1) ** -0.5
+    return {"w": w, "u": jax.random.normal(two, (h, gates * h), dtype) * max(h, 1) ** -0.5}
+
+
+@dataclass(frozen=True)
+class Elman(Layer):
+    """h_t = tanh(x_t W + h_{t−1} U + b), y = h.
+
+        dz_t = (dy_t + dz_{t+1} Uᵀ) (1 − h_t²)      dx = dz Wᵀ
+        dW = Σ xᵀ dz      dU = Σ h_{t−1}ᵀ dz_t      db = Σ dz
+
+    delta is dz of all steps. Keeps x and h, which is y. h starts at zero. Shapes: x (b, t, i), W (i, h), U (h, h),
+    b (h,), y (b, t, h). (Elman, *Finding Structure in Time*, 1990.) Raises LayerError for another rank.
+    """
+
+    features: int
+
+    def _shapes(self, x):
+        h = self.features
+        return {"w": (x.shape[-1], h), "u": (h, h), "b": (h,)}
+
+    def init(self, key, x, /):
+        i = floats(self, x, "(batch, time, features)", rank=3).shape[-1]
+        return _weights(key, i, self.features, 1, x.dtype) | {"b": jnp.zeros(self.features, x.dtype)}
+
+    def forward(self, params, x, /):
+        w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
+        z = time_first(x) @ w
+        z = z + along(b, z)
+
+        def step(h, z):
+            h = jnp.tanh(z + h @ u)
+            return h, h
+
+        _, h = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
+        return time_first(h), (x, h)
+
+    def backward(self, params, residuals, dy, /):
+        _, h = residuals
+        w, u = params["w"], params["u"]
+
+        def step(recurrent, now):
+            dy, h = now
+            dz = (dy + recurrent) * (1 - h * h)
+            return dz @ u.T, dz
+
+        _, dz = lax.scan(step, jnp.zeros(h.shape[1:], h.dtype), (time_first(dy), h), reverse=True)
+        return time_first(dz @ w.T), dz
+
+    def gradient(self, residuals, dz, /):
+        x, h = residuals
+        u = jnp.einsum("tbh,tbz->hz", h[:-1], dz[1:])
+        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": u, "b": dz.sum((0, 1))}
+
+    def reference(self, params, x, /):
+        h, ys = jnp.zeros((x.shape[0], self.features), x.dtype), []
+        for t in range(x.shape[1]):
+            h = jnp.tanh(x[:, t] @ params["w"] + h @ params["u"] + params["b"][None])
+            ys.append(h)
+        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, self.features), x.dtype)
+
+
+@dataclass(frozen=True)
+class GRU(Layer):
+    """h_t = (1 − u) n + u h_{t−1},  u, r = σ(·), n = tanh(x W_n + b_n + r a),  a = h_{t−1} U_n + c.
+
+    u and r are of x W + h_{t−1} U + b. Back through time, with e_t the error at h_t:
+
+        e_t = dy_t + e_{t+1} u_{t+1} + (du|dr|da)_{t+1} Uᵀ      dn = e (1 − u) (1 − n²)      da = dn r
+        du = e (h_{t−1} − n) u (1 − u)      dr = dn a r (1 − r)
+        dx = (du|dr|dn) Wᵀ    dW = Σ xᵀ (du|dr|dn)    dU = Σ h_{t−1}ᵀ (du|dr|da)    db = Σ (du|dr|dn)    dc = Σ da
+
+    delta is (du|dr|dn|da) of all steps. Keeps x, h, which is y, and (u|r|n|a). h starts at zero. Shapes: x (b, t, i),
+    W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the order u, r, n. (Cho et al., *Learning Phrase
+    Representations*, 2014, §2.3, with r after the product as in cuDNN, PyTorch and Keras.) LayerError for another rank.
+    """
+
+    features: int
+
+    def _shapes(self, x):
+        h = self.features
+        return {"w": (x.shape[-1], 3 * h), "u": (h, 3 * h), "b": (3 * h,), "c": (h,)}
+
+    def init(self, key, x, /):
+        i, h = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.features
+        return _weights(key, i, h, 3, x.dtype) | {"b": jnp.zeros(3 * h, x.dtype), "c": jnp.zeros(h, x.dtype)}
+
+    def forward(self, params, x, /):
+        w, u, b, c = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
+        z = time_first(x) @ w
+        z = z + along(b, z)
+
+        def step(h, z):
+            zu, zr, zn = jnp.split(z, 3, -1)
+            hu, hr, a = jnp.split(h @ u, 3, -1)
+            a = a + along(c, a)
+            update, reset = lax.logistic(zu + hu), lax.logistic(zr + hr)
+            n = jnp.tanh(zn + reset * a)
+            h = (1 - update) * n + update * h
+            return h, (h, jnp.concatenate([update, reset, n, a], -1))
+
+        _, (h, gates) = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
+        return time_first(h), (x, h, gates)
+
+    def backward(self, params, residuals, dy, /):
+        _, h, gates = residuals
+        w, u = params["w"], params["u"]
+
+        def step(recurrent, now):
+            dy, before, gates = now
+            update, r, n, a = jnp.split(gates, 4, -1)
+            e = dy + recurrent
+            dn = e * (1 - update) * (1 - n * n)
+            du = e * (before - n) * update * (1 - update)
+            dr, da = dn * a * r * (1 - r), dn * r
+            return e * update + jnp.concatenate([du, dr, da], -1) @ u.T, jnp.concatenate([du, dr, dn, da], -1)
+
+        zero = jnp.zeros(h.shape[1:], h.dtype)
+        _, delta = lax.scan(step, zero, (time_first(dy), _before(h), gates), reverse=True)
+        return time_first(delta[..., : 3 * self.features] @ w.T), delta
+
+    def gradient(self, residuals, delta, /):
+        x, h, _ = residuals
+        du, dr, _, da = jnp.split(delta, 4, -1)
+        outer, inner = delta[..., : 3 * self.features], jnp.concatenate([du, dr, da], -1)
+        return {
+            "w": jnp.einsum("bti,tbz->iz", x, outer),
+            "u": jnp.einsum("tbh,tbz->hz", h[:-1], inner[1:]),
+            "b": outer.sum((0, 1)),
+            "c": da.sum((0, 1)),
+        }
+
+    def reference(self, params, x, /):
+        n, h, ys = self.features, jnp.zeros((x.shape[0], self.features), x.dtype), []
+        w, u, b, c = (params[k] for k in "wubc")
+        for t in range(x.shape[1]):
+            update, reset = (
+                jax.nn.sigmoid(x[:, t] @ w[:, g] + b[None, g] + h @ u[:, g]) for g in (slice(n), slice(n, 2 * n))
+            )
+            new = jnp.tanh(x[:, t] @ w[:, 2 * n :] + b[None, 2 * n :] + reset * (h @ u[:, 2 * n :] + c[None]))
+            h = update * h + (1 - update) * new
+            ys.append(h)
+        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, n), x.dtype)
