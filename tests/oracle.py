@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbp.catalogue import Array
+from jbp.layer import Layer
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
 
@@ -51,6 +52,8 @@ def reverse(net, params, x, dy):
     """(y, (dparams, dx) in one pull, the same by backward and gradient apart)."""
     y, residuals = net.forward(params, x)
     dx, together = net.pull(params, residuals, dy)
+    if type(net).pull is Layer.pull:  # backward and then gradient
+        return y, (together, dx), (together, dx)
     dx_apart, delta = net.backward(params, residuals, dy)
     return y, (together, dx), (net.gradient(residuals, delta), dx_apart)
 

@@ -19,6 +19,8 @@ import jbp.catalogue
 import jbp.layers
 from jbp.layer import Layer
 from jbp.layers.activation import Elementwise
+from jbp.layers.gated import Gated
+from jbp.layers.loss import Entropy
 from jbp.sweep import children
 
 ROOT = Path(jbp.__file__).parent.parent
@@ -211,6 +213,8 @@ def used(cases, forms):
 
 UNLISTED = {
     Elementwise: "what the rows of the table have in common",
+    Gated: "what the rows of its table have in common",
+    Entropy: "what cross-entropy losses have in common",
     jbp.Identity: "puts labels past a network, in every case with a loss",
 }
 
