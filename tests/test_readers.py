@@ -42,9 +42,13 @@ from jbp import (
     trainable,
 )
 from jbp.layers.activation import PReLU
+from jbp.layers.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.gated import Maxout, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
+from jbp.layers.lowrank import LowRank
 from jbp.layers.norm import BatchNormInference, RMSNorm
+from jbp.layers.pool import GlobalMaxPool
 from jbp.readers import deltas, per_example_squared_norms
 
 LOSS = SoftmaxCrossEntropy()
@@ -74,6 +78,12 @@ PLAIN = {
     "GlobalAveragePool": (
         Serial(Conv(4, (2, 2), stride=2, groups=2), GlobalAveragePool(), Dense(CLASSES)),
         flat(4, 6, 2),
+    ),
+    "pools": (
+        Serial(
+            ConvTranspose(3, (2, 2)), AveragePool(), AdaptiveAveragePool((2, 1)), GlobalMaxPool(), LowRank(CLASSES, 2)
+        ),
+        flat(4, 4, 2),
     ),
     "norms": (
         Serial(

@@ -19,14 +19,17 @@ from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation import CELU, Elementwise, PReLU
 from jbp.layers.attention import CausalSelfAttention
+from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.conv import Conv
+from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import Gated, Maxout
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
+from jbp.layers.lowrank import LowRank
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
-from jbp.layers.pool import GlobalAveragePool, MaxPool
+from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
@@ -107,7 +110,8 @@ def _each(layer, residuals, delta):
     return jax.lax.map(one, (residuals, delta))
 
 
-@_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference, MaxPool, GlobalAveragePool)
+@_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
+@_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 @_register(Identity, Flatten, FanOut, Add, Concatenate)
 def _(layer, residuals, delta, /):
     return jnp.zeros(())
@@ -167,7 +171,7 @@ def _(layer, x, dy, /):
     return w + _square(dy.sum(1)) if getattr(layer, "bias", False) else w
 
 
-@_register(Conv, PReLU, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, BatchNormInference)
+@_register(Conv, ConvTranspose, LowRank, PReLU, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, BatchNormInference)
 def _(layer, residuals, delta, /):
     return _each(layer, residuals, delta)
 
