@@ -65,7 +65,7 @@ def _print_campaign(tally, elapsed, marks, options, jobs):
             console.print(f"  {tally.remarks[remark]} {words}")
     console.print(
         f"  speed: {rate:.0f} a minute over {elapsed:.0f} s in {jobs} processes"
-        + (f", {marks['first minute']} in the first minute" if elapsed > 60 else "")
+        + (f", {marks.get('first minute', 0)} in the first minute" if elapsed > 60 else "")
         + f"; {tally.compilations} layers compiled"
     )
     if tally.warm:
