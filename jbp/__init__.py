@@ -41,6 +41,7 @@ from jbp.layers.gru import GRU, Elman
 from jbp.layers.linear_loss import LinearCrossEntropy
 from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
+from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM, Bidirectional
@@ -58,8 +59,8 @@ __all__ = [
     "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber",
     "Identity", "InstanceNorm", "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
     "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout",
-    "MeanAbsoluteError", "MeanSquaredError", "Mish", "PReLU", "Parallel", "Positions", "RMSNorm", "ReGLU", "ReLU",
-    "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
+    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Parallel", "Positions", "RMSNorm",
+    "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
     "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers",
     "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

@@ -45,14 +45,12 @@ class Case:
 class Form:
     """A way to make a layer out of others: `build(*networks)`, one for each of `keeps`.
 
-    keeps[k] says whether network k must have an output shaped like its input. `unit` marks forms that hold a loop,
-    which a campaign compiles as one function and keeps.
+    keeps[k] says whether network k must have an output shaped like its input.
     """
 
     name: str
     build: Callable[..., Layer]
     keeps: tuple[bool, ...]
-    unit: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,9 @@ LAYERS = (
     Case(jbp.Bidirectional(jbp.Dropout(0.3)), f(2, 5, 3)),
     Case(jbp.CausalSelfAttention(1), f(2, 5, 3)),
     Case(jbp.CausalSelfAttention(2), f(2, 5, 8)),
+    Case(jbp.MultiHeadAttention(1), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2)), (f(2, 5, 3), i(2, 5, below=2))),
+    Case(jbp.MultiHeadAttention(2, causal=True, window=2), f(2, 5, 8)),
+    Case(jbp.MultiHeadAttention(4, groups=2, window=3), f(2, 5, 8), (f(2, 5, 8), f(2, 3, 5), i(2, 3, below=2))),
     Case(jbp.Conv(2, (1, 1)), f(2, 5, 3, 2)),
     Case(jbp.Conv(3), f(2, 5, 3, 2)),
     Case(jbp.Conv(2, (3, 2), stride=(2, 1), padding="VALID"), f(2, 5, 3, 2)),
@@ -145,7 +146,7 @@ FORMS = (
         (True, True),
     ),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
-    Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,), unit=True),
+    Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
 )
 
 LOSSES = (

@@ -52,6 +52,9 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     *(Case(layer(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)) for layer in (jbp.LSTM, jbp.GRU, jbp.Elman)),
     Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),
     Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
+    Case(jbp.MultiHeadAttention(2, 1), f(1, 1, 2), f(0, 3, 4), (f(1, 130, 2), f(1, 3, 2))),
+    Case(jbp.MultiHeadAttention(1), (f(2, 3, 2), i(2, 3, below=1))),  # nothing may be seen
+    Case(jbp.MultiHeadAttention(1, causal=True, window=100), (f(1, 257, 2), i(1, 257, below=2))),
     Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
     Case(jbp.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
     Case(jbp.SoftmaxCrossEntropy(ignore=0), (f(4, 3), i(4, below=1))),  # every row is ignored
@@ -158,6 +161,9 @@ def test_ties_in_a_maximum_follow_the_convention(layer):
 def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     monkeypatch.setattr(jbp.layers.attention, "BLOCK", block)
     audit(jbp.CausalSelfAttention(2), draw(f(2, n, 4)))
+    for settings in ({}, {"causal": True}, {"window": 2}, {"causal": True, "window": 3, "groups": 1}):
+        audit(jbp.MultiHeadAttention(2, **settings), draw((f(2, n, 4), i(2, n, below=2))))
+    audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
 @pytest.mark.parametrize(("layer", "spec"), ONCE)

@@ -20,7 +20,7 @@ def _causal(i, j, block):
     return rows + i * block >= columns + j * block
 
 
-def _blocks(x, block):
+def blocks(x, block):
     """(..., n, d) -> (n / block, ..., block, d), the last block filled with zeros."""
     *batch, n, d = x.shape
     count = -(-n // block)
@@ -28,8 +28,8 @@ def _blocks(x, block):
     return jnp.moveaxis(x.reshape(*batch, count, block, d), -3, 0)
 
 
-def _whole(x, n):
-    """The inverse of `_blocks`, cut to n rows."""
+def unblocked(x, n):
+    """The inverse of `blocks`, cut to n rows."""
     x = jnp.moveaxis(x, 0, -3)
     *batch, count, block, d = x.shape
     return x.reshape(*batch, count * block, d)[..., :n, :]
@@ -48,7 +48,7 @@ def attend(q, k, v):
     """
     n, d = q.shape[-2:]
     block = max(1, min(BLOCK, n))
-    q, k, v = _blocks(q * d**-0.5, block), _blocks(k, block), _blocks(v, block)
+    q, k, v = blocks(q * d**-0.5, block), blocks(k, block), blocks(v, block)
     row = jnp.zeros((*q.shape[1:-1], 1), wide(q).dtype)
 
     def rows(i_q):
@@ -67,7 +67,7 @@ def attend(q, k, v):
         return (o / total).astype(v.dtype), top + jnp.log(total)
 
     o, logs = lax.map(rows, (jnp.arange(q.shape[0], dtype=jnp.int32), q))
-    return _whole(o, n), _whole(logs, n)
+    return unblocked(o, n), unblocked(logs, n)
 
 
 def attend_back(q, k, v, o, logs, do):
@@ -80,7 +80,7 @@ def attend_back(q, k, v, o, logs, do):
     n, d = q.shape[-2:]
     block, dtype = max(1, min(BLOCK, n)), q.dtype
     row = (wide(do) * wide(o)).sum(-1, keepdims=True)
-    q, k, v, do, logs, row = (_blocks(x, block) for x in (q * d**-0.5, k, v, do, logs, row))
+    q, k, v, do, logs, row = (blocks(x, block) for x in (q * d**-0.5, k, v, do, logs, row))
     dot = partial(jnp.einsum, preferred_element_type=logs.dtype)
 
     def rows(carry, now):
@@ -102,7 +102,7 @@ def attend_back(q, k, v, o, logs, do):
         (jnp.zeros(k.shape, logs.dtype), jnp.zeros(v.shape, logs.dtype)),
         (jnp.arange(q.shape[0], dtype=jnp.int32), q, do, logs, row),
     )
-    return tuple(_whole(g, n).astype(dtype) for g in (dq, dk, dv))
+    return tuple(unblocked(g, n).astype(dtype) for g in (dq, dk, dv))
 
 
 @dataclass(frozen=True)
