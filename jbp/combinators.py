@@ -5,7 +5,7 @@ Residuals, deltas and gradients of a combinator have the shape of its parameters
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +194,8 @@ class Repeat(Layer):
 
     layer: Layer
     times: int
+
+    scans: ClassVar = True  # who runs networks without `jit` had better compile this one as a whole
 
     def __post_init__(self):
         if self.times < 1:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -76,21 +75,21 @@ def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tall
 
 
 def _batch(source, name, campaign_seed, number, size):
-    tally, units, failing = Tally(), _units(name), []
+    tally, failing = Tally(), []
 
     @seed(campaign_seed * 1_000_003 + number)
     @settings(
         max_examples=size,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
         phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
     )
     @given(networks(source))
     def run(network):
         start, before = time.perf_counter(), compilations()
-        outcome = audit(network, units)
+        outcome = audit(network)
         seconds, new = time.perf_counter() - start, compilations() - before
         if outcome.disagrees:
             failing.append((network, outcome))  # the last one is the smallest, once shrinking is over
@@ -127,14 +126,6 @@ def _cover(tally, network):
         tally.layers[type(node).__name__] += 1
         inner = [type(child).__name__ for label, child in children(node) if label.startswith("[")]
         tally.pairs.update(pairwise(inner))
-
-
-@cache
-def _units(name):
-    """The types of the catalogue's forms that hold a loop."""
-    source = catalogue(name)
-    still = source.layers[0].layer
-    return tuple({type(form.build(*(still for _ in form.keeps))) for form in source.forms if form.unit})
 
 
 def run(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from verify.protocol import children, is_buffer, is_float, is_none, join, replace_at, split
+from verify.protocol import children, is_buffer, is_float, is_none, join, replace_at, scans, split
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,10 @@ def _output_shapes(layer, params, x):
     return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], _thawed(params), _thawed(x))
 
 
-def compiled(layer: Any, units: tuple[type, ...] = ()) -> Any:
-    """The network with its leaves, and its nodes of the types `units`, compiled once and for all."""
-    return replace_at(layer, lambda _, node: Compiled(node) if isinstance(node, units) or not children(node) else node)
+def compiled(layer: Any) -> Any:
+    """The network with its leaves, and what scans over its inner layers, compiled once and for all."""
+
+    def change(_, node):
+        return Compiled(node) if scans(node) or not (children(node) or isinstance(node, Compiled)) else node
+
+    return replace_at(layer, change)

@@ -86,10 +86,10 @@ class Outcome:
         return bool(self.differences) and not self.remark
 
 
-def audit(network: Network, units: tuple[type, ...] = ()) -> Outcome:
+def audit(network: Network) -> Outcome:
     """One network's gradient by its own sweep against the truth, every element of every leaf."""
     params, x, rng = values(network)
-    return judge(compiled(network.layer, units), params, x, rng)
+    return judge(network.layer, params, x, rng)
 
 
 def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
@@ -99,6 +99,7 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     BatchNorm, whose gradient is zero but for rounding, or equal values in a maximum that come out in another order.
     It is measured, at eight roundings, only where a difference was found; a mistake is larger by orders of magnitude.
     """
+    layer = compiled(layer)
     y, residuals = layer.forward(params, x)
     dy = output_error(y, rng)
     ours, true = layer.pull(params, residuals, dy), truth(layer, params, x, dy)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from verify.protocol import children, is_buffer, is_float
+from verify.protocol import children, is_buffer, is_float, scans
 
 STARTS = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
 SIZES = {1, 2, 3, 5, 8, 10, 15, 16}  # of axes, on the way: few, so that layers meet shapes that were compiled before
@@ -66,7 +66,7 @@ def spec(inputs: Any, dtype: Any = np.float64) -> Any:
 
 
 @cache
-def after(layer: Any, x: Array) -> Array | None:
+def after(layer: Any, x: Any) -> Array | None:
     """What layer makes of x: an Array, or None where it refuses x or makes something else than one floating array."""
 
     def run(key, x):
@@ -91,21 +91,20 @@ class _Draw:
         return self.draw(st.integers(0, n - 1))
 
     def leaf(self, x: Array, keeps: bool) -> tuple[Any, Array]:
-        cases = _cases(self.source.layers, len(x.shape))
-        start = self.index(len(cases))
-        for k in range(len(cases)):
-            layer = cases[(start + k) % len(cases)]
-            y = after(layer, x)
+        n, start = len(self.source.layers), self.index(len(self.source.layers))
+        for k in range(n):
+            case = self.source.layers[(start + 17 * k) % n]  # the same index, the same layer, whatever arrives
+            y = after(case.layer, x) if len(x.shape) in _ranks(case) else None
             if y is not None and (y == x or (not keeps and _bounded(y))):
-                return layer, y
+                return case.layer, y
         raise CatalogueError(
             f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
         )
 
     def form(self, x: Array, keeps: bool, depth: int) -> tuple[Any, Array]:
         form = self.source.forms[self.index(len(self.source.forms))]
-        most = 1 if form.unit else 2
-        inner = [self.chain(x, keeps or k, 0 if form.unit else depth - 1, most) for k in form.keeps]
+        flat = scans(form.build(*(self._still(x) for _ in form.keeps)))  # compiled as one: let there be few of them
+        inner = [self.chain(x, keeps or k, 0 if flat else depth - 1, 1 if flat else 2) for k in form.keeps]
         layer, y = form.build(*(layer for layer, _ in inner)), inner[0][1]
         if all(form.keeps):  # what comes out then depends on x alone
             y = after(form.build(*(self._still(x) for _ in inner)), x)
@@ -115,7 +114,7 @@ class _Draw:
         return layer, y
 
     def _still(self, x):
-        return next(layer for layer in _cases(self.source.layers, len(x.shape)) if after(layer, x) == x)
+        return next(c.layer for c in self.source.layers if len(x.shape) in _ranks(c) and after(c.layer, x) == x)
 
     def chain(self, x: Array, keeps: bool, depth: int, most: int) -> tuple[Any, Array]:
         layers = []
@@ -133,13 +132,9 @@ def _bounded(x: Array) -> bool:
 
 
 @cache
-def _cases(layers: tuple[Any, ...], rank: int) -> list[Any]:
-    """The layers of the catalogue that have a case with as many axes, in its order."""
-    return [
-        case.layer
-        for case in layers
-        if any(x.below is None and len(x.shape) == rank for x in case.inputs if hasattr(x, "shape"))
-    ]
+def _ranks(case: Any) -> set[int]:
+    """The numbers of axes that a case says its layer takes as one floating array."""
+    return {len(x.shape) for x in case.inputs if getattr(x, "below", 0) is None}
 
 
 @st.composite
@@ -150,29 +145,45 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
     """
     source = catalogue() if source is None else source
     pen = _Draw(draw, source)
-    openers = [(case.layer, x) for case in source.layers for x in case.inputs if getattr(x, "below", None)]
-    first, x = None, Array(STARTS[pen.index(len(STARTS))])
-    if openers and pen.index(6) == 5:
-        first, opening = openers[pen.index(len(openers))]
-        x = after(first, Array(opening.shape, opening.below))
-        assert x is not None, f"{first!r} refuses its own case {opening}"
-        inputs = Array(opening.shape, opening.below)
-    else:
-        inputs = x
+    # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
+    x, seed = Array(STARTS[pen.index(len(STARTS))]), draw(st.integers(0, 2**16))
+    opens, closes, evaluates = pen.index(6) == 5, pen.index(6) == 5, pen.index(8) == 7
+    opening, closing = pen.index(1000), pen.index(1000)
+    openers = [(case.layer, ids) for case in source.layers for ids in case.inputs if getattr(ids, "below", None)]
+    first, inputs = (), x
+    if opens and openers:
+        layer, ids = openers[opening % len(openers)]
+        first, inputs = (layer,), Array(ids.shape, ids.below)
+        x = after(layer, inputs)
+        if x is None:
+            raise CatalogueError(f"got {layer!r}, which refuses its own case {inputs}; expected it to take it.")
     layer, y = pen.chain(x, False, depth, most)
-    if first is not None:
+    if first:
         layer = source.serial(
-            first, *(child for _, child in children(layer)) if type(layer) is source.serial else (layer,)
+            *first, *([child for _, child in children(layer)] if _is_chain(layer, source) else [layer])
         )
-    losses = [(c.layer, pair) for c in source.losses for pair in c.inputs if len(pair[0].shape) == len(y.shape)]
-    if losses and inputs.below is None and pen.index(6) == 5:
-        loss, (_, target) = losses[pen.index(len(losses))]
-        shape = y.shape[: len(target.shape)]
-        target = Array(shape, None if target.below is None else y.shape[-1])
+    losses = [] if first else _losses(source.losses, y)
+    if closes and losses:
+        loss, target = losses[closing % len(losses)]
         layer, inputs = source.with_loss(layer, loss), (inputs, target)
-    if pen.index(8) == 7:
-        layer = layer.evaluation()
-    return Network(layer, inputs, draw(st.integers(0, 2**16)), tuple(pen.forms))
+    return Network(layer.evaluation() if evaluates else layer, inputs, seed, tuple(pen.forms))
+
+
+def _is_chain(layer, source):
+    return type(layer) is type(source.serial(layer))
+
+
+@cache
+def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, Array]]:
+    """(loss, target) for each loss that takes y with a target shaped like that of one of its cases."""
+    found = []
+    for case in cases:
+        for _, target in (pair for pair in case.inputs if isinstance(pair, tuple) and len(pair) == 2):
+            shape = y.shape[: len(target.shape)]
+            target = Array(shape, None if target.below is None else y.shape[-1])
+            if after(case.layer, (y, target)) == Array(()):
+                found.append((case.layer, target))
+    return list(dict.fromkeys(found))
 
 
 def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.random.Generator]:

@@ -44,6 +44,11 @@ def children(layer: Any) -> list[tuple[str, Any]]:
     return found
 
 
+def scans(layer: Any) -> bool:
+    """Whether the layer says that it runs its inner layers in a compiled loop."""
+    return getattr(layer, "scans", False) is True
+
+
 def nodes(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every layer of a network with its path (`Serial[2].Residual.Conv`), the network itself first."""
     yield path + type(layer).__name__, layer

@@ -194,7 +194,7 @@ FAULTS = [
     ("forgotten sum", jbp.Positions(9), leaf("p", lambda g: g / 2), 3),
     ("one element", jbp.Dense(5), one_element, 2),
     ("one element", jbp.LSTM(5), one_element, 3),
-    ("one element", jbp.ReLU(), one_element, 3),
+    ("one element", jbp.Tanh(), one_element, 3),
     ("clipped", jbp.Dense(5), clipped, 2),
     ("clipped", jbp.Conv(2), clipped, 4),
 ]
