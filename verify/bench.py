@@ -14,7 +14,7 @@ from verify.oracles import Oracle, inner_jaxprs, open_jaxpr
 from verify.subject import Flat, wide
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - a signal between modules, seen by no user
     """A stranger's code raised. `stage` says whether going forward already did, or only the way back."""
 
     def __init__(self, error: Exception, stage: str):
@@ -155,7 +155,7 @@ def changed(s: Sample, k: int, f: Callable[[np.ndarray], np.ndarray]) -> Sample:
 
 
 def narrow(f: Callable, floats: Leaves, others: Leaves, dy: Leaves) -> str:
-    """The narrowest floating dtype that values depending on float64 inputs are rounded to inside f, "" if there is none."""
+    """The narrowest floating dtype that values depending on float64 inputs are rounded to in f, "" for none."""
     with wide("float64"):
         jaxpr = jax.make_jaxpr(f)(floats, others, dy).jaxpr
     found = _rounded(jaxpr, {v for v in jaxpr.invars if _float_bits(v) == 64})

@@ -117,7 +117,12 @@ def _other_like(x: Any, rng: np.random.Generator) -> Any:
         return rng.permutation(x.ravel()).reshape(x.shape)
     if not np.issubdtype(x.dtype, np.integer) or x.size < 2 or _fixed(x):
         return x
-    return rng.integers(x.min(), x.max(), size=x.shape, endpoint=True).astype(x.dtype)
+    return rng.integers(_least(x), x.max(), size=x.shape, endpoint=True).astype(x.dtype)
+
+
+def _least(x: np.ndarray) -> int:
+    """The least value to try: 0 is as good an index as those that the example happens to have."""
+    return min(int(x.min()), 0)
 
 
 def _fixed(x: np.ndarray) -> bool:
@@ -209,14 +214,14 @@ def _other_values(x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]
             yield "first row false", _set(x | True, 0, False)
             yield "last row false", _set(x | True, -1, False)
     elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x):
-        yield "all first", np.full_like(x, x.min())
+        yield "all first", np.full_like(x, _least(x))
         yield "all last", np.full_like(x, x.max())
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
 
 
 def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterator[tuple[str, Leaves]]:
-    """(label, cotangent) for outputs of these shapes: signed noise, and if `several` also ones, one-hots, each alone."""
+    """(label, cotangent) for outputs of these shapes: signed noise; if `several` also ones, one-hots, each alone."""
 
     def noise():
         return tuple(single(rng.normal(size=s.shape)) for s in shapes)
@@ -262,7 +267,7 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
     )
 
     def valid(axes) -> bool:
-        return accepts(flat, f, example, {axis: prime for axis in axes})
+        return accepts(flat, f, example, dict.fromkeys(axes, prime))
 
     found: list[tuple[Axis, ...]] = []
     for axis in free:
@@ -323,7 +328,7 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
 def _below(
     old: np.ndarray, new: np.ndarray, shrunk: dict[int, int], fresh: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    if not new.size or not old.size or _fixed(old) and not fresh:
+    if not new.size or not old.size or (_fixed(old) and not fresh):
         return new
     if _fixed(old) and old.dtype != np.uint32:
         return rng.permutation(new.size).astype(new.dtype).reshape(new.shape)

@@ -6,23 +6,24 @@ subject has proved nothing about it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
 
 from verify import budget
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite, quick_jit, sample
-from verify.budget import largest, off
+from verify.budget import Draw, largest, off
 from verify.inputs import Case, Leaves, single
 from verify.subject import StructureError, wide
-
-Draw = tuple[Case, str, Leaves]
 
 
 @dataclass(frozen=True)
 class Breach:
-    """One law broken in one place. leaf counts the float leaves, or is None; size is relative. `shown` are the arrays
-    (case, dy, ours, truth) from which the kind of mistake can be read."""
+    """One law broken in one place. leaf counts the float leaves, or is None; size is relative to the leaf's own.
+
+    `shown` are the arrays (ours, truth) from which the kind of mistake can be read.
+    """
 
     law: str
     leaf: int | None
@@ -41,8 +42,8 @@ class Plan:
 
     ordinary: tuple[Draw, ...]
     others: tuple[Draw, ...]
-    native: tuple[str, ...] | str
-    dtypes: tuple[str, ...]
+    native: Any
+    dtypes: tuple[Any, ...]
     thorough: bool
 
     @property
@@ -52,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Law:
-    """check(bench, plan) yields breaches; canary(bench, plan) gives wrong backwards (name, leaf, spoil) to be rejected."""
+    """check(bench, plan) yields breaches; canaries(bench, plan) gives wrong backwards (name, leaf, spoil) to reject."""
 
     name: str
     check: Callable[[Bench, Plan], Iterator[Breach]]
@@ -67,7 +68,7 @@ def _label(draw: Draw) -> str:
     return f"{draw[0].label}, {draw[1]}"
 
 
-def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype="float64") -> Breach:
+def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "float64") -> Breach:
     from verify.oracles import brief
 
     error = refused.error
@@ -125,12 +126,20 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         room = budget.tight(bench, case, dy, k, true)
         if gap <= room:
             continue
-        room += budget.measured(bench, *draw, k)
+        room += budget.measured(bench, draw, k)
         if gap <= room:
             continue
         size = gap / max(budget.scale(bench, case, dy, k, true), 1e-300)
         if not plan_ordinary(draw) and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room):
-            yield Breach("kink", k, size, "another subgradient than the reference's", draw, None, note=True)
+            yield Breach(
+                "kink",
+                k,
+                size,
+                "differs from the reference at a kink, between the one-sided derivatives",
+                draw,
+                None,
+                note=True,
+            )
             continue
         yield Breach("dense", k, size, f"off by {gap:.2g}, allowed {room:.1g}", draw, (mine, true))
 
@@ -224,7 +233,7 @@ def linear(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 gap = off(w, a * p + b * q)
                 room = max(1e-11, 64 * budget.inner_eps(bench)) * max(size, budget.usual(bench, k) * abs(a)) + 1e-290
                 draw = (case, f"linear {a} {b}", both)
-                if gap > room and gap > room + 2 * budget.measured(bench, *draw, k):
+                if gap > room and gap > room + 2 * budget.measured(bench, draw, k):
                     text = f"is not linear in the cotangent: {a:g} u + {b:g} v is off by {gap:.2g}"
                     yield Breach("linear", k, gap / max(size, 1e-300), text, draw)
 
@@ -273,11 +282,11 @@ def adjoint(bench: Bench, plan: Plan) -> Iterator[Breach]:
     )
     rng = np.random.default_rng(2)
     for draw in plan.ordinary[:2]:
-        case, label, dy = draw
+        case, _, dy = draw
         v = tuple(rng.normal(size=np.shape(x)) for x in case.floats)
         try:
             with wide("float64"):
-                _, tangents = forward(case.floats, case.others, v)
+                _, tangents = forward(*case.at("float64"), v)
         except Exception:  # noqa: BLE001 - a definition without a forward mode; the dense law does not need it
             return
         ours = bench.pull(*draw).cotangents
@@ -288,14 +297,15 @@ def adjoint(bench: Bench, plan: Plan) -> Iterator[Breach]:
         gap = abs(sum(float(p.sum()) for p in left) - sum(float(p.sum()) for p in right))
         room = max(budget.TIGHT, 64 * budget.inner_eps(bench)) * terms
         if np.isfinite(gap) and gap > room:
-            room += sum(budget.measured(bench, *draw, k) * float(np.abs(v[k]).sum()) for k in _leaves(bench))
+            room += sum(budget.measured(bench, draw, k) * float(np.abs(v[k]).sum()) for k in _leaves(bench))
             if gap > room:
                 text = f"⟨dy, J v⟩ and ⟨pull(dy), v⟩ differ by {gap:.2g} of {terms:.2g}"
                 yield Breach("adjoint", None, gap / terms, text, draw)
 
 
 def _scaled(bench: Bench, plan: Plan):
-    yield "x1.01", None, lambda s, dy, mode, n: replace(s, cotangents=tuple(1.01 * c for c in s.cotangents))
+    if not bench.oracle.slack:
+        yield "x1.01", None, lambda s, dy, mode, n: replace(s, cotangents=tuple(1.01 * c for c in s.cotangents))
 
 
 # how it is called ---------------------------------------------------------------------------------------------------
@@ -338,7 +348,7 @@ def _other_dtype(bench: Bench, plan: Plan):
 def pure(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """The same input gives the same bits, whatever was computed in between: A, B, A compiled; A then B, pulled back
     in the order A, B, one operation at a time."""
-    first, second = plan.ordinary[0], next(d for d in plan.ordinary if d[0] is not plan.ordinary[0][0])
+    first, second = _two(plan)
     once = bench.pull(*first, plan.native, fresh=True)
     bench.pull(*second, plan.native, fresh=True)
     again = bench.pull(*first, plan.native, fresh=True)
@@ -347,6 +357,12 @@ def pure(bench: Bench, plan: Plan) -> Iterator[Breach]:
         if not np.array_equal(a, b, equal_nan=True):
             text = f"the same call gave another result the second time, off by {off(a, b):.2g}"
             yield Breach("pure", k, off(a, b) / max(largest(a), 1e-300), text, first, (b, a))
+
+
+def _two(plan: Plan) -> tuple[Draw, Draw]:
+    """Two draws, at different inputs if there are any."""
+    first = plan.ordinary[0]
+    return first, next((d for d in plan.ordinary if d[0] is not first[0]), plan.ordinary[-1])
 
 
 def _drifting(bench: Bench, plan: Plan):
@@ -358,7 +374,7 @@ def _drifting(bench: Bench, plan: Plan):
 
 def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Compiled or not, and with another call in between, the result is the same but for rounding."""
-    first, second = plan.ordinary[0], next(d for d in plan.ordinary if d[0] is not plan.ordinary[0][0])
+    first, second = _two(plan)
     try:
         found = bench.memo.get("eager") or _interleaved(bench, plan, first, second)
     except Refused as refused:
@@ -372,6 +388,7 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
             bench.comparisons += 1
             rows = budget.low(bench, [draw], plan.native, k)
             noise = off(compiled.cotangents[k], bench.pull(*draw).cotangents[k])  # its own rounding, right or wrong
+            noise = 0.0 if budget.random(bench) else noise  # other numbers are drawn in float64
             room = rows[0][1] + 4 * noise if rows else np.inf
             gap = off(a, b)
             if gap > room:
@@ -384,7 +401,8 @@ def _interleaved(bench: Bench, plan: Plan, *draws: Draw) -> list[Sample]:
 
     def run():
         down = [bench.cotangent(case, dy, plan.native) for case, _, dy in draws]
-        ahead = [bench.flat.pullback(*map(as_arrays, case.at(plan.native))) for case, _, _ in draws]
+        values = [tuple(map(as_arrays, case.at(plan.native))) for case, _, _ in draws]
+        ahead = [bench.flat.pullback(floats, others) for floats, others in values]
         return [sample(y, pull(as_arrays(d))) for (y, pull), d in zip(ahead, down, strict=True)]
 
     try:
@@ -392,9 +410,7 @@ def _interleaved(bench: Bench, plan: Plan, *draws: Draw) -> list[Sample]:
     except Refused as refused:
         case = draws[0][0]
         try:
-            bench._guarded(
-                "forward", lambda: bench.flat.primal(as_arrays(case.cast(plan.native)), case.others), plan.native
-            )
+            bench._guarded("forward", lambda: bench.flat.primal(*map(as_arrays, case.at(plan.native))), plan.native)
         except Refused as earlier:
             raise earlier from refused
         raise
@@ -433,7 +449,7 @@ def batched(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 bench.comparisons += 1
                 gap = off(a, b)
                 room = budget.tight(bench, draw[0], draw[2], k, b)
-                if gap > room and gap > room + budget.measured(bench, *draw, k):
+                if gap > room and gap > room + budget.measured(bench, draw, k):
                     text = f"under vmap over {name} the result is off by {gap:.2g} from a loop's"
                     yield Breach("vmap", k, gap / max(largest(b), 1e-300), text, draw, (a, b))
 
@@ -497,7 +513,7 @@ def apart(bench: Bench, plan: Plan) -> Iterator[Breach]:
             bench.comparisons += 1
             gap = off(a, b)
             room = budget.tight(bench, draw[0], draw[2], k, b)
-            if gap > room and gap > room + budget.measured(bench, *draw, k):
+            if gap > room and gap > room + budget.measured(bench, draw, k):
                 text = f"backward and then gradient is off by {gap:.2g} from pull"
                 yield Breach("halves", k, gap / max(largest(b), 1e-300), text, draw, (a, b))
 
@@ -521,9 +537,10 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
         try:
             for k in _leaves(bench):
                 rows = budget.low(bench, draws, dtype, k)
-                over = [(mine, room, s, d) for (mine, room, s), d in zip(rows, draws, strict=False) if mine > room]
+                rows = [row for row in rows if _visible(bench, row[3], k)]
+                over = [row for row in rows if row[0] > row[1]]
                 bench.comparisons += len(rows)
-                # one draw may fall on a kink that rounding moves to the other side, as may the definition's; most may not
+                # one draw may fall on a kink that rounding moves to the other side; most may not
                 if rows and len(over) * 2 > len(rows):
                     mine, room, s, draw = max(over, key=lambda row: row[0] / max(row[2], 1e-300))
                     text = f"off by {mine:.2g} in {dtype}, where the definition's own gradient allows {room:.1g}"
@@ -531,6 +548,12 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                     yield Breach("precision", k, mine / max(s, 1e-300), text, draw, shown, dtype=str(dtype))
         except Refused:
             continue  # the structure law has said so
+
+
+def _visible(bench: Bench, draw: Draw, k: int) -> bool:
+    """Whether leaf k is not next to zero here, in comparison with other draws."""
+    size = budget.usual(bench, k) * max(map(largest, draw[2]), default=0.0)
+    return largest(bench.truth(*draw).cotangents[k]) > 1e-3 * size
 
 
 def _imprecise(bench: Bench, plan: Plan):
@@ -561,13 +584,11 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if not finite((mine,)):
                 text = f"not finite in {plan.native}, where the definition's own gradient is"
                 yield Breach("finite", k, np.inf, text, draw, (mine, true), dtype=str(plan.native))
-            elif (
-                gap > 0.05 * size + 100 * theirs
-                and gap > 100 * largest(np.abs(mine - bench.pull(*draw).cotangents[k])) / 200
-            ):
-                if off(bench.pull(*draw).cotangents[k], true) <= 1e-3 * size:  # else the dense law says it
-                    text = f"off by {gap:.2g} in {plan.native}, the definition's own gradient by {theirs:.1g}"
-                    yield Breach("precision", k, gap / size, text, draw, (mine, true), dtype=str(plan.native))
+                continue
+            # where the float64 result is wrong too, the dense law says it; that a formula is less stable is no mistake
+            if gap > 0.05 * size + 100 * theirs and off(bench.pull(*draw).cotangents[k], true) <= 1e-3 * size:
+                text = f"off by {gap:.2g} in {plan.native}, the definition's own gradient by {theirs:.1g}"
+                yield Breach("precision", k, gap / size, text, draw, note=True, dtype=str(plan.native))
 
 
 def _infinite(bench: Bench, plan: Plan):

@@ -141,14 +141,15 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
             if _differentiable(f, floats, others):
                 return Oracle("reference", "float64 vjp of the reference, every element", f, _dense(f)), notes
             notes.append("the reference has no gradient at the example")
-    if sure and not custom and subject.kind == "function":
-        notes.append("the function has no custom rule, so its gradient is that of jax itself: nothing to audit against")
+    itself = sure and not custom and subject.kind == "function"
+    if itself:
+        notes.append("the function has no custom rule and there is no reference: its gradient was compared with itself")
     f = without_rules(flat.primal)
     if _differentiable(f, floats, others):
         strength = (
             "float64 vjp of the subject's own forward without custom rules, every element; a wrong forward stays unseen"
         )
-        return Oracle("own forward", strength, f, _dense(f)), notes
+        return Oracle("itself" if itself else "own forward", strength, f, _dense(f)), notes
     strength = "finite differences of the subject's own forward, a ladder of steps: mistakes below 1e-6 stay unseen"
     return Oracle("finite differences", strength, flat.primal, differences(flat.primal), 1e-6), notes
 
@@ -198,30 +199,29 @@ def differences(primal: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tup
     )
 
     def vjp(floats, others, dy):
-        y = jax.jit(primal)(floats, others)
         found = []
         for which, x in enumerate(floats):
             x = np.asarray(x, np.float64)
-            size = np.maximum(np.abs(x), np.abs(x).mean() if x.size else 0.0)
-            size = np.where(size > 0, size, 1.0)
-            gradient = np.zeros(x.shape)
-            for index in np.ndindex(*x.shape):
 
-                def central(h, x=x, index=index, which=which):
-                    def at(step):
-                        moved = x.copy()
-                        moved[index] += step
-                        return float(compiled((*floats[:which], moved, *floats[which + 1 :]), others, dy))
+            def at(moved, which=which):
+                return float(compiled((*floats[:which], moved, *floats[which + 1 :]), others, dy))
 
-                    return (at(h) - at(-h)) / (2 * h)
-
-                values = []
-                for step in STEPS:
-                    h = step * float(size[index])
-                    values.append((4 * central(h / 2) - central(h)) / 3)
-                jumps = np.abs(np.diff(values))
-                gradient[index] = values[int(np.nanargmin(jumps)) + 1] if np.isfinite(jumps).any() else np.nan
-            found.append(gradient)
-        return y, tuple(found)
+            found.append(np.array([_slope(at, x, i) for i in np.ndindex(*x.shape)]).reshape(x.shape))
+        return jax.jit(primal)(floats, others), tuple(found)
 
     return vjp
+
+
+def _slope(at: Callable[[np.ndarray], float], x: np.ndarray, index: tuple[int, ...]) -> float:
+    """∂at/∂x[index], by the ladder."""
+    size = max(abs(float(x[index])), float(np.abs(x).mean())) or 1.0
+
+    def central(h):
+        up, down = x.copy(), x.copy()
+        up[index] += h
+        down[index] -= h
+        return (at(up) - at(down)) / (2 * h)
+
+    values = [(4 * central(step * size / 2) - central(step * size)) / 3 for step in STEPS]
+    jumps = np.abs(np.diff(values))
+    return values[int(np.nanargmin(jumps)) + 1] if np.isfinite(jumps).any() else float("nan")

@@ -1,4 +1,4 @@
-"""What can be audited: a function with a custom rule, a layer, a (forward, backward) pair. All are brought to one shape.
+"""What can be audited: a function with a custom rule, a layer, a (forward, backward) pair, all in one shape.
 
 A `Subject` speaks of arguments as its user does: any pytrees. A `Flat` subject speaks of leaves: `floats`, which have
 cotangents, and `others` (integers, booleans, keys, the values in buffers), which have none. The laws know only leaves.
@@ -107,7 +107,7 @@ def _is_layer(f: Any) -> bool:
 
 
 def is_estimator(layer: Any) -> bool:
-    """Whether the layer, or one inside it, says that its way back is on purpose not the transpose of its way forward."""
+    """Whether the layer, or one inside it, says that its way back is on purpose not the transpose of forward."""
 
     def inside(value):
         if isinstance(value, tuple | list):
@@ -362,7 +362,7 @@ def wide(dtype: Any) -> Iterator[None]:
 
     Constants in a stranger's function are often float32, so promotion must be lenient in every dtype that is not his.
     """
-    with jax.enable_x64(np.dtype(dtype) == np.float64 or bool(jax.config.jax_enable_x64)):
+    with jax.enable_x64(np.dtype(dtype) == np.float64 or jax.config.read("jax_enable_x64")):
         if np.dtype(dtype) == np.float32:
             yield
         else:

@@ -518,8 +518,10 @@ def last_call_wins():
 @wrong
 def bfloat16_accumulation():
     def bwd(r, d):
-        dx, dw, db = linear_bwd(r, d)
-        total, _ = lax.scan(lambda c, row: (c + row.astype(jnp.bfloat16), None), jnp.zeros(d.shape[1:], jnp.bfloat16), d)
+        dx, dw, _ = linear_bwd(r, d)
+        total, _ = lax.scan(
+            lambda c, row: (c + row.astype(jnp.bfloat16), None), jnp.zeros(d.shape[1:], jnp.bfloat16), d
+        )
         return dx, dw, total.astype(d.dtype)
 
     return _linear(bwd)

@@ -1,0 +1,64 @@
+"""How wrong a right answer may be, and how small a mistake is still found."""
+
+import jax.numpy as jnp
+import pytest
+import zoo
+
+import verify
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+
+def softmax_with(change):
+    def bwd(y, d):
+        return (change(y * (d - (y * d).sum(-1, keepdims=True))),)
+
+    return zoo.rule(zoo.softmax, lambda x: (zoo.softmax(x),) * 2, bwd)
+
+
+def only(dtype, factor):
+    """One element wrong by a factor, in one dtype only."""
+    return lambda g: g.at[1, 2].multiply(factor) if g.dtype == dtype else g
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "level"),
+    [("float64", 1 + 1e-9, "quick"), ("float32", 1 + 1e-4, "quick"), ("bfloat16", 1.25, "standard")],
+)
+def test_detection_floor(dtype, factor, level):
+    report = verify.check(
+        softmax_with(only(jnp.dtype(dtype), factor)), zoo.example(4, 6), reference=zoo.softmax, level=level
+    )
+    assert report.verdict == "fail", str(report)
+
+
+def test_ill_conditioned_rules_are_not_flagged():
+    """A variance far from the mean: the reference itself loses digits, and the budget sees it."""
+
+    def plain(x):
+        return (x * x).mean(-1) - x.mean(-1) ** 2
+
+    def bwd(x, d):
+        return (2 * d[..., None] * (x - x.mean(-1, keepdims=True)) / x.shape[-1],)
+
+    f = zoo.rule(plain, lambda x: (plain(x), x), bwd)
+    report = verify.check(f, 1e3 + zoo.example(4, 6), reference=plain, level="quick")
+    assert report.verdict == "pass", str(report)
+
+
+def test_huge_dynamic_range():
+    x = zoo.example(4, 6) * 10.0 ** jnp.arange(-12, 12).reshape(4, 6)
+    f, plain, _ = zoo.RIGHT["tanh_"]()
+    report = verify.check(f, x, reference=plain, level="quick")
+    assert report.verdict == "pass", str(report)
+
+
+def test_kinks_accept_any_subgradient_but_not_two_of_them():
+    assert "kink" in {f.law for f in audit("relu_with_half_at_zero", zoo.RIGHT).findings}
+    assert audit("max_to_the_first", zoo.RIGHT).verdict == "pass"
+    assert audit("ties_all_get_it", zoo.WRONG).verdict == "fail"
+
+
+def audit(name, table):
+    f, plain, args = table[name]()
+    return verify.check(f, *args, reference=plain, level="quick")

@@ -1,0 +1,218 @@
+"""One call for strangers: right rules pass, wrong ones fail, and the report says why."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from jax import lax
+
+import verify
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+STANDARD = {  # what shows only at other sizes, in low precision, or in how it is called
+    "tile_tail",
+    "batch_of_one",
+    "last_call_wins",
+    "python_branch",
+    "bfloat16_accumulation",
+    "low_precision_only",
+    "dtype_of_cotangent",
+    "max_to_the_first",
+    "layer_norm_",
+    "cross_entropy_",
+    "gather_",
+    "accumulates_in_float32",
+}
+
+
+def audit(make):
+    f, plain, args = make()
+    level = "standard" if make.__name__ in STANDARD else "quick"
+    return verify.check(f, *args, reference=plain, level=level)
+
+
+@pytest.mark.parametrize("make", zoo.RIGHT.values(), ids=zoo.RIGHT.keys())
+def test_right_rules_pass(make):
+    report = audit(make)
+    assert report.verdict == "pass", str(report)
+    assert any(c.fate == "killed" for c in report.canaries)
+
+
+@pytest.mark.parametrize("make", zoo.WRONG.values(), ids=zoo.WRONG.keys())
+def test_wrong_rules_fail(make):
+    report = audit(make)
+    assert report.verdict == "fail", str(report)
+    with pytest.raises(verify.AuditError, match="FAIL"):
+        report.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "diagnosis"),
+    [
+        ("factor_two", "args[1]", "constant factor 2"),
+        ("sign", "args[0]", "sign"),
+        ("forgotten_leaf", "args[2]", "zero"),
+        ("one_per_mille", "args[0]", "constant factor 1.001"),
+        ("one_element_1e_9", "args[0]", r"one element \[1, 2\]"),
+        ("shifted_by_one", "args[0]", "off by one along axis 1"),
+        ("transposed", "args[1]", "transpose of axes 0 and 1"),
+        ("last_row_zero", "args[0]", "last along axis 0 only"),
+        ("exp_overflows", "args[0]", "overflow"),
+        ("nan_at_zero_row", "args[0]", "division by zero"),
+        ("clipped_cotangent", "args[0]", "not linear in the cotangent"),
+        ("norm_missing_term", "args[0]", "unknown|missing term"),
+    ],
+)
+def test_kind_of_mistake(name, where, diagnosis):
+    findings = audit(zoo.WRONG[name]).errors
+    assert any(f.where == where and re.match(diagnosis, f.diagnosis) for f in findings), findings
+    assert not any(f.where not in (where, "") for f in findings), findings
+
+
+def test_factor_of_a_size_is_told_from_a_number_by_other_sizes():
+    f, plain, args = zoo.WRONG["mean_instead_of_sum"]()
+    (finding,) = verify.check(f, *args, reference=plain).errors
+    assert finding.diagnosis == "factor of a size: 1 / leaf 0.shape[0]"
+
+
+def test_report_is_readable_and_json():
+    f, plain, args = zoo.WRONG["sign"]()
+    report = verify.check(f, *args, reference=plain, level="quick")
+    text = str(report)
+    assert "FAIL" in text
+    assert "float64 vjp of the reference" in text
+    assert "zeros" in text
+    told = json.loads(report.to_json())
+    assert told["verdict"] == "fail"
+    assert told["findings"][0]["where"] == "args[0]"
+
+
+def square_rule(bwd):
+    return zoo.rule(lambda x: x * x, lambda x: (x * x, x), bwd)
+
+
+def test_without_a_reference_its_own_forward_is_differentiated():
+    good, bad = square_rule(lambda x, d: (2 * x * d,)), square_rule(lambda x, d: (x * d,))
+    x = zoo.example(3, 4)
+    report = verify.check(good, x, level="quick")
+    assert (report.verdict, report.oracle) == ("pass", "own forward")
+    assert verify.check(bad, x, level="quick").verdict == "fail"
+
+
+def test_rules_inside_loops_and_branches_are_stripped():
+    inner = square_rule(lambda x, d: (3 * x * d,))
+
+    def f(x):
+        y, _ = lax.scan(lambda c, _: (inner(c) * 0.5, None), x, None, length=2)
+        return jax.checkpoint(inner)(y) + lax.cond(x.sum() > 0, inner, jnp.sin, x)
+
+    report = verify.check(f, zoo.example(3, 4), level="quick")
+    assert (report.verdict, report.oracle) == ("fail", "own forward")
+
+
+def root(factor):
+    """A square root by Newton's steps in a while loop, which has no reverse mode of its own."""
+
+    def newton(x):
+        return lax.while_loop(lambda s: (s[1] < 40).all(), lambda s: (0.5 * (s[0] + x / s[0]), s[1] + 1), (x, 0))[0]
+
+    return zoo.rule(newton, lambda x: (newton(x),) * 2, lambda y, d: (factor * d / y,))
+
+
+def test_finite_differences_where_nothing_else_goes():
+    x = jnp.abs(zoo.example(5)) + 0.5
+    report = verify.check(root(0.5), x, level="quick")
+    assert (report.verdict, report.oracle) == ("pass", "finite differences"), str(report)
+    assert verify.check(root(0.501), x, level="quick").verdict == "fail"
+
+
+def test_pair():
+    def fwd(x, i):
+        return x[i] ** 2, (x, i)
+
+    def bwd(r, d):
+        x, i = r
+        return jnp.zeros_like(x).at[i].add(2 * x[i] * d), None
+
+    args = zoo.example(6), zoo.ids(6, 4)
+    assert verify.check(verify.pair(fwd, bwd), *args, level="quick").verdict == "pass"
+    wrong = verify.pair(fwd, lambda r, d: (bwd(r, d)[0] * 2, None))
+    assert verify.check(wrong, *args, level="quick").verdict == "fail"
+    short = verify.pair(fwd, lambda r, d: (bwd(r, d)[0],))
+    report = verify.check(short, *args, level="quick")
+    assert report.verdict == "fail"
+    assert "expected a tuple of 2" in str(report)
+
+
+def test_reference_that_is_the_subject_or_has_rules_is_said():
+    f = square_rule(lambda x, d: (2 * x * d,))
+    report = verify.check(f, zoo.example(3), reference=f, level="quick")
+    assert "the reference is the subject itself" in str(report)
+    report = verify.check(zoo.RIGHT["relu_"]()[0], zoo.example(3, 4), reference=jax.nn.relu, level="quick")
+    assert report.verdict == "pass", str(report)
+    assert "the reference calls custom rules (relu)" in str(report)
+
+
+def test_a_function_without_a_rule_is_not_passed_on_its_own_word():
+    assert verify.check(jnp.sin, zoo.example(3), level="quick").verdict == "inconclusive"
+
+
+def test_nothing_to_audit():
+    assert verify.check(lambda i: i + 1, zoo.ids(3, 4)).verdict == "inconclusive"
+    with pytest.raises(verify.SubjectError, match="expected a function, a layer"):
+        verify.check(3, zoo.example(3))
+    with pytest.raises(verify.SubjectError, match="expected one of"):
+        verify.check(jnp.sin, zoo.example(3), level="loud")
+
+
+def test_a_subject_that_raises_is_a_finding():
+    def f(x):
+        raise ValueError("no such thing")
+
+    report = verify.check(f, zoo.example(3))
+    assert report.verdict == "fail"
+    assert "no such thing" in report.findings[0].message
+
+
+def test_a_reference_without_finite_gradient_proves_nothing():
+    f = square_rule(lambda x, d: (2 * x * d,))
+    report = verify.check(f, zoo.example(3, 4), reference=lambda x: x * x + jnp.sqrt(0 * x) * 0, level="quick")
+    assert report.verdict == "inconclusive"
+
+
+def test_global_settings_are_left_alone():
+    before = jax.config.read("jax_enable_x64")
+    seen = []
+
+    def plain(x):
+        seen.append(x.dtype)
+        return x * x
+
+    verify.check(square_rule(lambda x, d: (2 * x * d,)), zoo.example(3), reference=plain, level="quick")
+    assert np.dtype("float64") in seen
+    assert jax.config.read("jax_enable_x64") == before
+
+
+def test_mixed_dtypes_and_keys():
+    def plain(x, w, key):
+        keep = jax.random.bernoulli(key, 0.5, x.shape)
+        return jnp.where(keep, x, 0) @ w.astype(x.dtype)
+
+    def fwd(x, w, key):
+        return plain(x, w, key), (x, w, key)
+
+    def bwd(r, d):
+        x, w, key = r
+        keep = jax.random.bernoulli(key, 0.5, x.shape)
+        dw = jnp.where(keep, x, 0).T @ d
+        return jnp.where(keep, d @ w.astype(d.dtype).T, 0), dw.astype(w.dtype), None
+
+    f = zoo.rule(plain, fwd, bwd)
+    args = zoo.example(4, 5).astype(jnp.bfloat16), zoo.example(5, 3), jax.random.key(0)
+    report = verify.check(f, *args, reference=plain, level="quick")
+    assert report.verdict == "pass", str(report)

@@ -1,0 +1,59 @@
+"""Other sizes are found by asking, other values keep the example's domain."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+from verify import inputs
+from verify.inputs import Case, Domain
+from verify.subject import Flat, lay_out, subject
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+
+def flat_of(f, *args):
+    what, args = subject(f, args, None, 0)
+    layout = lay_out(args, what.labels)
+    flat = Flat(what, layout)
+    floats, others = layout.split(args)
+    return flat, Case("example", tuple(np.asarray(x) for x in floats), tuple(np.asarray(x) for x in others))
+
+
+def test_axes_that_belong_together():
+    flat, case = flat_of(zoo.linear, zoo.example(5, 4), zoo.example(4, 4), zoo.example(4))
+    found = {frozenset(g) for g in inputs.groups(flat, flat.primal, case)}
+    assert found == {frozenset({(0, 0)}), frozenset({(0, 1), (1, 0)}), frozenset({(1, 1), (2, 0)})}
+
+
+def test_labels_stay_below_the_classes():
+    flat, case = flat_of(zoo.cross_entropy, zoo.example(5, 7), zoo.ids(7, 5))
+    for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0), 8):
+        assert np.asarray(new.others[0]).max() < max(new.floats[0].shape[1], 7)
+        assert new.floats[0].shape[0] == new.others[0].shape[0]
+
+
+def test_values_keep_the_domain():
+    rng = np.random.default_rng(0)
+    positive, mask, rows = np.array([0.2, 3.0, 1.5, 2.0]), np.array([0.0, 1.0, 1.0]), np.full((3, 4), 0.25)
+    rows[:, 0], rows[:, 1] = 0.3, 0.2
+    case = Case("example", (positive, mask, rows), ())
+    for new in inputs.values(case, rng, (0, 1, 2)):
+        assert (new.floats[0] >= 0).all(), new.label
+        assert np.isin(new.floats[1], (0, 1)).all(), new.label
+        np.testing.assert_allclose(new.floats[2].sum(-1), 1, atol=1e-6, err_msg=new.label)
+    assert Domain.of(np.array([-1.0, 2.0])).low == -np.inf
+
+
+def test_values_are_single_precision():
+    case = Case("example", (np.asarray(zoo.example(3, 4)),), ())
+    for new in inputs.values(case, np.random.default_rng(0), (0,)):
+        assert (new.floats[0] == new.floats[0].astype(np.float32)).all(), new.label
+
+
+def test_permutations_and_key_bits_are_left_alone():
+    rng = np.random.default_rng(0)
+    case = Case("example", (), (np.arange(5), np.asarray([7, 9], np.uint32), jnp.arange(3) > 0))
+    labels = [c.label for c in inputs.values(case, rng, ())]
+    assert not any(label.endswith((" in 0", " in 1")) for label in labels)
+    assert "all true in 2" in labels

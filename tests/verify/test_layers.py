@@ -1,0 +1,126 @@
+"""Layers: those of jbp pass, and one fault in either half is found and placed."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import pytest
+import zoo
+
+import verify
+from jbp import (
+    BatchNorm,
+    CausalSelfAttention,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    Frozen,
+    LayerNorm,
+    MaxPool,
+    ReLU,
+    Repeat,
+    Residual,
+    Serial,
+    SoftmaxCrossEntropy,
+    Tanh,
+    Tied,
+)
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+CASES = [
+    (ReLU(), (4, 5)),
+    (LayerNorm(), (4, 6)),
+    (Conv(3, (3,)), (2, 5, 2)),
+    (MaxPool((2,)), (2, 6, 3)),
+    (Dropout(0.3), (4, 5)),
+    (CausalSelfAttention(2), (2, 5, 4)),
+    (Serial(Dense(4), BatchNorm(), Tanh(), Dense(3)), (5, 6)),
+    (Repeat(Residual(Serial(Dense(4), Tanh())), 2), (3, 4)),
+    (Tied(Serial(Dense(4), Tanh(), Dense(4)), (((0,), (2,)),)), (3, 4)),
+    (Frozen(Serial(Dense(4), BatchNorm())), (3, 4)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), CASES, ids=lambda v: str(v)[:40])
+def test_layers_pass(layer, shape):
+    report = verify.check(layer, zoo.example(*shape), level="quick")
+    assert report.verdict == "pass", str(report)
+
+
+def test_integers_have_no_cotangent():
+    assert verify.check(Embedding(7, 3), zoo.ids(7, 2, 4), level="quick").verdict == "pass"
+    x = zoo.example(4, 6), zoo.ids(6, 4)
+    assert verify.check(SoftmaxCrossEntropy(), x, level="quick").verdict == "pass"
+
+
+def test_other_sizes_bring_other_parameters():
+    report = verify.check(Dense(3), zoo.example(4, 5))
+    assert report.verdict == "pass", str(report)
+    assert any("[131" in shape for shape in report.tried["shapes"])
+
+
+@dataclass(frozen=True, repr=False)
+class Doubled(Dense):
+    def gradient(self, x, dy, /):
+        g = super().gradient(x, dy)
+        return g | {"w": 2 * g["w"]}
+
+
+@dataclass(frozen=True, repr=False)
+class Lost(Dense):
+    def gradient(self, x, dy, /):
+        return super().gradient(x, dy) | {"b": None}
+
+
+@dataclass(frozen=True, repr=False)
+class PulledOtherwise(Dense):
+    def pull(self, params, residuals, dy, /):
+        dx, g = super().pull(params, residuals, dy)
+        return dx, g | {"b": 1.5 * g["b"]}
+
+
+@dataclass(frozen=True, repr=False)
+class ApartOtherwise(Dense):
+    def gradient(self, x, dy, /):
+        g = super().gradient(x, dy)
+        return g | {"b": 1.5 * g["b"]}
+
+    def pull(self, params, residuals, dy, /):
+        return Dense(self.features).pull(params, residuals, dy)
+
+
+@pytest.mark.parametrize(
+    ("layer", "law", "where"),
+    [
+        (Doubled(3), "dense", "params['w']"),
+        (Lost(3), "structure", "params['b']"),
+        (PulledOtherwise(3), "dense", "params['b']"),
+    ],
+)
+def test_faults_are_placed(layer, law, where):
+    report = verify.check(layer, zoo.example(4, 5), level="quick")
+    assert (report.errors[0].law, report.errors[0].where) == (law, where), str(report)
+
+
+def test_halves_must_agree_with_pull():
+    report = verify.check(ApartOtherwise(3), zoo.example(4, 5))
+    assert {f.law for f in report.errors} == {"halves"}, str(report)
+
+
+@dataclass(frozen=True, repr=False)
+class Feedback(Dense):
+    """Sends the error down through ones instead of through W."""
+
+    estimator = True
+
+    def backward(self, params, x, dy, /):
+        return dy @ jnp.ones_like(params["w"]).T, dy
+
+
+def test_estimators_are_measured_not_failed():
+    report = verify.check(Serial(Feedback(3), Tanh()), zoo.example(4, 5), level="quick")
+    assert report.verdict == "pass", str(report)
+    (note,) = [f for f in report.findings if f.law == "dense"]
+    assert (note.severity, note.where) == ("note", "x")
+    assert "° from the true gradient" in note.message
