@@ -55,9 +55,14 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 
 def cast(params: Any, dtype: Any) -> Any:
-    """The parameters in another floating dtype. Integers, keys and Buffers stay as they are."""
+    """The parameters in another floating dtype, those that `Frozen` holds too.
+
+    Integers, keys and a Buffer that is one array (a running mean) stay as they are.
+    """
 
     def leaf(p):
-        return p if isinstance(p, Buffer) or not jnp.issubdtype(p.dtype, jnp.floating) else p.astype(dtype)
+        if isinstance(p, Buffer):
+            return p if hasattr(p.value, "dtype") else Buffer(cast(p.value, dtype))
+        return p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p
 
     return jax.tree.map(leaf, params, is_leaf=lambda p: isinstance(p, Buffer))

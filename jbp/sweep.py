@@ -54,10 +54,10 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
 
 def advancing(net: Layer) -> list[Layer]:
     """The layers inside that move their buffers on at each step."""
-    found = []
-    map_children(lambda _, child: found.extend(advancing(child)) or child, net)
-    combines = any(True for _ in children(net))
-    return found if combines or type(net).advance is Layer.advance else [net]
+    inner = children(net)
+    if inner or getattr(net, "layers", None) == ():  # a combinator, perhaps an empty one
+        return [layer for _, child in inner for layer in advancing(child)]
+    return [] if type(net).advance is Layer.advance else [net]
 
 
 def children(net: Layer) -> list[tuple[str, Layer]]:

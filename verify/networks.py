@@ -180,7 +180,7 @@ def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, Array]]:
     for case in cases:
         for _, target in (pair for pair in case.inputs if isinstance(pair, tuple) and len(pair) == 2):
             shape = y.shape[: len(target.shape)]
-            target = Array(shape, None if target.below is None else y.shape[-1])
+            target = Array(shape, None if target.below is None else min(target.below, y.shape[-1]))
             if after(case.layer, (y, target)) == Array(()):
                 found.append((case.layer, target))
     return list(dict.fromkeys(found))
