@@ -159,11 +159,22 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
     unit = ULPS * eps(dtype) / 2
-    if share > 0.2 and random(bench):
+    if rows and worst > 0.2 * whole(bench, rows[0][3]) and random(bench):
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
-        pairs = [(bench.pull(*row[3], dtype), bench.plain(*row[3], dtype), row[2], row[3]) for row in rows]
-        return [(off(a.cotangents[k], b.cotangents[k]), 8 * unit * s, s, d) for a, b, s, d in pairs]
+        return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]
     return [(mine, max(POOL * min(worst, share * s if s else worst), unit * s), s, d) for mine, _, s, d in rows]
+
+
+def _beside(bench: Bench, draw: Draw, dtype: Any, k: int, unit: float, size: float) -> tuple[float, float, float, Draw]:
+    case, label, dy = draw
+    ours, plain = bench.pull(case, label, dy, dtype), bench.plain(case, label, dy, dtype)
+    size = max(size, 0.01 * whole(bench, draw))
+    return off(ours.cotangents[k], plain.cotangents[k]), unit * size, size, draw
+
+
+def whole(bench: Bench, draw: Draw) -> float:
+    """The size of the largest leaf at the example, under a cotangent as large as this one."""
+    return max(usual(bench, k) for k in range(len(draw[0].floats))) * max(map(largest, draw[2]), default=0.0)
 
 
 def random(bench: Bench) -> bool:

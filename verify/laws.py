@@ -388,7 +388,8 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
             bench.comparisons += 1
             rows = budget.low(bench, [draw], plan.native, k)
             noise = off(compiled.cotangents[k], bench.pull(*draw).cotangents[k])  # its own rounding, right or wrong
-            noise = 0.0 if budget.random(bench) else noise  # other numbers are drawn in float64
+            if budget.random(bench) and noise > 0.2 * budget.whole(bench, draw):
+                noise = 0.0  # other numbers are drawn in float64
             room = rows[0][1] + 4 * noise if rows else np.inf
             gap = off(a, b)
             if gap > room:
