@@ -139,12 +139,9 @@ FORMS = (
     Form("Residual", jbp.Residual, (True,)),
     Form("Remat", jbp.Remat, (False,)),
     Form("Frozen", jbp.Frozen, (False,)),
-    Form("Parallel, Add", lambda a, b: jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), jbp.Add()), (True, True)),
-    Form(
-        "Parallel, Concatenate",
-        lambda a, b: jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), jbp.Concatenate()),
-        (True, True),
-    ),
+    Form("Parallel, Add", lambda a, b: _joined(a, b, jbp.Add()), (True, True)),
+    Form("Parallel, Concatenate", lambda a, b: _joined(a, b, jbp.Concatenate()), (True, True)),
+    Form("Parallel, Bilinear", lambda a, b: _joined(a, b, jbp.Bilinear(3)), (True, True)),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
     Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
 )
@@ -185,6 +182,10 @@ LOSSES = (
 def catalogue() -> Catalogue:
     """What `verify` finds under this package's entry point."""
     return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, vars(jbp))
+
+
+def _joined(a: Layer, b: Layer, join: Layer) -> Layer:
+    return jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), join)
 
 
 def _with_loss(net: Layer, loss: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""Strict in the tests: float64 on, no silent broadcast over ranks, no silent promotion of dtypes, warnings are errors."""
+"""Strict in the tests: float64 on, no silent broadcast over ranks or promotion of dtypes, warnings are errors."""
 
 import jax
 

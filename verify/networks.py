@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from verify.compiled import compiled
 from verify.protocol import children, is_buffer, is_float, scans
 
 STARTS = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
@@ -178,8 +179,10 @@ def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, Array]]:
     """(loss, target) for each loss that takes y with a target shaped like that of one of its cases."""
     found = []
     for case in cases:
-        for _, target in (pair for pair in case.inputs if isinstance(pair, tuple) and len(pair) == 2):
+        for like, target in (pair for pair in case.inputs if isinstance(pair, tuple) and len(pair) == 2):
             shape = y.shape[: len(target.shape)]
+            if len(shape) == len(y.shape):  # the target's last size is to the output's as it is in the case
+                shape = (*shape[:-1], y.shape[-1] * target.shape[-1] // like.shape[-1])
             target = Array(shape, None if target.below is None else min(target.below, y.shape[-1]))
             if after(case.layer, (y, target)) == Array(()):
                 found.append((case.layer, target))
@@ -190,7 +193,7 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
     """(params, x, rng) of the network, all from its seed: signed inputs, and parameters that are not at their start."""
     rng = np.random.default_rng(network.seed)
     x = _inputs(network.inputs, rng, dtype)
-    params = network.layer.init(jax.random.key(network.seed), spec(network.inputs, dtype))
+    params = compiled(network.layer).init(jax.random.key(network.seed), spec(network.inputs, dtype))
 
     def moved(p):
         if is_buffer(p) or not is_float(p):
