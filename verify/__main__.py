@@ -5,16 +5,21 @@ import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from verify import campaign
+from verify import campaign, command
+from verify.campaign import TokenError
+from verify.check import LEVELS, check
+from verify.command import CommandError
 from verify.judge import audit
 from verify.locate import locate
 from verify.networks import CatalogueError
+from verify.subject import SubjectError
 
 console = Console()
 
@@ -102,26 +107,81 @@ def replay(options: argparse.Namespace) -> int:
         return 1
 
 
-def main(arguments: list[str] | None = None) -> int:
+def function(options: argparse.Namespace) -> int:
+    """One function with a custom rule, against its plain definition."""
+    plain = command.function(options.reference) if options.reference else None
+    arrays = command.example(options.example, options.seed)
+    report = check(command.function(options.name), *arrays, reference=plain, seed=options.seed, level=options.level)
+    print(report.to_json() if options.json else report)
+    return {"pass": 0, "fail": 1, "inconclusive": 2}[report.verdict]
+
+
+def layers(options: argparse.Namespace) -> int:
+    """Every layer and loss of a catalogue, each configuration at each of its inputs."""
+    parts = command.cases(options.catalogue)
+    verdicts, start = Counter(), time.perf_counter()
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with (
+        Progress(TextColumn("[bold]layers"), *columns, console=console) as progress,
+        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as executor,
+    ):
+        task = progress.add_task("", total=len(parts))
+        futures = [executor.submit(command.audit_case, options.catalogue, *part, options.level) for part in parts]
+        for future in as_completed(futures):
+            report = future.result()
+            verdicts[report.verdict] += 1
+            progress.advance(task)
+            if report.verdict != "pass":
+                console.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    configurations = len({case for case, _ in parts})
+    console.print(
+        f"[bold]{configurations} configurations of layers and losses, {len(parts)} audits: {said}[/] "
+        f"({options.level}, {time.perf_counter() - start:.0f} s)"
+    )
+    return 1 if verdicts["fail"] else 2 if verdicts["inconclusive"] else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m verify", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("networks", help="audit random networks", description=networks.__doc__)
-    command.add_argument("--count", type=int, default=300, help="how many networks (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="another seed draws other networks (default %(default)s)")
-    command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    command.add_argument(
-        "--catalogue", default="jbp", help="whose layers: a name under the entry points verify.catalogues"
-    )
-    command.set_defaults(run=networks)
-    command = commands.add_parser("replay", help="run one failing network again", description=replay.__doc__)
-    command.add_argument("token", help="the word that the failing campaign printed")
-    command.set_defaults(run=replay)
+
+    def add(run, words, *, jobs=False, level=None):
+        one = commands.add_parser(run.__name__, help=words, description=run.__doc__)
+        one.set_defaults(run=run)
+        if jobs:
+            cores = os.cpu_count() or 1
+            one.add_argument("--jobs", type=int, default=cores, help="processes (default: one a core)")
+            names = "whose layers: a name under the entry points verify.catalogues (default %(default)s)"
+            one.add_argument("--catalogue", default="jbp", help=names)
+        if level:
+            words = "quick leaves out other sizes and lower precisions (default %(default)s)"
+            one.add_argument("--level", choices=LEVELS, default=level, help=words)
+        return one
+
+    one = add(function, "audit a function with a custom rule", level="standard")
+    one.add_argument("name", help="package.module:function")
+    one.add_argument("--reference", help="its plain definition, package.module:function")
+    one.add_argument("--example", required=True, help='its arguments, for example "f32[4,8], f32[8], i32[4]<8"')
+    one.add_argument("--seed", type=int, default=0, help="of the values in the example (default %(default)s)")
+    one.add_argument("--json", action="store_true", help="print the report as JSON")
+    add(layers, "audit every layer and loss of a catalogue", jobs=True, level="quick")
+    one = add(networks, "audit random networks", jobs=True)
+    one.add_argument("--count", type=int, default=300, help="how many networks (default %(default)s)")
+    one.add_argument("--seed", type=int, default=0, help="another seed draws other networks (default %(default)s)")
+    one = add(replay, "run one failing network again")
+    one.add_argument("token", help="the word that the failing campaign printed")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
     options = parser.parse_args(arguments)
     if getattr(options, "count", 1) < 1 or getattr(options, "jobs", 1) < 1:
         parser.error("--count and --jobs must be at least 1")
     try:
         return options.run(options)
-    except (CatalogueError, ValueError) as error:
+    except (CatalogueError, CommandError, SubjectError, TokenError) as error:
         console.print(f"[bold red]could not run:[/] {error}", highlight=False, soft_wrap=True)
         return 2
 

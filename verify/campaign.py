@@ -116,6 +116,10 @@ def _batch(source, name, campaign_seed, number, size):
     return tally
 
 
+class TokenError(ValueError):
+    """A word that holds no network."""
+
+
 class DisagreementError(AssertionError):
     """A network whose sweep and definition give different gradients."""
 
@@ -173,10 +177,10 @@ def token(name: str, network: Network) -> str:
 
 
 def from_token(word: str) -> Network:
-    """The network that a token holds. Raises ValueError for a word that is none."""
+    """The network that a token holds. Raises TokenError for a word that is none."""
     try:
         name, layer, inputs, seed = json.loads(zlib.decompress(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))))
     except (ValueError, zlib.error) as error:
-        raise ValueError(f"got {word!r}; expected a token that a failing campaign printed. ({error})") from error
+        raise TokenError(f"got {word!r}; expected a token that a failing campaign printed. ({error})") from error
     names = {"__builtins__": {}} | dict(catalogue(name).names) | {"Array": Array}
     return Network(eval(layer, names), eval(inputs, names), seed)  # a token is a program, as the README says

@@ -192,7 +192,7 @@ def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, Array]]:
 def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.random.Generator]:
     """(params, x, rng) of the network, all from its seed: signed inputs, and parameters that are not at their start."""
     rng = np.random.default_rng(network.seed)
-    x = _inputs(network.inputs, rng, dtype)
+    x = draw_inputs(network.inputs, rng, dtype)
     params = compiled(network.layer).init(jax.random.key(network.seed), spec(network.inputs, dtype))
 
     def moved(p):
@@ -203,9 +203,10 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
     return jax.tree.map(moved, params, is_leaf=is_buffer), x, rng
 
 
-def _inputs(inputs, rng, dtype):
+def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
+    """Arrays like `inputs`: signed normal numbers, integers below their bound."""
     if isinstance(inputs, tuple):
-        return tuple(_inputs(x, rng, dtype) for x in inputs)
+        return tuple(draw_inputs(x, rng, dtype) for x in inputs)
     if inputs.below is not None:
         return jnp.asarray(rng.integers(0, max(inputs.below, 1), inputs.shape), jnp.int32)
     return jnp.asarray(rng.normal(size=inputs.shape), dtype)

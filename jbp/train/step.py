@@ -90,8 +90,8 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **mea
     and `finite`. Where the loss or a gradient is NaN or Inf, `finite` is false and the state comes back untouched, so
     that the cause can be looked for; `fit` does.
 
-    Any optax transformation will do. A state that was given away once cannot be used again: jax raises
-    ValueError, "Buffer has been deleted or donated". Keep the one that comes back.
+    Any optax transformation will do. A state that was given away once cannot be used again: jax raises an error that
+    says it was deleted. Keep the one that comes back.
     """
     run = take_step(net, loss, optimizer, measures)
     return jax.jit(lambda state, x, target: run(state, x, target, jnp.ones((), bool)), donate_argnums=0)

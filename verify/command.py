@@ -1,0 +1,71 @@
+"""What the commands of `python -m verify` need beside the audits: functions by name, examples by shape."""
+
+import importlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from verify.check import check
+from verify.networks import catalogue, draw_inputs
+from verify.report import Report
+
+KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
+
+
+class CommandError(ValueError):
+    """What was typed does not name something that can be audited."""
+
+
+def function(name: str) -> Any:
+    """The object at "package.module:name". Raises CommandError if it is not there."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CommandError(f"got {name!r}; expected package.module:function. ({error})") from error
+    return found
+
+
+def example(text: str, seed: int) -> list[Any]:
+    """Arrays for "f32[4,8], i32[4]<8, bool[3], key": normal numbers, integers from 0 up to the bound, booleans, a key.
+
+    Raises CommandError for anything else.
+    """
+    rng, arrays = np.random.default_rng(seed), []
+    for word in re.findall(r"[^,\[\]]+(?:\[[^\]]*\])?[^,]*", text):
+        match = re.fullmatch(r"\s*(?:(f|bf|i|u)(\d+)|(bool|key))(?:\[([\d,\s]*)\])?(?:<(\d+))?\s*", word)
+        if not match:
+            raise CommandError(
+                f"got {word.strip()!r} in the example; expected f32[4,8], bf16[4], i32[4]<8, bool[3] or key."
+            )
+        kind, bits, other, sizes, below = match.groups()
+        shape = tuple(int(n) for n in (sizes or "").replace(" ", "").split(",") if n)
+        if other == "key":
+            arrays.append(jax.random.key(seed))
+        elif other == "bool":
+            arrays.append(jnp.asarray(rng.random(shape) < 0.5))
+        elif kind in ("f", "bf"):
+            arrays.append(jnp.asarray(rng.normal(size=shape), KINDS[kind] + bits))
+        else:
+            arrays.append(jnp.asarray(rng.integers(0, int(below or 8), shape), KINDS[kind] + bits))
+    return arrays
+
+
+def cases(name: str) -> list[tuple[int, int]]:
+    """(case, input) numbers of everything in the catalogue called `name`, layers and then losses."""
+    source = catalogue(name)
+    listed = [*source.layers, *source.losses]
+    return [(k, i) for k, case in enumerate(listed) for i in range(len(case.inputs))]
+
+
+def audit_case(name: str, case: int, number: int, level: str) -> Report:
+    """`check` of one case of a catalogue at one of its inputs: runs in any process."""
+    source = catalogue(name)
+    found = [*source.layers, *source.losses][case]
+    x = draw_inputs(found.inputs[number], np.random.default_rng(case), jnp.float32)
+    return check(found.layer, x, level=level)
