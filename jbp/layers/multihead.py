@@ -252,7 +252,8 @@ class MultiHeadAttention(Layer):
             for r in range(params["q"].shape[2]):
                 q = x @ params["q"][:, g, r]
                 s = q @ jnp.swapaxes(k, 1, 2) / q.shape[-1] ** 0.5
-                top = lax.stop_gradient(jnp.max(jnp.where(seen, s, -1e30), -1, keepdims=True))
+                top = lax.stop_gradient(jnp.max(s, -1, keepdims=True, where=seen, initial=-jnp.inf))
+                top = jnp.where(jnp.isneginf(top), 0, top)
                 e = jnp.where(seen, jnp.exp(jnp.where(seen, s - top, 0)), 0)
                 total = jnp.sum(e, -1, keepdims=True)
                 y = y + (e / jnp.where(total > 0, total, 1)) @ v @ params["o"][g, r]
