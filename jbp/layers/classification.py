@@ -32,9 +32,10 @@ class BinaryCrossEntropy(Layer):
 
     def reference(self, params, x, /):
         z, t = x
-        yes = 1 / (1 + jnp.exp(-z))
-        no = 1 / (1 + jnp.exp(z))
-        return -jnp.mean(t * jnp.log(yes) + (1 - t) * jnp.log(no))
+        positive = z > 0  # log(1 + eᶻ) overflows above, z + log(1 + e⁻ᶻ) below
+        above = z + jnp.log1p(jnp.exp(-jnp.where(positive, z, 0)))
+        below = jnp.log1p(jnp.exp(jnp.where(positive, 0, z)))
+        return jnp.mean(jnp.where(positive, above, below) - t * z)
 
 
 @dataclass(frozen=True)
