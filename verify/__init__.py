@@ -2,10 +2,29 @@
 
 report = verify.check(f, *example_args, reference=plain)
 report.verdict  # "pass", "fail" or "inconclusive"
+
+@hypothesis.given(verify.networks())  # random networks of all catalogued layers, valid by construction
+def test(network): assert not verify.audit(network).disagrees
 """
 
+from verify.architectures import Network, networks
 from verify.check import check
+from verify.judge import audit
+from verify.locate import locate
 from verify.report import AuditError, Canary, Finding, Report
 from verify.subject import Pair, SubjectError, pair
 
-__all__ = ["AuditError", "Canary", "Finding", "Pair", "Report", "SubjectError", "check", "pair"]
+__all__ = [
+    "AuditError",
+    "Canary",
+    "Finding",
+    "Network",
+    "Pair",
+    "Report",
+    "SubjectError",
+    "audit",
+    "check",
+    "locate",
+    "networks",
+    "pair",
+]

@@ -8,17 +8,16 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from verify import campaign, command
+from verify.architectures import CatalogueError
 from verify.campaign import TokenError
 from verify.check import LEVELS, check
 from verify.command import CommandError
 from verify.judge import audit
 from verify.locate import locate
-from verify.networks import CatalogueError
 from verify.subject import SubjectError
 
 console = Console()
@@ -93,18 +92,17 @@ def _missing(names):
 
 def replay(options: argparse.Namespace) -> int:
     """One network of an earlier campaign, again."""
-    with jax.enable_x64(True):
-        network = campaign.from_token(options.token)
-        console.print(f"{network.layer!r} on {network.inputs!r}, seed {network.seed}", highlight=False, soft_wrap=True)
-        outcome = audit(network)
-        for difference in outcome.differences:
-            console.print(f"  {difference}", highlight=False)
-        if not outcome.disagrees:
-            console.print(f"[bold green]agrees[/] {outcome.remark}")
-            return 0
-        for fault in locate(network):
-            console.print(f"[bold red]{fault}[/]", highlight=False, soft_wrap=True)
-        return 1
+    network = campaign.from_token(options.token)
+    console.print(f"{network.layer!r} on {network.inputs!r}, seed {network.seed}", highlight=False, soft_wrap=True)
+    outcome = audit(network)
+    for difference in outcome.differences:
+        console.print(f"  {difference}", highlight=False)
+    if not outcome.disagrees:
+        console.print(f"[bold green]agrees[/] {outcome.remark}")
+        return 0
+    for fault in locate(network):
+        console.print(f"[bold red]{fault}[/]", highlight=False, soft_wrap=True)
+    return 1
 
 
 def function(options: argparse.Namespace) -> int:

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import jax
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from verify.architectures import Array, Network, catalogue, networks
 from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
-from verify.networks import Array, Network, catalogue, networks
 from verify.protocol import children, nodes
 
 BATCH = 50
@@ -70,12 +69,7 @@ class Tally:
 
 def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tally:
     """Batch `number` of a campaign over the catalogue called `name`: runs in any process, always alike."""
-    with jax.enable_x64(True):
-        return _batch(catalogue(name), name, campaign_seed, number, size)
-
-
-def _batch(source, name, campaign_seed, number, size):
-    tally, failing = Tally(), []
+    source, tally, failing = catalogue(name), Tally(), []
 
     @seed(campaign_seed * 1_000_003 + number)
     @settings(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify.architectures import catalogue, draw_inputs
 from verify.check import check
-from verify.networks import catalogue, draw_inputs
 from verify.report import Report
 
 KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}

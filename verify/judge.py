@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from verify.architectures import Network, values
 from verify.compiled import compiled
-from verify.networks import Network, values
 from verify.protocol import is_float, is_none, join, split
 
 CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
@@ -88,8 +88,9 @@ class Outcome:
 
 def audit(network: Network) -> Outcome:
     """One network's gradient by its own sweep against the truth, every element of every leaf."""
-    params, x, rng = values(network)
-    return judge(network.layer, params, x, rng)
+    with jax.enable_x64(True):
+        params, x, rng = values(network)
+        return judge(network.layer, params, x, rng)
 
 
 def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:

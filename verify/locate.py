@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
+
+from verify.architectures import Network, values
 from verify.compiled import Compiled, hand_and_true
 from verify.judge import Outcome, judge
-from verify.networks import Network, values
 from verify.protocol import children, leaves, nodes, replace_at
 
 
@@ -41,6 +43,11 @@ def locate(network: Network) -> list[Fault]:
     A leaf is at fault if the network disagrees although all other leaves are corrected. A combinator is at fault if the
     network disagrees with all leaves corrected, and agrees once the combinator is corrected as a whole.
     """
+    with jax.enable_x64(True):
+        return _locate(network)
+
+
+def _locate(network):
     params, x, _ = values(network)
 
     def outcome(change):

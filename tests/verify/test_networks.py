@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 import jbp
 from verify import campaign
 from verify.__main__ import main
+from verify.architectures import Array, Network, catalogue, networks
 from verify.judge import audit
 from verify.locate import locate
-from verify.networks import Array, Network, catalogue, networks
 from verify.protocol import leaves
 
 INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Array((2, 4, 3, 2))}
@@ -94,9 +94,9 @@ def test_networks_are_valid_and_agree(network):
 @given(networks())
 def test_a_compiled_network_is_the_network(network):
     """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
+    from verify.architectures import values
     from verify.compiled import compiled
     from verify.judge import gradients, output_error, truth
-    from verify.networks import values
 
     params, x, rng = values(network)
     y, _ = network.layer.forward(params, x)
@@ -137,7 +137,7 @@ def test_a_failing_network_shrinks_to_its_fault():
 
 def test_a_campaign_reports_and_replays_a_failure(monkeypatch, capsys):
     broken_catalogue = _with_broken_tanh()
-    for module in ("verify.campaign", "verify.networks"):
+    for module in ("verify.campaign", "verify.architectures"):
         monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": broken_catalogue)
     tally = campaign.run(100, 3)
     assert tally.failures

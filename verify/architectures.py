@@ -74,7 +74,8 @@ def after(layer: Any, x: Any) -> Array | None:
         return layer.forward(layer.init(key, x), x)[0]
 
     try:
-        y = jax.eval_shape(run, jax.random.key(0), spec(x))
+        with jax.enable_x64(True):
+            y = jax.eval_shape(run, jax.random.key(0), spec(x))
     except (ValueError, TypeError):  # how a layer says that it does not take x
         return None
     if not hasattr(y, "shape") or not is_float(y):
