@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -82,7 +83,9 @@ def test_a_combinator_at_fault_is_found():
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(networks())
 def test_networks_are_valid_and_agree(network):
     assert not audit(network).disagrees
@@ -90,7 +93,9 @@ def test_networks_are_valid_and_agree(network):
     assert (rebuilt.layer, rebuilt.inputs, rebuilt.seed) == (network.layer, network.inputs, network.seed)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(networks())
 def test_a_compiled_network_is_the_network(network):
     """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
@@ -115,19 +120,19 @@ class Broken(jbp.Tanh):
 
 
 def _with_broken_tanh():
-    from dataclasses import replace
-
+    """A small catalogue, in which the broken layer is not rare."""
     source = catalogue()
-    layers = [replace_case(case) for case in source.layers]
+    few = [
+        case
+        for case in source.layers
+        if type(case.layer) in (jbp.Dense, jbp.LayerNorm, jbp.Sigmoid, jbp.Conv, jbp.Tanh)
+    ]
+    layers = [type(case)(Broken(), *case.inputs) if case.layer == jbp.Tanh() else case for case in few]
     return replace(source, layers=tuple(layers), names=dict(source.names) | {"Broken": Broken})
 
 
-def replace_case(case):
-    return type(case)(Broken(), *case.inputs) if case.layer == jbp.Tanh() else case
-
-
 def test_a_failing_network_shrinks_to_its_fault():
-    quick = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    quick = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     network = find(networks(_with_broken_tanh()), lambda network: audit(network).disagrees, settings=quick)
     inside = [type(node).__name__ for _, node in leaves(network.layer)]
     assert "Broken" in inside
