@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from verify import campaign, command
-from verify.architectures import CatalogueError
+from verify.architectures import CatalogueError, program
 from verify.campaign import TokenError
 from verify.check import LEVELS, check
 from verify.command import CommandError
@@ -93,7 +93,7 @@ def _missing(names):
 def replay(options: argparse.Namespace) -> int:
     """One network of an earlier campaign, again."""
     network = campaign.from_token(options.token)
-    console.print(f"{network.layer!r} on {network.inputs!r}, seed {network.seed}", highlight=False, soft_wrap=True)
+    console.print(program(network), highlight=False, soft_wrap=True)
     outcome = audit(network)
     for difference in outcome.differences:
         console.print(f"  {difference}", highlight=False)

@@ -214,5 +214,5 @@ def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
 
 
 def program(network: Network) -> str:
-    """The network as a line that rebuilds it, given the names of its catalogue."""
+    """The network in a line: the layer as a program, what its input looks like, and the seed of its values."""
     return f"{network.layer!r} on {network.inputs!r}, seed {network.seed}"
