@@ -43,11 +43,13 @@ from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
+from jbp.layers.penalized import Penalized
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM, Bidirectional
 from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh, MeanAbsoluteError, MeanSquaredError
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.layers.variational import Reparameterize, ReparameterizeInference, StandardNormalDivergence
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
 
@@ -59,8 +61,9 @@ __all__ = [
     "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber",
     "Identity", "InstanceNorm", "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
     "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout",
-    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Parallel", "Positions", "RMSNorm",
-    "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "Softsign", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers",
-    "cast", "merge", "trainable", "value_and_grad",
+    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Parallel", "Penalized",
+    "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Reparameterize", "ReparameterizeInference",
+    "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign",
+    "StandardNormalDivergence", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers", "cast", "merge",
+    "trainable", "value_and_grad",
 ]  # fmt: skip

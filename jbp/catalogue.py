@@ -55,13 +55,16 @@ class Form:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What random networks are made of. `serial(*layers)` joins layers in a row; `names` is what their reprs need."""
+    """What random networks are made of. `serial(*layers)` joins layers in a row; `names` is what their reprs need.
+
+    `with_loss(net, loss, n)` takes (x, t_1, ..., t_n) and gives the loss of (net's output, t_1, ..., t_n).
+    """
 
     layers: tuple[Case, ...]
     forms: tuple[Form, ...]
     losses: tuple[Case, ...]
     serial: Callable[..., Layer]
-    with_loss: Callable[[Layer, Layer], Layer]
+    with_loss: Callable[[Layer, Layer, int], Layer]
     names: Mapping[str, Any]
 
 
@@ -96,6 +99,8 @@ LAYERS = (
     Case(jbp.BatchNormInference(), *ANY),
     Case(jbp.Dropout(0.3), *ANY),
     Case(jbp.DropoutInference(), *ANY),
+    Case(jbp.Reparameterize(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
+    Case(jbp.ReparameterizeInference(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(jbp.Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),
     Case(jbp.Positions(9), f(2, 5, 3)),
     Case(jbp.LSTM(3), f(2, 5, 3)),
@@ -160,6 +165,8 @@ LOSSES = (
         )
     ),
     Case(jbp.Huber(0.3), (f(3, 5), f(3, 5))),
+    Case(jbp.StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
+    Case(jbp.Penalized(jbp.Huber(), 0.5), ((f(3, 5), f()), f(3, 5))),
     Case(jbp.GaussianNegativeLogLikelihood(), (f(3, 8), f(3, 4)), (f(2, 3, 2), f(2, 3, 1))),
     Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
@@ -188,5 +195,5 @@ def _joined(a: Layer, b: Layer, join: Layer) -> Layer:
     return jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), join)
 
 
-def _with_loss(net: Layer, loss: Layer) -> Layer:
-    return jbp.Serial(jbp.Parallel(net, jbp.Identity()), loss)
+def _with_loss(net: Layer, loss: Layer, targets: int) -> Layer:
+    return jbp.Serial(jbp.Parallel(net, *[jbp.Identity()] * targets), loss)

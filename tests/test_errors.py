@@ -31,10 +31,12 @@ from jbp import (
     Positions,
     ReLU,
     Remat,
+    Reparameterize,
     Repeat,
     Residual,
     Serial,
     SoftmaxCrossEntropy,
+    StandardNormalDivergence,
     Tanh,
     Tied,
     cast,
@@ -128,6 +130,8 @@ WRONG_INPUT = {
     "labels one-hot": (SoftmaxCrossEntropy(), (ones(2, 3), ones(2, 3, dtype=jnp.int32)), "From one-hot labels take"),
     "labels of floats": (SoftmaxCrossEntropy(), (ones(2, 3), ones(2)), "got soft labels float32[2]; expected shape"),
     "labels out of range": (SoftmaxCrossEntropy(), (ones(2, 3), jnp.array([1, 3])), "got labels between 1 and 3"),
+    "Reparameterize": (Reparameterize(), ones(2, 3), "got x float32[2, 3]; expected (..., 2 n), n means and"),
+    "divergence": (StandardNormalDivergence(), ones(2, 3), "got x float32[2, 3]; expected (..., 2 n), n means and"),
 }  # fmt: skip
 
 

@@ -33,6 +33,8 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.Maxout(1), f(2), f(0, 4)),
     Case(jbp.PReLU(), f(1), f(0, 4)),
     Case(jbp.Dropout(0.0), f(3, 4)),
+    Case(jbp.Reparameterize(), f(2), f(0, 4)),
+    Case(jbp.StandardNormalDivergence(), f(2)),
     Case(jbp.Conv(3), f(1, 1, 1, 1), f(0, 5, 4, 2)),
     Case(jbp.Conv(2, (3, 3, 2), stride=(1, 2, 1), padding=((1, 0), (2, 2), (0, 3))), f(1, 4, 3, 2, 1)),
     Case(jbp.MaxPool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
@@ -102,7 +104,12 @@ def test_lower_precision_keeps_dtypes(layer, spec):
         assert jax.tree.all(same)
 
 
-LARGEST = {jbp.GaussianNegativeLogLikelihood: 1.0}  # a log variance of −100 is out of range by definition
+# A log variance of 1e4 is out of range by definition.
+LARGEST = {
+    jbp.GaussianNegativeLogLikelihood: 1.0,
+    jbp.Reparameterize: 1.0,
+    jbp.StandardNormalDivergence: 1.0,
+}
 
 
 @pytest.mark.parametrize(("layer", "spec"), LAST)

@@ -166,8 +166,11 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
         )
     losses = [] if first else _losses(source.losses, y)
     if closes and losses:
-        loss, target = losses[closing % len(losses)]
-        layer, inputs = source.with_loss(layer, loss), (inputs, target)
+        loss, targets = losses[closing % len(losses)]
+        if targets:
+            layer, inputs = source.with_loss(layer, loss, len(targets)), (inputs, *targets)
+        else:
+            layer = source.serial(layer, loss)
     return Network(layer.evaluation() if evaluates else layer, inputs, seed, tuple(pen.forms))
 
 
@@ -176,18 +179,26 @@ def _is_chain(layer, source):
 
 
 @cache
-def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, Array]]:
-    """(loss, target) for each loss that takes y with a target shaped like that of one of its cases."""
+def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
+    """(loss, targets) for each loss that takes y with targets shaped like those of one of its cases."""
     found = []
     for case in cases:
-        for like, target in (pair for pair in case.inputs if isinstance(pair, tuple) and len(pair) == 2):
-            shape = y.shape[: len(target.shape)]
-            if len(shape) == len(y.shape):  # the target's last size is to the output's as it is in the case
-                shape = (*shape[:-1], y.shape[-1] * target.shape[-1] // like.shape[-1])
-            target = Array(shape, None if target.below is None else min(target.below, y.shape[-1]))
-            if after(case.layer, (y, target)) == Array(()):
-                found.append((case.layer, target))
+        for inputs in case.inputs:
+            like, *others = inputs if isinstance(inputs, tuple) else (inputs,)
+            if not hasattr(like, "shape") or len(like.shape) != len(y.shape):
+                continue
+            targets = tuple(_target(target, like, y) for target in others)
+            if after(case.layer, (y, *targets) if targets else y) == Array(()):
+                found.append((case.layer, targets))
     return list(dict.fromkeys(found))
+
+
+def _target(target: Array, like: Array, y: Array) -> Array:
+    """The target of a case, made to fit y as it fits the prediction of the case."""
+    shape = y.shape[: len(target.shape)]
+    if len(shape) == len(y.shape):  # its last size is to the prediction's as it is in the case
+        shape = (*shape[:-1], y.shape[-1] * target.shape[-1] // like.shape[-1])
+    return Array(shape, None if target.below is None else min(target.below, y.shape[-1]))
 
 
 def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.random.Generator]:

@@ -12,11 +12,16 @@ from jbp.layer import Layer
 from jbp.layers.shape import wide
 
 
+def parts(layer, x, *names):
+    """x, after a check that it is a tuple with an entry for each of `names`."""
+    if not isinstance(x, tuple | list) or len(x) != len(names):
+        raise LayerError(layer, f"got {show(x)}; expected the tuple ({', '.join(names)}). Pass them as one argument.")
+    return x
+
+
 def pair(layer, x, what):
     """x, after a check that it is (prediction, what)."""
-    if not isinstance(x, tuple | list) or len(x) != 2:
-        raise LayerError(layer, f"got {show(x)}; expected the tuple (prediction, {what}). Pass both as one argument.")
-    return x
+    return parts(layer, x, "prediction", what)
 
 
 def alike(layer, x):

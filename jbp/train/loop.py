@@ -40,10 +40,10 @@ def fit(
     console: Console | None = None,
     **measures: Measure,
 ) -> tuple[State, History]:
-    """(state, history) after one step for each of the batches, pairs (x, target), or for the first `steps` of them.
+    """(state, history) after one step for each of the batches, tuples (x, *targets), or for the first `steps` of them.
 
     history has one row a step: the number of the step since `start`, its loss, the norm of its gradient, its
-    `measures`, functions of (output, target) such as `accuracy`. Every `every` steps and at the end, `check(params)`,
+    `measures`, functions of (output, *targets) such as `accuracy`. Every `every` steps and at the end, `check(params)`,
     if given, adds what it finds to the row, the accuracy on held-out data say, and a line is printed. The state that is
     given is taken over, as by `step`.
 
@@ -96,7 +96,7 @@ def fit(
         task = bar.add_task(title, total=total, said="compiling")
         try:
             for batch in islice(batches, steps):
-                state, metrics = run(state, *batch, good)
+                state, metrics = run(state, good, *batch)
                 good = metrics["finite"]
                 settle()
                 pending = batch, metrics

@@ -13,7 +13,7 @@ from jbp.params import apply_updates, trainable
 from jbp.sweep import initialize, value_and_grad
 
 Metrics = dict[str, Any]
-Measure = Callable[[Any, Any], Any]
+Measure = Callable[..., Any]
 
 
 @jax.tree_util.register_dataclass
@@ -64,18 +64,18 @@ def optimized(optimizer: optax.GradientTransformation, grads: Any, state: Any, p
 
 
 def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, measures: dict[str, Measure]) -> Any:
-    """(state, x, target, go) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
+    """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
     sweep = value_and_grad(net, loss, has_aux=True)
 
-    def run(state, x, target, go):
-        (value, aux), grads = sweep(state.params, x, target)
+    def run(state, go, x, *targets):
+        (value, aux), grads = sweep(state.params, x, *targets)
         good = go & finite((value, grads))
 
         def moved():
             params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params)
             return State(params, optimizer_state, state.steps + 1)
 
-        metrics = {name: measure(aux.output, target) for name, measure in measures.items()}
+        metrics = {name: measure(aux.output, *targets) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": norm(grads), "finite": good}
         # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16.
         return jax.lax.cond(good, moved, lambda: state), metrics
@@ -84,14 +84,14 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
 
 
 def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **measures: Measure) -> Any:
-    """f(state, x, target) -> (state, metrics), compiled. It takes the memory of the state that it is given.
+    """f(state, x, *targets) -> (state, metrics), compiled. It takes the memory of the state that it is given.
 
-    metrics has the loss, the `norm` of the gradient, the `measures`, functions of (output, target) such as `accuracy`,
-    and `finite`. Where the loss or a gradient is NaN or Inf, `finite` is false and the state comes back untouched, so
-    that the cause can be looked for; `fit` does.
+    loss is a layer on (output, *targets). metrics has the loss, the `norm` of the gradient, the `measures`, functions
+    of (output, *targets) such as `accuracy`, and `finite`. Where the loss or a gradient is NaN or Inf, `finite` is
+    false and the state comes back untouched, so that the cause can be looked for; `fit` does.
 
     Any optax transformation will do. A state that was given away once cannot be used again: jax raises an error that
     says it was deleted. Keep the one that comes back.
     """
     run = take_step(net, loss, optimizer, measures)
-    return jax.jit(lambda state, x, target: run(state, x, target, jnp.ones((), bool)), donate_argnums=0)
+    return jax.jit(lambda state, x, *targets: run(state, jnp.ones((), bool), x, *targets), donate_argnums=0)
