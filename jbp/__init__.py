@@ -1,7 +1,7 @@
 """jbp: neural networks in JAX whose backward pass is written by hand."""
 
 from jbp.bridge import as_function
-from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial, Tied
+from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial, Tied, TimeDistributed
 from jbp.errors import LayerError
 from jbp.layer import Estimator, Layer
 from jbp.layers.activation import (
@@ -33,7 +33,7 @@ from jbp.layers.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
-from jbp.layers.dropout import Dropout, DropoutInference
+from jbp.layers.dropout import Dropout, DropoutInference, StochasticDepth
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
@@ -41,6 +41,7 @@ from jbp.layers.gru import GRU, Elman
 from jbp.layers.linear_loss import LinearCrossEntropy
 from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
+from jbp.layers.move import Pad, Reshape, Select, Take, Transpose, Upsample
 from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.penalized import Penalized
@@ -51,6 +52,7 @@ from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.layers.variational import Reparameterize, ReparameterizeInference, StandardNormalDivergence
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
+from jbp.reversible import Reversible
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
@@ -61,9 +63,10 @@ __all__ = [
     "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber",
     "Identity", "InstanceNorm", "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
     "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout",
-    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Parallel", "Penalized",
+    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Pad", "Parallel", "Penalized",
     "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Reparameterize", "ReparameterizeInference",
-    "Repeat", "Residual", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign",
-    "StandardNormalDivergence", "SwiGLU", "Tanh", "Tied", "apply_updates", "as_function", "buffers", "cast", "merge",
-    "trainable", "value_and_grad",
+    "Repeat", "Reshape", "Residual", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
+    "SoftmaxCrossEntropy", "Softplus", "Softsign", "StandardNormalDivergence", "StochasticDepth", "SwiGLU", "Take",
+    "Tanh", "Tied", "TimeDistributed", "Transpose", "Upsample", "apply_updates", "as_function", "buffers", "cast",
+    "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

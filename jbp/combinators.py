@@ -3,6 +3,7 @@
 Residuals, deltas and gradients of a combinator have the shape of its parameters: a tuple for a tuple of children.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from jax import lax
 
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
+from jbp.layers.shape import Static
 from jbp.params import Buffer, buffers, merge, trainable
 
 
@@ -254,6 +256,72 @@ class Repeat(Layer):
 
 
 @dataclass(frozen=True)
+class TimeDistributed(Layer):
+    """y = f at every step: the first `axes` axes of x are one batch to f.      dx = what f sends down, unfolded.
+
+    Keeps what f keeps, and the sizes. Parameters are f's. Shapes: x (b, t, ...), y (b, t, ...).
+    `TimeDistributed(Conv(8))` runs on every frame of a film (b, t, n, n, c). x and y may be pytrees of floating arrays
+    that share those axes. Raises LayerError where they do not.
+    """
+
+    layer: Layer
+    axes: int = 2
+
+    def _sizes(self, x):
+        sizes = {v.shape[: self.axes] for v in jax.tree.leaves(x)}
+        if len(sizes) != 1 or len(next(iter(sizes))) != self.axes or self.axes < 1:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected arrays (batch, time, ...) that share their first {self.axes} axes. "
+                "Add the missing axes with x[:, None].",
+            )
+        return sizes.pop()
+
+    def _folded(self, x):
+        def fold(v):
+            shape = (math.prod(v.shape[: self.axes]), *v.shape[self.axes :])
+            return jax.ShapeDtypeStruct(shape, v.dtype) if isinstance(v, jax.ShapeDtypeStruct) else v.reshape(shape)
+
+        return jax.tree.map(fold, x)
+
+    def _unfolded(self, y, sizes):
+        return jax.tree.map(lambda v: v.reshape(*sizes, *v.shape[1:]), y)
+
+    def init(self, key, x, /):
+        self._sizes(x)
+        with at(self):
+            return self.layer.init(key, self._folded(x))
+
+    def forward(self, params, x, /):
+        sizes = self._sizes(x)
+        with at(self):
+            y, r = self.layer.forward(params, self._folded(x))
+        return self._unfolded(y, sizes), (r, Static(sizes))
+
+    def _down(self, way, params, residuals, dy):
+        r, sizes = residuals
+        with at(self):
+            dx, down = way(params, r, self._folded(dy))
+        return self._unfolded(dx, sizes.value), down
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down(self.layer.pull, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self.layer.gradient(residuals[0], delta)
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals[0])
+
+    def reference(self, params, x, /):
+        return self._unfolded(self.layer.reference(params, self._folded(x)), self._sizes(x))
+
+
+@dataclass(frozen=True)
 class Tied(Layer):
     """One parameter in several places: `ties` are pairs (from, to) of paths into f's parameters.
 
@@ -347,7 +415,7 @@ def _put(tree, path, value):
     return type(tree)(_put(v, rest, value) if i == step else v for i, v in enumerate(tree))
 
 
-def _after(dy, x):
+def after(dy: Any, x: Any) -> Any:
     """x, which the compiler cannot have before dy: times a 1 that it does not know to be one.
 
     Without it the compiler would merge the second run with the first, or run all of them early, and keep everything.
@@ -381,7 +449,7 @@ class Remat(Layer):
             return self.layer.forward(params, x)[0], x
 
     def _again(self, params, x, dy):
-        return self.layer.forward(params, _after(dy, x))[1]
+        return self.layer.forward(params, after(dy, x))[1]
 
     def backward(self, params, x, dy, /):
         with at(self):

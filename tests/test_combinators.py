@@ -12,11 +12,13 @@ from jbp import (
     BatchNormInference,
     Buffer,
     Concatenate,
+    Conv,
     Dense,
     Dropout,
     Embedding,
     FanOut,
     Frozen,
+    GlobalMaxPool,
     Identity,
     LayerNorm,
     Logits,
@@ -24,9 +26,13 @@ from jbp import (
     Remat,
     Repeat,
     Residual,
+    Reversible,
+    Select,
     Serial,
+    StochasticDepth,
     Tanh,
     Tied,
+    TimeDistributed,
     buffers,
     merge,
     trainable,
@@ -53,6 +59,23 @@ NETS = {
     "Repeat once": (Repeat(Dense(4), 1), f(3, 4)),
     "Repeat of Repeat": (Repeat(Repeat(Serial(Dense(4), Tanh()), 2), 3), f(3, 4)),
     "Repeat of Remat": (Repeat(Remat(Residual(NOISY)), 3), f(3, 4)),
+    "Reversible": (Reversible(NOISY, Serial(Dense(4), Tanh())), f(3, 8)),
+    "Reversible of one": (Reversible(NOISY), f(3, 8)),
+    "Reversible of three": (Reversible(Dense(4), NOISY, Tanh()), f(2, 3, 8)),
+    "Reversible of halves of one": (Reversible(Dense(1), Dropout(0.2)), f(3, 2)),
+    "Reversible again and again": (Reversible(NOISY, Serial(Dense(4), Tanh()), times=3), f(3, 8)),
+    "Reversible of one, twice": (Reversible(NOISY, times=2), f(3, 8)),
+    "Reversible in Repeat": (Repeat(Reversible(Dense(4), NOISY), 2), f(3, 8)),
+    "Reversible in Reversible": (Reversible(Reversible(NOISY, Tanh()), Dense(8)), f(3, 16)),
+    "TimeDistributed": (TimeDistributed(Serial(Dense(3), NOISY)), f(2, 3, 5)),
+    "TimeDistributed of pictures": (TimeDistributed(Serial(Conv(2), GlobalMaxPool())), f(2, 3, 4, 3, 1)),
+    "TimeDistributed of a pytree": (TimeDistributed(Parallel(Dense(2), Tanh()), 3), (f(1, 2, 3, 2), f(1, 2, 3))),
+    "TimeDistributed in Repeat": (Repeat(TimeDistributed(NOISY), 2), f(2, 3, 4)),
+    "named inputs": (
+        Serial(Select("a", "b"), Parallel(Embedding(5, 4), Dense(4)), Concatenate(0)),
+        {"a": i(3, below=5), "b": f(2, 3), "label": i(2, below=2), "weight": f(3)},
+    ),
+    "stochastic depth": (Residual(Serial(NOISY, StochasticDepth(0.4))), f(5, 4)),
     "Remat of Repeat": (Remat(Repeat(NOISY, 2)), f(3, 4)),
     "Remat": (Remat(NOISY), f(3, 4)),
     "Repeat of a pytree": (Repeat(Parallel(Dense(4), NOISY), 2), (f(3, 4), f(2, 4))),
@@ -74,7 +97,7 @@ NETS = {
 @pytest.fixture(autouse=True)
 def _quick_to_compile(request):
     """Small programs, run a few times each; but the compiler's own figures are looked at as it works for users."""
-    quick = "remat_keeps" not in request.node.name
+    quick = not any(name in request.node.name for name in ("remat_keeps", "does_not_grow"))
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -179,6 +202,42 @@ def test_remat_keeps_its_input_alone_and_runs_again():
     unrolled = [_temporary(Serial(*[layer] * 12), x) for layer in (body, Remat(body))]
     print(f"working memory of 12 blocks in a row: {unrolled[0]} bytes, {unrolled[1]} with Remat")
     assert unrolled[1] < unrolled[0] / 4
+
+
+def test_the_memory_of_a_reversible_stack_does_not_grow_with_depth():
+    x = draw(f(64, 32), dtype="float32")
+    f_and_g = [Serial(LayerNorm(), Dense(64), Tanh(), Dense(16))] * 2
+
+    def beyond(net):  # gradients leave as outputs, they are not working memory
+        assert [v.shape for v in jax.tree.leaves(net.forward(parameters(net, x, dtype="float32"), x)[1])] == [x.shape]
+        return _temporary(net, x)
+
+    scanned = [beyond(Reversible(*f_and_g, times=times)) for times in (3, 24)]
+    unrolled = [beyond(Reversible(*f_and_g * n)) for n in (3, 12)]
+    plain = [_temporary(Repeat(Residual(Serial(LayerNorm(), Dense(64), Tanh(), Dense(32))), n), x) for n in (3, 24)]
+    print(f"working memory of 3 and 24 blocks: {scanned}; without: {plain}; of 3 and 12 blocks in a row: {unrolled}")
+    assert scanned[1] < 1.1 * scanned[0]
+    assert unrolled[1] < 1.5 * unrolled[0]
+    assert plain[1] > 4 * plain[0]
+
+
+@pytest.mark.parametrize("times", [None, 20])
+def test_a_reversible_stack_gives_its_input_back_but_for_rounding(times):
+    net = Reversible(*[Serial(LayerNorm(), Dense(4), Tanh())] * 2, times=times)
+    for dtype, eps in (("float64", 1e-14), ("float32", 1e-5)):
+        x = draw(f(5, 8), dtype=dtype)
+        params = parameters(net, x, dtype=dtype)
+        y = net.forward(params, x)[0]
+        assert abs(y - x).max() > 0.1
+        np.testing.assert_allclose(net.inputs(params, y), x, atol=eps * (times or 1))
+
+
+def test_stochastic_depth_leaves_out_whole_examples():
+    layer, x = StochasticDepth(0.4), draw(f(2000, 3, 2)) + 10
+    y = layer.forward(layer.init(jax.random.key(0), x), x)[0]
+    dropped = (y == 0).all((1, 2))
+    np.testing.assert_array_equal(y[~dropped], x[~dropped] / (1 - 0.4))
+    assert abs(dropped.mean() - 0.4) < 0.05
 
 
 def test_a_repeat_is_one_loop_each_way_however_often():

@@ -27,18 +27,27 @@ from jbp import (
     Logits,
     MaxPool,
     MeanSquaredError,
+    Pad,
     Parallel,
     Positions,
     ReLU,
     Remat,
     Reparameterize,
     Repeat,
+    Reshape,
     Residual,
+    Reversible,
+    Select,
     Serial,
     SoftmaxCrossEntropy,
     StandardNormalDivergence,
+    StochasticDepth,
+    Take,
     Tanh,
     Tied,
+    TimeDistributed,
+    Transpose,
+    Upsample,
     cast,
     trainable,
     value_and_grad,
@@ -74,6 +83,7 @@ def test_the_path_names_the_layer():
         (Remat, "Remat"),
         (Frozen, "Frozen"),
         (Residual, "Residual"),
+        (lambda f: TimeDistributed(f, 1), "TimeDistributed"),
         (lambda f: Tied(Serial(f, f), ()), "Tied.Serial[0]"),
         (lambda f: Serial(FanOut(), Parallel(Tanh(), f)), "Serial[1].Parallel[1]"),
     ):
@@ -125,6 +135,17 @@ WRONG_INPUT = {
     "Residual": (Residual(Dense(3)), ones(2, 4), "from float32[2, 4] to float32[2, 3]; expected it to keep shape"),
     "Repeat": (Repeat(Dense(3), 2), ones(2, 4), "from float32[2, 4] to float32[2, 3]; expected it to keep shape"),
     "Parallel": (Parallel(Tanh(), Tanh()), (ones(2),) * 3, "got inputs (float32[2], float32[2], float32[2])"),
+    "Concatenate on no axis": (Concatenate(2), (ones(2, 2), ones(2, 2)), "differ in the size of axis 2 only"),
+    "Reshape": (Reshape((3, -1)), ones(2, 4), "got x float32[2, 4]; expected 3 numbers in each example, or a multiple"),
+    "Transpose": (Transpose((0, 2, 1)), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
+    "Take": (Take(4), ones(2, 4), "got x float32[2, 4]; expected an axis 1 with an index 4"),
+    "Select": (Select("a", "c"), {"a": ones(2), "b": ones(2)}, "without ['c']; expected a dict or a tuple with"),
+    "Pad": (Pad(((-2, -2),)), ones(2, 3, 1), "got x float32[2, 3, 1]; expected as much as"),
+    "Upsample": (Upsample(), ones(2, 3, 1), "got x float32[2, 3, 1]; expected 4 axes"),
+    "StochasticDepth": (StochasticDepth(0.1), ones(), "got x float32[]; expected 1 or more axes (batch, ...)"),
+    "Reversible": (Reversible(Tanh()), ones(2, 3), "got x float32[2, 3]; expected an even number of features"),
+    "Reversible shape": (Reversible(Dense(3)), ones(2, 4), "from float32[2, 2] to float32[2, 3]; expected it to keep"),
+    "TimeDistributed": (TimeDistributed(Tanh()), ones(2), "got x float32[2]; expected arrays (batch, time, ...)"),
     "MSE": (MeanSquaredError(), (ones(2), ones(3)), "got prediction float32[2] and target float32[3]"),
     "MSE alone": (MeanSquaredError(), ones(2), "expected the tuple (prediction, target)"),
     "labels one-hot": (SoftmaxCrossEntropy(), (ones(2, 3), ones(2, 3, dtype=jnp.int32)), "From one-hot labels take"),
@@ -233,6 +254,11 @@ def test_settings_out_of_range(rate):
     assert "expected the probability to drop" in message(Dropout, rate)
     assert "expected at most 256 places" in message(MaxPool, (17, 17))
     assert "expected 1 or more" in message(Repeat, Dense(3), 0)
+    assert "expected 1 or more" in message(lambda: Reversible(Dense(3), times=0))
+    assert "expected each of 0, 1, ... once" in message(Transpose, (0, 2))
+    assert "at most one −1" in message(Reshape, (-1, -1))
+    assert "expected 1 or more for each spatial axis" in message(Upsample, (2, 0))
+    assert "expected one or more" in message(Select)
 
 
 def test_an_input_of_shapes_alone_serves_init():

@@ -32,10 +32,14 @@ class Dropout(Layer):
     def init(self, key, x, /):
         return {"key": Buffer(key)}
 
+    def _shape(self, x):
+        """The mask's shape, which broadcasts to x's."""
+        return x.shape
+
     def _dropped(self, key, x):
         if not self.rate:
             return x
-        mask = jax.random.bernoulli(key, jnp.float32(1 - self.rate), x.shape)
+        mask = jax.random.bernoulli(key, jnp.float32(1 - self.rate), self._shape(x))
         return jnp.where(mask, x / (1 - self.rate), 0)
 
     def forward(self, params, x, /):
@@ -53,6 +57,20 @@ class Dropout(Layer):
 
     def evaluation(self):
         return DropoutInference()
+
+
+@dataclass(frozen=True)
+class StochasticDepth(Dropout):
+    """y = x m / (1 − rate), one m for each example: 1 with probability 1 − rate, else 0.      dx = dy m / (1 − rate)
+
+    The end of a residual branch, which it leaves out for some of the examples: `Residual(Serial(f,
+    StochasticDepth(0.1)))`. Otherwise as Dropout: keeps the key, advances it, and `evaluation` gives DropoutInference.
+    (Huang et al., *Deep Networks with Stochastic Depth*, 2016, §3; here it is in training that the branch is scaled.)
+    Shapes: x and y (b, ...).
+    """
+
+    def _shape(self, x):
+        return floats(self, x, "(batch, ...)").shape[:1] + (1,) * (x.ndim - 1)
 
 
 @dataclass(frozen=True)

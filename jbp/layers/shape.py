@@ -89,22 +89,34 @@ class Add(Layer):
 
 @dataclass(frozen=True)
 class Concatenate(Layer):
-    """y = (x₁ | x₂ | ...) along the last axis.      dxᵢ = its columns of dy.  Keeps the sizes."""
+    """y = (x₁ | x₂ | ...) along `axis`.      dxᵢ = its part of dy.  Keeps the sizes.
+
+    Raises LayerError where the other axes differ.
+    """
+
+    axis: int = -1
 
     def forward(self, params, x, /):
-        if not isinstance(x, tuple | list) or not x or len({(v.shape[:-1], v.dtype) for v in x}) != 1:
+        several = x if isinstance(x, tuple | list) else ()
+        there = all(-v.ndim <= self.axis < v.ndim for v in several)
+        if not there or len({self._fixed(v) for v in several}) != 1:
             raise LayerError(
                 self,
-                f"got x {show(x)}; expected a tuple of arrays that differ in their last size only. "
+                f"got x {show(x)}; expected a tuple of arrays that differ in the size of axis {self.axis} only. "
                 "Put it after a Parallel whose branches agree in the other axes.",
             )
-        return jnp.concatenate(x, -1), Static(tuple(v.shape[-1] for v in x))
+        return jnp.concatenate(x, self.axis), Static(tuple(v.shape[self.axis] for v in x))
 
     def backward(self, params, sizes, dy, /):
         ends = [sum(sizes.value[: i + 1]) for i in range(len(sizes.value))]
         return tuple(
-            jax.lax.slice_in_dim(dy, end - n, end, axis=-1) for n, end in zip(sizes.value, ends, strict=True)
+            jax.lax.slice_in_dim(dy, end - n, end, axis=self.axis) for n, end in zip(sizes.value, ends, strict=True)
         ), ()
+
+    def _fixed(self, x):
+        """What all of x must share."""
+        axis = self.axis % max(x.ndim, 1)
+        return x.shape[:axis], x.shape[axis + 1 :], x.ndim, str(x.dtype)
 
 
 @jax.tree_util.register_static

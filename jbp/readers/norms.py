@@ -28,11 +28,13 @@ from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import Gated, Maxout
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.lowrank import LowRank
+from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.reversible import Reversible
 from jbp.sweep import children
 
 
@@ -112,7 +114,7 @@ def _each(layer, residuals, delta):
 
 @_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
 @_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
-@_register(Identity, Flatten, FanOut, Add, Concatenate)
+@_register(Identity, Flatten, FanOut, Add, Concatenate, Reshape, Take, Select, Pad, Upsample)
 def _(layer, residuals, delta, /):
     return jnp.zeros(())
 
@@ -162,6 +164,18 @@ def _(layer, residuals, delta, /):
     with at(layer):
         _, each = jax.lax.scan(lambda _, now: (None, _norms(layer.layer, *now)), None, (residuals, delta), layer.times)
     return each.sum(0)
+
+
+@_register(Reversible)
+def _(layer, residuals, delta, /):
+    def each(_, deltas):
+        total = jnp.zeros(())
+        for i, (child, d) in enumerate(zip(layer.layers, deltas, strict=True)):
+            with at(layer, f"[{i}]"):
+                total = _plus(total, _norms(child, *d))
+        return None, total
+
+    return each(None, delta)[1] if layer.times is None else jax.lax.scan(each, None, delta)[1].sum(0)
 
 
 @_register(Dense, Logits)
