@@ -99,6 +99,7 @@ ORDER = (
     ("params",),
     ("layers",),
     ("combinators",),
+    ("reversible",),
     ("sweep", "bridge"),
     ("readers", "credit", "train"),
 )
