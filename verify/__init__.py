@@ -8,6 +8,7 @@ def test(network): assert not verify.audit(network).disagrees
 """
 
 from verify.architectures import Network, networks
+from verify.cases import case, parametrize
 from verify.check import check
 from verify.judge import audit
 from verify.locate import locate
@@ -23,8 +24,10 @@ __all__ = [
     "Report",
     "SubjectError",
     "audit",
+    "case",
     "check",
     "locate",
     "networks",
     "pair",
+    "parametrize",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from verify import inputs, oracles
+from verify import inputs, measure, oracles
 from verify.bench import Bench, Refused, finite, narrow
 from verify.budget import largest
 from verify.diagnose import diagnose
@@ -37,7 +37,8 @@ def check(
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
     with np.errstate(all="ignore"):  # overflow is what some inputs are for
-        return _audit(f, example_args, reference, seed, level)
+        report = _audit(f, example_args, reference, seed, level)
+    return replace(report, source=measure.source(f))
 
 
 def _audit(f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str) -> Report:
@@ -295,6 +296,8 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
         tuple(canaries),
         bench.comparisons,
         time.monotonic() - begun,
+        measure.errors(bench, plan),
+        measure.heat(bench, plan),
     )
 
 

@@ -42,6 +42,28 @@ class Canary:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The error of one leaf's cotangent at one kind of input in one dtype, and what is allowed, both relative."""
+
+    leaf: str
+    dtype: str
+    input: str
+    shapes: str
+    error: float
+    allowed: float
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The relative error of each element of a leaf where it is worst, in rows; large leaves in blocks, by the worst."""
+
+    leaf: str
+    input: str
+    shape: tuple[int, ...]
+    rows: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of one audit. verdict is "pass" only where the checks that ran have killed their canaries."""
 
@@ -54,6 +76,9 @@ class Report:
     canaries: tuple[Canary, ...]
     checks: int
     seconds: float
+    measured: tuple[Measured, ...] = ()
+    heat: tuple[Heat, ...] = ()
+    source: tuple[str, int] | None = None  # file and line of the subject, where it has one
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -65,7 +90,7 @@ class Report:
             raise AuditError(str(self))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), allow_nan=True, default=str)
+        return json.dumps(asdict(self), default=str)
 
     def __str__(self):
         killed = sum(c.fate == "killed" for c in self.canaries)

@@ -1,0 +1,77 @@
+"""One thing to audit, held until it is audited: for lists of them, in tests, in files and across processes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from verify import command
+from verify.architectures import catalogue, draw_inputs
+from verify.check import check
+from verify.report import Report
+
+
+@dataclass(frozen=True)
+class Case:
+    """What `verify.check` is to be called with. make() -> (f, example arguments, reference)."""
+
+    name: str
+    make: Callable[[], tuple[Any, tuple[Any, ...], Any]]
+    seed: int = 0
+
+    def check(self, level: str = "standard") -> Report:
+        f, args, reference = self.make()
+        return check(f, *args, reference=reference, seed=self.seed, level=level)
+
+
+def case(f: Any, *example: Any, reference: Any = None, name: str = "", seed: int = 0) -> Case:
+    """f with one ordinary example: its arguments, or one text like "f32[4,8], i32[4]<8" for random ones.
+
+    f and reference are functions, or say where one is: "package.module:name".
+    """
+    known = f if isinstance(f, str) else getattr(f, "__name__", None) or repr(f)
+    return Case(name or known, partial(_made, f, example, reference, seed), seed)
+
+
+def _made(f, example, reference, seed):
+    if len(example) == 1 and isinstance(example[0], str):
+        example = tuple(command.example(example[0], seed))
+    named = lambda g: command.function(g) if isinstance(g, str) else g  # noqa: E731
+    return named(f), tuple(example), named(reference)
+
+
+def of_catalogue(name: str = "jbp") -> Iterator[Case]:
+    """Each layer and loss of a catalogue at each of its inputs."""
+    for k, i in command.cases(name):
+        source = catalogue(name)
+        found = [*source.layers, *source.losses][k]
+        yield Case(f"{found.layer!r}-{i}", partial(_of_catalogue, name, k, i))
+
+
+def _of_catalogue(name, k, i):
+    source = catalogue(name)
+    found = [*source.layers, *source.losses][k]
+    return found.layer, (draw_inputs(found.inputs[i], np.random.default_rng(k), jnp.float32),), None
+
+
+def parametrize(*cases: Case | str) -> Any:
+    """A decorator: the test runs once for each case, and its argument `audit` is bound to that one.
+
+    @verify.parametrize(verify.case(softplus, "f32[4,8]", reference=plain))
+    def test_gradients(audit):
+        audit()  # fails with the report; also returns it
+
+    A word stands for a whole catalogue: verify.parametrize("jbp").
+    """
+    import pytest
+
+    listed = [c for some in cases for c in (of_catalogue(some) if isinstance(some, str) else (some,))]
+
+    def decorate(test):
+        test = pytest.mark.parametrize("audit", listed, ids=[c.name for c in listed], indirect=True)(test)
+        return pytest.mark.verify(test)
+
+    return decorate
