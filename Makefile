@@ -7,10 +7,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 THREADS ?= 2
 
-.PHONY: help demo test lint bench-steps clean
+.PHONY: help demo gallery test lint bench-steps clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
+	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: under ten minutes"
 	@echo "make test         lint, types and all tests"
 	@echo "make lint         lint and types alone"
 	@echo "make bench-steps  step time and memory of the example networks, beside jax.grad"
@@ -19,6 +20,9 @@ help:
 demo: $(VENV)/.installed-examples
 	$(RUN) -m examples.digits
 	$(RUN) -m verify networks --count 200
+
+gallery: $(VENV)/.installed-examples
+	$(RUN) -m examples.gallery
 
 test: lint
 	$(RUN) -m pytest -n $(THREADS)

@@ -13,20 +13,20 @@ import os
 import jax
 from rich.console import Console
 
-from examples import characters, digits
+from examples import characters, data, digits
 from examples.shared import figures_of, race, report
 from jbp.sweep import initialize
 
 
 def networks() -> dict:
     """name -> (network, loss, x, target), as in the examples, with a batch of their data."""
-    images = next(digits.batches(*digits.data()[0], seed=0))
-    text = next(characters.batches(characters.data()[0], seed=0))
+    images = next(digits.batches(*data.images()[0], seed=0))
+    text = next(characters.batches(data.text()[0], seed=0))
     return {
-        "digits, MLP": (digits.mlp(), digits.LOSS, *images),
-        "digits, convolutional": (digits.convolutional(), digits.LOSS, *images),
-        "characters, transformer": (characters.transformer(), characters.LOSS, *text),
-        "characters, LSTM": (characters.lstm(), characters.LOSS, *text),
+        "digits, MLP": (digits.NETS["MLP"], digits.LOSS, *images),
+        "digits, convolutional": (digits.NETS["convolutional"], digits.LOSS, *images),
+        "characters, transformer": (characters.NETS["transformer"], characters.LOSS, *text),
+        "characters, LSTM": (characters.NETS["LSTM"], characters.LOSS, *text),
     }
 
 

@@ -1,5 +1,6 @@
 """jbp: neural networks in JAX whose backward pass is written by hand."""
 
+from jbp import recipes as recipes
 from jbp.bridge import as_function
 from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial, Tied, TimeDistributed
 from jbp.errors import LayerError

@@ -102,6 +102,7 @@ ORDER = (
     ("reversible",),
     ("sweep", "bridge"),
     ("readers", "credit", "train"),
+    ("recipes",),
 )
 
 

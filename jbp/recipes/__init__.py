@@ -1,0 +1,5 @@
+"""Recipes: functions from a few sizes to a whole network. Each is trained on real data in examples/."""
+
+from jbp.recipes.classic import logistic_regression as logistic_regression, mlp as mlp, single_layer as single_layer
+from jbp.recipes.language import gpt as gpt, recurrent_language_model as recurrent_language_model
+from jbp.recipes.vision import lenet as lenet, resnet as resnet

@@ -1,0 +1,33 @@
+"""The networks that textbooks begin with."""
+
+from jbp.combinators import Serial
+from jbp.layers.activation import ReLU
+from jbp.layers.dense import Dense
+from jbp.layers.dropout import Dropout
+from jbp.layers.shape import Flatten
+
+
+def single_layer(classes: int) -> Serial:
+    """Scores x W + b, one for each class, from x (batch, features). Goes with SoftmaxCrossEntropy.
+
+    (Rosenblatt, *The Perceptron*, 1958; with a softmax on top it is multinomial logistic regression.)
+    """
+    return Serial(Dense(classes))
+
+
+def logistic_regression() -> Serial:
+    """The logit (batch, 1) of yes against no, from x (batch, features). Goes with BinaryCrossEntropy.
+
+    (Bishop, *Pattern Recognition and Machine Learning*, 2006, §4.3.2.)
+    """
+    return Serial(Dense(1))
+
+
+def mlp(classes: int = 10, widths: tuple[int, ...] = (256, 128), dropout: float = 0.2) -> Serial:
+    """A multilayer perceptron: scores (batch, classes) from x (batch, ...), whose further axes are made one.
+
+    A ReLU after each of the `widths`, dropout before the last layer. (Rumelhart, Hinton & Williams, *Learning
+    Representations by Back-propagating Errors*, 1986.)
+    """
+    hidden = [layer for width in widths for layer in (Dense(width), ReLU())]
+    return Serial(Flatten(), *hidden, Dropout(dropout), Dense(classes))

@@ -1,0 +1,29 @@
+"""Networks that guess what comes next: scores (batch, time, vocabulary) from integers (batch, time)."""
+
+from jbp.combinators import Repeat, Residual, Serial, Tied
+from jbp.layer import Layer
+from jbp.layers.activation import GELU
+from jbp.layers.attention import CausalSelfAttention
+from jbp.layers.dense import Dense, Logits
+from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.norm import LayerNorm
+
+
+def recurrent_language_model(vocabulary: int, cell: Layer, features: int = 64) -> Serial:
+    """An embedding, a recurrent layer such as `LSTM(192)` or `Elman(192)`, and scores.
+
+    (Mikolov et al., *Recurrent Neural Network Based Language Model*, 2010.)
+    """
+    return Serial(Embedding(vocabulary, features), cell, Dense(vocabulary))
+
+
+def gpt(vocabulary: int, length: int, width: int = 96, blocks: int = 3, heads: int = 4) -> Tied:
+    """A transformer that sees what came before, at most `length` places; the scores use the embedding's table again.
+
+    (Radford et al., *Language Models Are Unsupervised Multitask Learners*, 2019, §2.3: the norms come first.)
+    """
+    attention = Residual(Serial(LayerNorm(), CausalSelfAttention(heads)))
+    feedforward = Residual(Serial(LayerNorm(), Dense(4 * width), GELU(), Dense(width)))
+    body = Repeat(Serial(attention, feedforward), blocks)
+    net = Serial(Embedding(vocabulary, width), Positions(length), body, LayerNorm(), Logits(vocabulary))
+    return Tied(net, (((0, "e"), (4, "e")),))
