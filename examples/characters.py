@@ -36,7 +36,7 @@ def batches(characters: np.ndarray, seed: int):
 
 
 def counted(training: np.ndarray, held_out: np.ndarray) -> tuple[float, float]:
-    """The held-out perplexities of the unigram and of the bigram model, each count begun at 1."""
+    """The held-out perplexities of the unigram and of the bigram model."""
     pairs = np.ones((VOCABULARY, VOCABULARY))
     np.add.at(pairs, (training[:-1], training[1:]), 1)
     single, double = pairs.sum(0) / pairs.sum(), pairs / pairs.sum(1, keepdims=True)
@@ -58,8 +58,8 @@ def write(net: Layer, params, prompt: str, length: int) -> str:
     written = [ord(c) for c in prompt]
     for i in range(length):
         seen = written[-LENGTH:]
-        following = scores(np.pad(np.array(seen, "int32"), (0, LENGTH - len(seen)))[None])[0, len(seen) - 1]
-        written.append(int(jax.random.categorical(jax.random.key(i), following / 0.6)))
+        following = scores(np.pad(np.array(seen, "int32"), (0, LENGTH - len(seen)))[None])[0, len(seen) - 1] / 0.6
+        written.append(int(jax.random.categorical(jax.random.key(i), following)))
     return "".join(map(chr, written))
 
 
@@ -77,8 +77,7 @@ def run(steps: int, seed: int, out: Path, prompt: str = "def ") -> Outcome:
         )
         errors = disagreement(net, LOSS, state.params, *next(batches(training, seed + 1)))
         worst = max(errors, key=lambda leaf: errors[leaf])
-        why = f"a bigram model: {bigram:.2f}; a unigram model: {unigram:.1f}"
-        reached = histories[name][-1]["held-out perplexity"]
+        why, reached = f"bigrams: {bigram:.2f}; unigrams: {unigram:.1f}", histories[name][-1]["held-out perplexity"]
         figures += [
             Figure(f"{name}: held-out perplexity", reached, bigram, why, low=True),
             Figure(f"{name}: a leaf of the gradient is off by", errors[worst], 1e-11, f"at {worst}", low=True),

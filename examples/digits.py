@@ -75,13 +75,13 @@ def run(steps: int, seed: int, out: Path, data: Path | None = None) -> Outcome:
 
     x, label = (part[:1000] for part in held_out)
     hardest = np.argsort(np.take_along_axis(np.asarray(scores), label[:, None], 1)[:, 0])[:20]
-    said = " ".join(str(scores[i].argmax()) for i in hardest[:5])
+    said = "read as " + " ".join(str(scores[i].argmax()) for i in hardest[:5])
     with picture(out / "digits.png", columns=3, size=(13, 4)) as (left, middle, right):
         for name, history in histories.items():
             curve(left, history, "loss", name)
             curve(middle, history, "held-out accuracy", name)
         level(middle, plain, "linear classifier")
-        mosaic(right, x[hardest], 5, f"hardest for the {name} (first row read as {said})")
+        mosaic(right, x[hardest], 5, f"the hardest for the last of them\n(first row {said})")
     return Outcome(NETS, figures, out / "digits.png")
 
 

@@ -7,6 +7,7 @@
 
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from jbp.train import accuracy, fit, start
 
 def run(steps: int, seed: int, out: Path) -> Outcome:
     (x, label), (held_x, held_label) = data.table(load_wine, held_out=60)
-    names = load_wine()
+    wine: Any = load_wine()
     commonest = np.bincount(held_label).max() / len(held_label)
 
     net, optimizer = recipes.single_layer(classes=3), optax.adam(0.05)
@@ -44,8 +45,8 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         level(middle, commonest, "always the commonest wine")
         weights = np.asarray(state.params[0]["w"])
         right.imshow(weights, cmap="RdBu", vmin=-abs(weights).max(), vmax=abs(weights).max(), aspect="auto")
-        right.set(title="the weights: what speaks for which wine", xticks=range(3), xticklabels=names["target_names"])
-        right.set_yticks(range(len(weights)), names["feature_names"], fontsize=8)
+        right.set(title="the weights: what speaks for which wine", xticks=range(3), xticklabels=wine.target_names)
+        right.set_yticks(range(len(weights)), wine.feature_names, fontsize=8)
     why = f"always the commonest wine: {commonest:.2f}"
     figure = Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.9, why)
     return Outcome({"single layer": net}, [figure], out / "perceptron.png")

@@ -4,7 +4,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Figure:
 class Outcome:
     """What an example has to show: its networks, their figures of merit, and a picture."""
 
-    nets: dict[str, Layer]
+    nets: Mapping[str, Layer]
     figures: list[Figure]
     picture: Path
 
