@@ -30,12 +30,21 @@ from jbp.layers.activation import (
 )  # fmt: skip
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.boltzmann import RestrictedBoltzmann, RestrictedBoltzmannInference
 from jbp.layers.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.dropout import Dropout, DropoutInference, StochasticDepth
 from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.estimator import (
+    GradientReversal,
+    GumbelSoftmax,
+    GumbelSoftmaxInference,
+    StraightThroughOneHot,
+    StraightThroughRound,
+    StraightThroughSign,
+)
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.gru import GRU, Elman
@@ -51,6 +60,7 @@ from jbp.layers.recurrent import LSTM, Bidirectional
 from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh, MeanAbsoluteError, MeanSquaredError
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.layers.spiking import LeakyIntegrateAndFire
 from jbp.layers.variational import Reparameterize, ReparameterizeInference, StandardNormalDivergence
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.reversible import Reversible
@@ -61,13 +71,15 @@ __all__ = [
     "BatchNorm", "BatchNormInference", "Bidirectional", "Bilinear", "BinaryCrossEntropy", "Buffer",
     "CausalSelfAttention", "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Elman",
     "Embedding", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh", "GaussianNegativeLogLikelihood",
-    "GlobalAveragePool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber",
-    "Identity", "InstanceNorm", "KullbackLeibler", "Layer", "LayerError", "LayerNorm", "LeakyReLU",
-    "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout",
-    "MeanAbsoluteError", "MeanSquaredError", "Mish", "MultiHeadAttention", "PReLU", "Pad", "Parallel", "Penalized",
-    "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Remat", "Reparameterize", "ReparameterizeInference",
-    "Repeat", "Reshape", "Residual", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "Softsign", "StandardNormalDivergence", "StochasticDepth", "SwiGLU", "Take",
-    "Tanh", "Tied", "TimeDistributed", "Transpose", "Upsample", "apply_updates", "as_function", "buffers", "cast",
-    "merge", "trainable", "value_and_grad",
+    "GlobalAveragePool", "GlobalMaxPool", "GradientReversal", "GroupNorm", "GumbelSoftmax", "GumbelSoftmaxInference",
+    "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity", "InstanceNorm", "KullbackLeibler", "Layer",
+    "LayerError", "LayerNorm", "LeakyIntegrateAndFire", "LeakyReLU", "LinearCrossEntropy", "LoRA", "LogCosh",
+    "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError",
+    "Mish", "MultiHeadAttention", "PReLU", "Pad", "Parallel", "Penalized", "Positions", "RMSNorm", "ReGLU", "ReLU",
+    "ReLU2", "ReLU6", "Remat", "Reparameterize", "ReparameterizeInference", "Repeat", "Reshape", "Residual",
+    "RestrictedBoltzmann", "RestrictedBoltzmannInference", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin",
+    "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "StandardNormalDivergence", "StochasticDepth",
+    "StraightThroughOneHot", "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh", "Tied",
+    "TimeDistributed", "Transpose", "Upsample", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable",
+    "value_and_grad",
 ]  # fmt: skip

@@ -66,6 +66,7 @@ class Catalogue:
     serial: Callable[..., Layer]
     with_loss: Callable[[Layer, Layer, int], Layer]
     names: Mapping[str, Any]
+    estimators: tuple[Case, ...] = ()  # their way back is not that of their definition: audited, but in no network
 
 
 ANY = f(3, 5), f(2, 3, 5), f(2, 5, 3, 2)  # for layers that take any number of axes
@@ -90,6 +91,11 @@ LAYERS = (
     *(Case(gate(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)) for gate in (jbp.GLU, jbp.ReGLU, jbp.SwiGLU, jbp.GEGLU)),
     Case(jbp.Maxout(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(jbp.Maxout(3), f(2, 3)),
+    Case(jbp.GumbelSoftmax(), *ANY),
+    Case(jbp.GumbelSoftmax(0.5), f(2, 3)),
+    Case(jbp.GumbelSoftmaxInference(0.5), *ANY),
+    Case(jbp.RestrictedBoltzmannInference(3), *ANY),
+    Case(jbp.RestrictedBoltzmannInference(2, chains=3), f(3, 5)),
     Case(jbp.LayerNorm(), *ANY),
     Case(jbp.RMSNorm(), *ANY),
     Case(jbp.GroupNorm(1), *ANY),
@@ -203,9 +209,25 @@ LOSSES = (
 )
 
 
+ESTIMATORS = (
+    Case(jbp.StraightThroughRound(), *ANY),
+    Case(jbp.StraightThroughSign(), *ANY),
+    Case(jbp.StraightThroughOneHot(), *ANY),
+    Case(jbp.GradientReversal(), *ANY),
+    Case(jbp.GradientReversal(0.3), f(3, 5)),
+    *(
+        Case(jbp.LeakyIntegrateAndFire(surrogate=surrogate), f(2, 5, 3))
+        for surrogate in ("superspike", "arctan", "triangle", "boxcar")
+    ),
+    Case(jbp.LeakyIntegrateAndFire(0.5, 0.3, sharpness=5.0, learn=True), f(2, 5, 3), f(3, 2, 1)),
+    Case(jbp.RestrictedBoltzmann(3), f(3, 5), f(2, 3, 5)),
+    Case(jbp.RestrictedBoltzmann(2, steps=3, chains=4), f(3, 5)),
+)
+
+
 def catalogue() -> Catalogue:
     """What `verify` finds under this package's entry point."""
-    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, vars(jbp))
+    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, vars(jbp), ESTIMATORS)
 
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:

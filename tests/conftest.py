@@ -1,9 +1,18 @@
 """Strict in the tests: float64 on, no silent broadcast over ranks or promotion of dtypes, warnings are errors."""
 
 import jax
+import pytest
 
 pytest_plugins = ["pytest_verify"]  # also where the installation is older than the plugin
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For many small programs that run a few times each."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -153,7 +153,8 @@ def test_only_the_bridge_may_have_a_rule():
     assert not autodiff(SOURCES[ROOT / "jbp" / "bridge.py"], bridge=True)
 
 
-CASES = [pytest.param(c.layer, c.inputs[0], id=repr(c.layer)) for c in (*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES)]
+LISTED = (*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES, *jbp.catalogue.ESTIMATORS)
+CASES = [pytest.param(c.layer, c.inputs[0], id=repr(c.layer)) for c in LISTED]
 
 
 @pytest.mark.parametrize(("layer", "spec"), CASES)
@@ -222,7 +223,7 @@ UNLISTED = {
 
 
 def test_every_layer_is_in_the_list_of_cases():
-    listed = used((*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES), jbp.catalogue.FORMS)
+    listed = used(LISTED, jbp.catalogue.FORMS)
     assert public_layers() - listed - set(UNLISTED) == set()
     without = [c for c in jbp.catalogue.LAYERS if type(c.layer) is not jbp.LSTM]
     assert jbp.LSTM in public_layers() - used(without, jbp.catalogue.FORMS)

@@ -13,10 +13,11 @@ from oracle import assert_near, audit, cotangent, draw, floats_of, is_float, par
 
 import jbp
 import jbp.layers.attention
-from jbp.catalogue import LAYERS, LOSSES, Case, f, i
+from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, Case, f, i
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 KEY = jax.random.key(0)
 
 ODD = (  # sizes that the catalogue leaves out: off-block, one, none
@@ -33,6 +34,8 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.Maxout(1), f(2), f(0, 4)),
     Case(jbp.PReLU(), f(1), f(0, 4)),
     Case(jbp.Dropout(0.0), f(3, 4)),
+    Case(jbp.GumbelSoftmax(), f(1), f(0, 4)),
+    Case(jbp.RestrictedBoltzmannInference(1), f(1), f(0, 4)),
     Case(jbp.Reparameterize(), f(2), f(0, 4)),
     Case(jbp.StandardNormalDivergence(), f(2)),
     Case(jbp.StochasticDepth(0.5), f(1), f(0, 4), f(7, 1, 2)),
@@ -76,21 +79,15 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_to_compile():
-    """Hundreds of small programs, run a few times each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _name(value):
     return str(value).replace("Array", "").replace("shape=", "").replace(", below=None", "").replace(" ", "")
 
 
 ALL = [pytest.param(c.layer, s, id=_name((c.layer, s))) for c in (*LAYERS, *LOSSES, *ODD) for s in c.inputs]
 ONCE = [pytest.param(c.layer, c.inputs[-1], id=_name(c.layer)) for c in (*LAYERS, *LOSSES)]
+EVERY = [*ONCE, *(pytest.param(c.layer, c.inputs[-1], id=_name(c.layer)) for c in ESTIMATORS)]
 LAST = list({type(p.values[0]): p for p in ONCE}.values())  # of every type, the last of its cases
+LAST_OF_EVERY = list({type(p.values[0]): p for p in EVERY}.values())
 
 
 @pytest.mark.parametrize(("layer", "spec"), ALL)
@@ -98,7 +95,7 @@ def test_the_way_back_is_that_of_the_definition(layer, spec):
     audit(layer, draw(spec))
 
 
-@pytest.mark.parametrize(("layer", "spec"), ONCE)
+@pytest.mark.parametrize(("layer", "spec"), EVERY)
 def test_lower_precision_keeps_dtypes(layer, spec):
     for dtype in ("float32", "bfloat16"):
         x, params = jax.eval_shape(lambda d=dtype: ((x := draw(spec, dtype=d)), cast(initialize(layer, KEY, x), d)))
@@ -184,7 +181,7 @@ def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
-@pytest.mark.parametrize(("layer", "spec"), ONCE)
+@pytest.mark.parametrize(("layer", "spec"), EVERY)
 def test_a_layer_is_a_value(layer, spec):
     rebuilt = eval(repr(layer), dict(vars(jbp)))
     for other in (rebuilt, pickle.loads(pickle.dumps(layer)), dataclasses.replace(layer)):
@@ -238,7 +235,7 @@ def test_residuals_are_frugal(layer, spec):
     assert ours <= theirs or type(layer) in MORE
 
 
-@pytest.mark.parametrize(("layer", "spec"), LAST)
+@pytest.mark.parametrize(("layer", "spec"), LAST_OF_EVERY)
 def test_both_ways_lower_for_every_platform(layer, spec):
     x = draw(spec, dtype="float32")
     params = layer.init(jax.random.key(0), x)

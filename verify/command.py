@@ -57,15 +57,18 @@ def example(text: str, seed: int) -> list[Any]:
 
 
 def cases(name: str) -> list[tuple[int, int]]:
-    """(case, input) numbers of everything in the catalogue called `name`, layers and then losses."""
+    """(case, input) numbers of everything in the catalogue called `name`."""
+    return [(k, i) for k, case in enumerate(_listed(name)) for i in range(len(case.inputs))]
+
+
+def _listed(name: str) -> list[Any]:
+    """Layers, losses, and estimators where the catalogue has any."""
     source = catalogue(name)
-    listed = [*source.layers, *source.losses]
-    return [(k, i) for k, case in enumerate(listed) for i in range(len(case.inputs))]
+    return [*source.layers, *source.losses, *getattr(source, "estimators", ())]
 
 
 def audit_case(name: str, case: int, number: int, level: str) -> Report:
     """`check` of one case of a catalogue at one of its inputs: runs in any process."""
-    source = catalogue(name)
-    found = [*source.layers, *source.losses][case]
+    found = _listed(name)[case]
     x = draw_inputs(found.inputs[number], np.random.default_rng(case), jnp.float32)
     return check(found.layer, x, level=level)
