@@ -2,7 +2,7 @@
 
 from jbp import recipes as recipes
 from jbp.bridge import as_function
-from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial, Tied, TimeDistributed
+from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Serial, Tied, TimeDistributed
 from jbp.errors import LayerError
 from jbp.layer import Estimator, Layer
 from jbp.layers.activation import (
@@ -31,6 +31,7 @@ from jbp.layers.activation import (
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.boltzmann import RestrictedBoltzmann, RestrictedBoltzmannInference
+from jbp.layers.cell import Recurrent
 from jbp.layers.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
@@ -47,10 +48,11 @@ from jbp.layers.estimator import (
 )
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
-from jbp.layers.gru import GRU, Elman
+from jbp.layers.gru import GRU, Elman, MinimalGRU
 from jbp.layers.linear_loss import LinearCrossEntropy
 from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
+from jbp.layers.memory import MemoryHop
 from jbp.layers.move import Pad, Reshape, Select, Take, Transpose, Upsample
 from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm
@@ -61,6 +63,7 @@ from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh,
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.layers.spiking import LeakyIntegrateAndFire
+from jbp.layers.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
 from jbp.layers.variational import Reparameterize, ReparameterizeInference, StandardNormalDivergence
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.reversible import Reversible
@@ -72,14 +75,15 @@ __all__ = [
     "CausalSelfAttention", "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout", "DropoutInference", "Elman",
     "Embedding", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh", "GaussianNegativeLogLikelihood",
     "GlobalAveragePool", "GlobalMaxPool", "GradientReversal", "GroupNorm", "GumbelSoftmax", "GumbelSoftmaxInference",
-    "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity", "InstanceNorm", "KullbackLeibler", "Layer",
-    "LayerError", "LayerNorm", "LeakyIntegrateAndFire", "LeakyReLU", "LinearCrossEntropy", "LoRA", "LogCosh",
-    "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError",
-    "Mish", "MultiHeadAttention", "PReLU", "Pad", "Parallel", "Penalized", "Positions", "RMSNorm", "ReGLU", "ReLU",
-    "ReLU2", "ReLU6", "Remat", "Reparameterize", "ReparameterizeInference", "Repeat", "Reshape", "Residual",
-    "RestrictedBoltzmann", "RestrictedBoltzmannInference", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin",
-    "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "StandardNormalDivergence", "StochasticDepth",
-    "StraightThroughOneHot", "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh", "Tied",
-    "TimeDistributed", "Transpose", "Upsample", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable",
-    "value_and_grad",
+    "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity", "InstanceNorm", "KullbackLeibler", "LSTMLeaf",
+    "LSTMNode", "Layer", "LayerError", "LayerNorm", "LeakyIntegrateAndFire", "LeakyReLU", "LinearCrossEntropy", "LoRA",
+    "LogCosh", "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError",
+    "MeanSquaredError", "MemoryHop", "MinimalGRU", "Mish", "MultiHeadAttention", "PReLU", "Pad", "Parallel", "Passing",
+    "Penalized", "Positions", "RMSNorm", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Recurrent", "Recursive", "Remat",
+    "Reparameterize", "ReparameterizeInference", "Repeat", "Reshape", "Residual", "RestrictedBoltzmann",
+    "RestrictedBoltzmannInference", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin", "Softmax",
+    "SoftmaxCrossEntropy", "Softplus", "Softsign", "StandardNormalDivergence", "StochasticDepth",
+    "StraightThroughOneHot", "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh", "TensorNode",
+    "Tied", "TimeDistributed", "Transpose", "Upsample", "apply_updates", "as_function", "buffers", "cast", "merge",
+    "trainable", "value_and_grad",
 ]  # fmt: skip

@@ -71,6 +71,15 @@ class Catalogue:
 
 ANY = f(3, 5), f(2, 3, 5), f(2, 5, 3, 2)  # for layers that take any number of axes
 
+
+def _elman(n: int) -> Layer:
+    return jbp.Serial(jbp.Concatenate(), jbp.Dense(n), jbp.Tanh(), jbp.FanOut())
+
+
+def _normed(n: int) -> Layer:
+    return jbp.Serial(jbp.Concatenate(), jbp.Dense(n), jbp.BatchNorm(), jbp.FanOut())
+
+
 LAYERS = (
     *(Case(jbp.Dense(n), *ANY) for n in (1, 2, 3, 5, 8)),
     Case(jbp.Dense(3, bias=False), *ANY),
@@ -130,6 +139,18 @@ LAYERS = (
     Case(jbp.GRU(2), f(3, 4, 1)),
     Case(jbp.Bidirectional(jbp.GRU(2)), f(2, 5, 3)),
     Case(jbp.Bidirectional(jbp.Dropout(0.3)), f(2, 5, 3)),
+    Case(jbp.MinimalGRU(3), f(2, 5, 3)),
+    Case(jbp.Serial(jbp.GRU(3), jbp.MinimalGRU(2)), f(2, 5, 3)),
+    Case(jbp.Recurrent(_elman(3), 3), f(2, 5, 3)),
+    Case(jbp.Recurrent(_normed(2), 2), f(3, 4, 1)),
+    Case(jbp.MemoryHop(), (f(2, 3), f(2, 5, 3)), (f(2, 5), f(2, 3, 2), i(2, 3, below=2))),
+    Case(jbp.MemoryHop(linear=True), (f(2, 3), f(2, 3, 8), i(2, 3, below=2))),
+    Case(jbp.TensorNode(), (f(3, 2), f(3, 2)), (f(2, 3, 3), f(2, 3, 3))),
+    Case(jbp.LSTMLeaf(3), f(3, 5)),
+    Case(jbp.LSTMNode(), ((f(3, 2), f(3, 2)), (f(3, 2), f(3, 2)))),
+    Case(jbp.Recursive(jbp.TensorNode()), (f(2, 3, 2), i(2, 2, 2, below=3))),
+    Case(jbp.Serial(jbp.Parallel(jbp.LSTMLeaf(2), jbp.Identity()), jbp.Recursive(jbp.LSTMNode())),
+         (f(2, 3, 5), i(2, 3, 2, below=3))),
     Case(jbp.CausalSelfAttention(1), f(2, 5, 3)),
     Case(jbp.CausalSelfAttention(2), f(2, 5, 8)),
     Case(jbp.MultiHeadAttention(1), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2)), (f(2, 5, 3), i(2, 5, below=2))),
@@ -170,6 +191,7 @@ FORMS = (
     Form("Parallel, Concatenate on axis 1", lambda a, b: _joined(a, b, jbp.Concatenate(1)), (True, True)),
     Form("Reversible", lambda a, b: jbp.Reversible(a, b), (True, True)),
     Form("TimeDistributed", jbp.TimeDistributed, (False,)),
+    Form("Passing, MemoryHop", lambda a, b: _asked(a, b), (True, True)),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
     Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
 )
@@ -232,6 +254,13 @@ def catalogue() -> Catalogue:
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:
     return jbp.Serial(jbp.FanOut(), jbp.Parallel(a, b), join)
+
+
+def _asked(a: Layer, b: Layer) -> Layer:
+    """Two hops over what b makes of a sequence, asked with the mean of what a makes of it."""
+    query = jbp.Serial(a, jbp.GlobalAveragePool())
+    hops = jbp.Passing(jbp.MemoryHop()), jbp.MemoryHop(linear=True)
+    return jbp.Serial(jbp.FanOut(), jbp.Parallel(query, b), *hops)
 
 
 def _with_loss(net: Layer, loss: Layer, targets: int) -> Layer:

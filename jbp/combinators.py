@@ -61,6 +61,7 @@ class _Several(Layer):
         return tuple(layer.advance(p, r) for _, layer, p, r in self._each("parameters", params, residuals))
 
 
+@dataclass(frozen=True, init=False)
 class Serial(_Several):
     """y = f_n(... f_1(x)).      dx_i = the error that f_{i+1} sends down: the four equations, layer after layer.
 
@@ -105,6 +106,7 @@ class Serial(_Several):
         return x
 
 
+@dataclass(frozen=True, init=False)
 class Parallel(_Several):
     """(y_1, ..., y_n) = (f_1(x_1), ..., f_n(x_n)).      dx_i = what f_i sends down.
 
@@ -183,6 +185,61 @@ class Residual(Layer):
 
     def reference(self, params, x, /):
         return jax.tree.map(jnp.add, x, self.layer.reference(params, x))
+
+
+@dataclass(frozen=True)
+class Passing(Layer):
+    """(y, c, ...) = (f(x, c, ...), c, ...): what f looks at beside x goes on, for the next layer to look at it again.
+
+        (dx, dc, ...) = what f sends down, with what comes from above for c, ... added
+
+    f takes a tuple, and y is like x where the same follows again: `Repeat(Passing(f), n)`. `Select(0)` lets go
+    of the rest. Keeps what f keeps. Parameters are f's. Raises LayerError for anything but a tuple of two or more.
+    """
+
+    layer: Layer
+
+    def _tuple(self, x):
+        if not isinstance(x, tuple | list) or len(x) < 2:
+            raise LayerError(
+                self, f"got x {show(x)}; expected a tuple (x, c, ...). For a layer of one input leave out Passing."
+            )
+        return tuple(x)
+
+    def init(self, key, x, /):
+        with at(self):
+            return self.layer.init(key, self._tuple(x))
+
+    def forward(self, params, x, /):
+        x = self._tuple(x)
+        with at(self):
+            y, r = self.layer.forward(params, x)
+        return (y, *x[1:]), r
+
+    def _down(self, way, params, residuals, dy):
+        with at(self):
+            (dx, *down), rest = way(params, residuals, dy[0])
+
+        def both(d, above):  # integers have no error, whatever comes from above
+            return None if d is None else d + above
+
+        return (dx, *jax.tree.map(both, down, list(dy[1:]), is_leaf=lambda d: d is None)), rest
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self.layer.gradient(residuals, delta)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down(self.layer.pull, params, residuals, dy)
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals)
+
+    def reference(self, params, x, /):
+        return (self.layer.reference(params, x), *x[1:])
 
 
 @dataclass(frozen=True)

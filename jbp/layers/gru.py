@@ -162,3 +162,78 @@ class GRU(Layer):
             h = update * h + (1 - update) * new
             ys.append(h)
         return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, n), x.dtype)
+
+
+@dataclass(frozen=True)
+class MinimalGRU(Layer):
+    """h_t = (1 − f) h_{t−1} + f n,  f = σ(x W_f + h_{t−1} U_f + b_f),  n = tanh(x W_n + (f h_{t−1}) U_n + b_n).
+
+    One gate. Back through time, with e_t the error at h_t and a_t that at f h_{t−1}:
+
+        e_t = dy_t + e_{t+1} (1 − f_{t+1}) + a_{t+1} f_{t+1} + df_{t+1} U_fᵀ      dn = e f (1 − n²)      a = dn U_nᵀ
+        df = (e (n − h_{t−1}) + a h_{t−1}) f (1 − f)      dx = (df|dn) Wᵀ      dW = Σ xᵀ (df|dn)      db = Σ (df|dn)
+        dU_f = Σ h_{t−1}ᵀ df_t      dU_n = Σ (f h_{t−1})ᵀ dn_t
+
+    delta is (df|dn) of all steps. Keeps x, h, which is y, and (f|n). h starts at zero. Shapes: x (b, t, i), W (i, 2h),
+    U (h, 2h), b (2h,), y (b, t, h), in the order f, n. (Zhou et al., *Minimal Gated Unit for Recurrent Neural
+    Networks*, 2016, §3.) LayerError for another rank.
+    """
+
+    features: int
+
+    def _shapes(self, x):
+        h = self.features
+        return {"w": (x.shape[-1], 2 * h), "u": (h, 2 * h), "b": (2 * h,)}
+
+    def init(self, key, x, /):
+        i, h = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.features
+        return _weights(key, i, h, 2, x.dtype) | {"b": jnp.zeros(2 * h, x.dtype)}
+
+    def forward(self, params, x, /):
+        w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
+        z = time_first(x) @ w
+        z = z + along(b, z)
+        u_f, u_n = jnp.split(u, 2, -1)
+
+        def step(h, z):
+            zf, zn = jnp.split(z, 2, -1)
+            f = lax.logistic(zf + h @ u_f)
+            n = jnp.tanh(zn + (f * h) @ u_n)
+            h = (1 - f) * h + f * n
+            return h, (h, jnp.concatenate([f, n], -1))
+
+        _, (h, gates) = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
+        return time_first(h), (x, h, gates)
+
+    def backward(self, params, residuals, dy, /):
+        _, h, gates = residuals
+        w, (u_f, u_n) = params["w"], jnp.split(params["u"], 2, -1)
+
+        def step(recurrent, now):
+            dy, before, gates = now
+            f, n = jnp.split(gates, 2, -1)
+            e = dy + recurrent
+            dn = e * f * (1 - n * n)
+            a = dn @ u_n.T
+            df = (e * (n - before) + a * before) * f * (1 - f)
+            return e * (1 - f) + a * f + df @ u_f.T, jnp.concatenate([df, dn], -1)
+
+        zero = jnp.zeros(h.shape[1:], h.dtype)
+        _, dz = lax.scan(step, zero, (time_first(dy), _before(h), gates), reverse=True)
+        return time_first(dz @ w.T), dz
+
+    def gradient(self, residuals, dz, /):
+        x, h, gates = residuals
+        df, dn = jnp.split(dz[1:], 2, -1)
+        f, before = jnp.split(gates[1:], 2, -1)[0], h[:-1]
+        u = jnp.einsum("tbh,tbz->hz", before, df), jnp.einsum("tbh,tbz->hz", f * before, dn)
+        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.concatenate(u, -1), "b": dz.sum((0, 1))}
+
+    def reference(self, params, x, /):
+        d, h, ys = self.features, jnp.zeros((x.shape[0], self.features), x.dtype), []
+        w, u, b = (params[k] for k in "wub")
+        for t in range(x.shape[1]):
+            f = jax.nn.sigmoid(x[:, t] @ w[:, :d] + h @ u[:, :d] + b[None, :d])
+            h = h + f * (jnp.tanh(x[:, t] @ w[:, d:] + (f * h) @ u[:, d:] + b[None, d:]) - h)
+            ys.append(h)
+        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, d), x.dtype)
