@@ -9,6 +9,7 @@ from jax import lax
 
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
+from jbp.layers.convforms import convolve, kernel_gradient, spread_back
 from jbp.layers.shape import along, leading
 
 Sizes = tuple[int, ...]
@@ -37,10 +38,11 @@ class Conv(Layer):
         dW[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], a convolution of x with dy that is spread by the stride
         db = Σ dy
 
-    Keeps x. Shapes: x (b, n..., i), W (kernel..., i / groups, o), b (o,), y (b, m..., o). `padding` is "SAME", "VALID"
-    or ((low, high), ...). W starts normal with variance 2 / fan-in (He et al., *Delving Deep into Rectifiers*, 2015).
-    Derivation: Dumoulin & Visin, *A Guide to Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another
-    rank, for channels that the groups do not divide, and where no output is left.
+    Each product takes the form that its shape and platform do best (convforms.py). Keeps x. Shapes: x (b, n..., i),
+    W (kernel..., i / groups, o), b (o,), y (b, m..., o). `padding` is "SAME", "VALID" or ((low, high), ...). W starts
+    normal with variance 2 / fan-in (He et al., *Delving Deep into Rectifiers*, 2015). Derivation: Dumoulin & Visin,
+    *A Guide to Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another rank, for channels that the groups
+    do not divide, and where no output is left.
     """
 
     features: int
@@ -99,61 +101,21 @@ class Conv(Layer):
         dw = kernel_gradient(x, dy, self.kernel, stride, pads, dilation, self.groups)
         return {"w": dw, "b": dy.sum(leading(dy))}
 
+    def reference(self, params, x, /):
+        rank = len(self.kernel)
+        return along(params["b"], x) + lax.conv_general_dilated(
+            x,
+            params["w"],
+            spread(self.stride, rank),
+            self.padding,
+            rhs_dilation=spread(self.dilation, rank),
+            dimension_numbers=[f"N{'XYZUV'[:rank]}C", f"{'XYZUV'[:rank]}IO", f"N{'XYZUV'[:rank]}C"],
+            feature_group_count=self.groups,
+        )
+
 
 def swapped(w, groups):
     """(kernel..., i / groups, o) -> (kernel..., o / groups, i): the same numbers for the way back."""
     *kernel, i, o = w.shape
     w = jnp.swapaxes(w.reshape(*kernel, i, groups, o // groups), -1, -3)
     return w.reshape(*kernel, o // groups, i * groups)
-
-
-def convolve(x, w, stride, pads, dilation, groups):
-    """y[p] = Σ_k x[p·stride + k·dilation − low] w[k]."""
-    return lax.conv_general_dilated(
-        x,
-        w,
-        stride,
-        pads,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=_channels_last(x.ndim),
-    )
-
-
-def spread_back(dy, w, sizes, stride, pads, dilation, groups):
-    """dx[q] = Σ dy[p] w[k] over all p, k with p·stride + k·dilation − low = q: the transpose of `convolve`."""
-    *kernel, _, _ = w.shape
-    back = []
-    for n, m, k, s, d, (low, _) in zip(sizes, dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
-        before = d * (k - 1) - low
-        back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
-    return lax.conv_general_dilated(
-        dy,
-        jnp.flip(w, range(len(kernel))),
-        (1,) * len(kernel),
-        back,
-        lhs_dilation=stride,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=_channels_last(dy.ndim),
-    )
-
-
-def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
-    """dw[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], of shape (kernel..., i / groups, o)."""
-    around = []
-    for n, m, k, s, d, (low, _) in zip(x.shape[1:-1], dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
-        around.append((low, d * (k - 1) + (m - 1) * s + 1 - n - low))
-    n, *spatial = range(x.ndim - 1)
-    c = x.ndim - 1
-    numbers = lax.ConvDimensionNumbers((c, n, *spatial), (c, n, *spatial), (c - 1, c, *range(c - 1)))
-    return lax.conv_general_dilated(
-        x, dy, dilation, around, rhs_dilation=stride, batch_group_count=groups, dimension_numbers=numbers
-    )
-
-
-def _channels_last(ndim):
-    spatial = range(1, ndim - 1)
-    return lax.ConvDimensionNumbers(
-        (0, ndim - 1, *spatial), (ndim - 1, ndim - 2, *range(ndim - 2)), (0, ndim - 1, *spatial)
-    )

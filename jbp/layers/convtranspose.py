@@ -9,7 +9,8 @@ import numpy as np
 
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
-from jbp.layers.conv import Sizes, convolve, kernel_gradient, spread, spread_back, swapped
+from jbp.layers.conv import Sizes, spread, swapped
+from jbp.layers.convforms import convolve, kernel_gradient, spread_back
 from jbp.layers.shape import along, leading
 
 
