@@ -55,9 +55,9 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
 def advancing(net: Layer) -> list[Layer]:
     """The layers inside that move their buffers on at each step."""
     inner = children(net)
-    if inner or getattr(net, "layers", None) == ():  # a combinator, perhaps an empty one
-        return [layer for _, child in inner for layer in advancing(child)]
-    return [] if type(net).advance is Layer.advance else [net]
+    combines = inner or getattr(net, "layers", None) == ()  # a combinator, perhaps an empty one, passes `advance` on
+    own = getattr(net, "advances", not combines and type(net).advance is not Layer.advance)
+    return [net] * own + [layer for _, child in inner for layer in advancing(child)]
 
 
 def children(net: Layer) -> list[tuple[str, Layer]]:

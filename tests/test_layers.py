@@ -36,6 +36,18 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.Dropout(0.0), f(3, 4)),
     Case(jbp.GumbelSoftmax(), f(1), f(0, 4)),
     Case(jbp.RestrictedBoltzmannInference(1), f(1), f(0, 4)),
+    Case(jbp.UnitNorm(), f(1), f(0, 4)),
+    Case(jbp.RadialBasis(1), f(1), f(0, 3), f(4, 1)),
+    Case(jbp.WeightNorm(jbp.Dense(1)), f(1), f(0, 3)),
+    Case(jbp.SpectralNorm(jbp.Dense(1, bias=False)), f(1), f(0, 3)),
+    Case(jbp.TensorProduct(), (f(1), f(2)), (f(0, 2), f(0, 1))),
+    Case(jbp.SinusoidalPositions(), f(1, 1), f(0, 2, 3), f(2, 0, 3)),
+    Case(jbp.EmbeddingBag(1, 1, "mean", padding=0), i(2, below=1), i(0, 3, below=1), i(2, 0, below=1)),
+    Case(jbp.InfoNCE(), (f(1, 1), f(1, 1))),
+    Case(jbp.Triplet(100.0), (f(1), f(1), f(1))),
+    Case(jbp.Triplet(-100.0), (f(3, 2), f(3, 2), f(3, 2))),
+    Case(jbp.NegativeSampling(1), (f(1), i(1, below=1)), (f(2, 1), i(2, 5, below=1))),
+    Case(jbp.PolicyGradient(0.2), (f(1), i(below=1), f())),
     Case(jbp.Reparameterize(), f(2), f(0, 4)),
     Case(jbp.StandardNormalDivergence(), f(2)),
     Case(jbp.StochasticDepth(0.5), f(1), f(0, 4), f(7, 1, 2)),
@@ -116,10 +128,11 @@ def test_lower_precision_keeps_dtypes(layer, spec):
         assert jax.tree.all(same)
 
 
-# A log variance of 1e4 is out of range by definition.
+# A log variance, or the logarithm of a ratio, of 1e4 is out of range by definition.
 LARGEST = {
     jbp.GaussianNegativeLogLikelihood: 1.0,
     jbp.Reparameterize: 1.0,
+    jbp.ClippedPolicy: 1.0,
     jbp.StandardNormalDivergence: 1.0,
 }
 

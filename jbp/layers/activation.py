@@ -69,7 +69,7 @@ def _normal_pdf(x):
     return jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
 
 
-def _softplus(x):
+def softplus(x):
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
@@ -88,7 +88,7 @@ def _gelu_tanh_slope(x):
 
 
 def _mish_slope(x):
-    t = jnp.tanh(_softplus(x))
+    t = jnp.tanh(softplus(x))
     return t + x * (1 - t * t) * _sigmoid(x)
 
 
@@ -111,19 +111,19 @@ GELU = _row("GELU", lambda x: x * _normal_cdf(x), "x", lambda x: _normal_cdf(x) 
             doc="y = x Φ(x), Φ the normal distribution.")
 GELUTanh = _row("GELUTanh", lambda x: 0.5 * x * (1 + jnp.tanh(_A * (x + _B * x**3))), "x", _gelu_tanh_slope,
                 doc="y = ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).")
-Softplus = _row("Softplus", _softplus, "x", _sigmoid, _plain_softplus, doc="y = log(1 + eˣ).")
+Softplus = _row("Softplus", softplus, "x", _sigmoid, _plain_softplus, doc="y = log(1 + eˣ).")
 ELU = _row("ELU", lambda x: jnp.where(x > 0, x, jnp.expm1(x)), "y", lambda y: jnp.where(y > 0, 1, y + 1),
            lambda x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0))), doc="y = x for x > 0, else eˣ − 1.")
 SELU = _row("SELU", lambda x: _SELU[0] * jnp.where(x > 0, x, _SELU[1] * jnp.expm1(x)), "y",
             lambda y: jnp.where(y > 0, _SELU[0], y + _SELU[0] * _SELU[1]).astype(y.dtype),
             lambda x: _SELU[0] * jnp.where(x > 0, x, _SELU[1] * jnp.expm1(jnp.where(x > 0, 0, x))),
             doc="y = λ x for x > 0, else λ α (eˣ − 1).")
-Mish = _row("Mish", lambda x: x * jnp.tanh(_softplus(x)), "x", _mish_slope, lambda x: x * jnp.tanh(_plain_softplus(x)),
+Mish = _row("Mish", lambda x: x * jnp.tanh(softplus(x)), "x", _mish_slope, lambda x: x * jnp.tanh(_plain_softplus(x)),
             doc="y = x tanh(log(1 + eˣ)).")
 Softsign = _row("Softsign", lambda x: x / (1 + jnp.abs(x)), "x", lambda x: 1 / (1 + jnp.abs(x)) ** 2,
                 lambda x: jnp.where(x >= 0, x / (1 + jnp.where(x >= 0, x, 0)), x / (1 - jnp.where(x >= 0, 0, x))),
                 doc="y = x / (1 + |x|).")
-LogSigmoid = _row("LogSigmoid", lambda x: -_softplus(-x), "x", lambda x: _sigmoid(-x), lambda x: -_plain_softplus(-x),
+LogSigmoid = _row("LogSigmoid", lambda x: -softplus(-x), "x", lambda x: _sigmoid(-x), lambda x: -_plain_softplus(-x),
                   doc="y = log σ(x).")
 HardSigmoid = _row("HardSigmoid", lambda x: jnp.clip(x / 6 + 0.5, 0, 1), "x", lambda x: _inside(x, -3, 3) / 6,
                    lambda x: jnp.where(jnp.abs(x) < 3, (x + 3) / 6, (x > 0).astype(x.dtype)),

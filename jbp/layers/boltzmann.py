@@ -14,6 +14,7 @@ from jax import lax
 
 from jbp.errors import LayerError, floats, take
 from jbp.layer import Estimator, Layer
+from jbp.layers.activation import softplus
 from jbp.layers.shape import along, leading, wide
 from jbp.params import Buffer
 
@@ -43,8 +44,7 @@ def _free_energy(params, v):
     """The mean of F over the rows, in float32 at least."""
     z = wide(v @ params["w"])
     z = z + along(wide(params["c"]), z)
-    softplus = jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
-    return -(wide(v @ params["b"]).sum() + softplus.sum()) / _rows(v)
+    return -(wide(v @ params["b"]).sum() + softplus(z).sum()) / _rows(v)
 
 
 def _rows(v):
@@ -151,8 +151,8 @@ class RestrictedBoltzmann(_Machine, Estimator):
 
         def free_energy(v):
             z = jnp.einsum("...v,vh->...h", v, w) + along(c, v)
-            softplus = jnp.where(z > 0, z, 0) + jnp.log1p(jnp.exp(jnp.where(z > 0, -z, z)))
-            return -jnp.einsum("...v,v->...", v, b) - jnp.sum(softplus, -1)
+            plus = jnp.where(z > 0, z, 0) + jnp.log1p(jnp.exp(jnp.where(z > 0, -z, z)))
+            return -jnp.einsum("...v,v->...", v, b) - jnp.sum(plus, -1)
 
         return jnp.mean(free_energy(v)) - jnp.mean(free_energy(fantasies))
 

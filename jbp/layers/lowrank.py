@@ -101,6 +101,22 @@ class LoRA(Layer):
         return x @ w + along(params["b"].value.astype(x.dtype), x)
 
 
+def pair_of(layer, x):
+    """x, after a check that it is a pair of arrays that differ in their last size only."""
+    alike = (
+        isinstance(x, tuple | list) and len(x) == 2 and (x[0].shape[:-1], x[0].dtype) == (x[1].shape[:-1], x[1].dtype)
+    )
+    if not alike:
+        raise LayerError(
+            layer,
+            f"got x {show(x)}; expected a pair of arrays that differ in their last size only. "
+            "Put a FanOut before it to give both the same.",
+        )
+    for part in x:
+        floats(layer, part, "(..., features)")
+    return x
+
+
 @dataclass(frozen=True)
 class Bilinear(Layer):
     """y_o = Σ u_i W_ijo v_j + b_o of a pair x = (u, v).
@@ -113,32 +129,16 @@ class Bilinear(Layer):
 
     features: int
 
-    def _pair(self, x):
-        alike = (
-            isinstance(x, tuple | list)
-            and len(x) == 2
-            and (x[0].shape[:-1], x[0].dtype) == (x[1].shape[:-1], x[1].dtype)
-        )
-        if not alike:
-            raise LayerError(
-                self,
-                f"got x {show(x)}; expected a pair of arrays that differ in their last size only. "
-                "Put a FanOut before it to give both the same.",
-            )
-        for part in x:
-            floats(self, part, "(..., features)")
-        return x
-
     def _shapes(self, x):
         return {"w": (x[0].shape[-1], x[1].shape[-1], self.features), "b": (self.features,)}
 
     def init(self, key, x, /):
-        i, j, o = self._shapes(self._pair(x))["w"]
+        i, j, o = self._shapes(pair_of(self, x))["w"]
         w = jax.random.normal(key, (i, j, o), x[0].dtype) * max(i * j, 1) ** -0.5
         return {"w": w, "b": jnp.zeros(o, x[0].dtype)}
 
     def forward(self, params, x, /):
-        u, v = self._pair(x)
+        u, v = pair_of(self, x)
         w, b = take(self, params, u.dtype, **self._shapes(x))
         y = jnp.einsum("...i,ijo,...j->...o", u, w, v)
         return y + along(b, y), (u, v)
@@ -151,3 +151,26 @@ class Bilinear(Layer):
     def gradient(self, residuals, dy, /):
         u, v = residuals
         return {"w": jnp.einsum("...i,...j,...o->ijo", u, v, dy), "b": dy.sum(leading(dy))}
+
+
+@dataclass(frozen=True)
+class TensorProduct(Layer):
+    """y = u ⊗ v, every product of an element of u and one of v.      du_i = Σ_j dy_ij v_j      dv_j = Σ_i dy_ij u_i
+
+    It binds two vectors into one: a filler u to a role v. Keeps u and v. Shapes: u (..., i), v (..., j), y (..., i j),
+    j running faster. (Smolensky, *Tensor Product Variable Binding*, 1990, §2.) Raises LayerError for anything but a
+    pair of arrays that differ in their last size only.
+    """
+
+    def forward(self, params, x, /):
+        u, v = pair_of(self, x)
+        return (u[..., :, None] * v[..., None, :]).reshape(*u.shape[:-1], u.shape[-1] * v.shape[-1]), (u, v)
+
+    def backward(self, params, residuals, dy, /):
+        u, v = residuals
+        dy = dy.reshape(*u.shape, v.shape[-1])
+        return (jnp.einsum("...ij,...j->...i", dy, v), jnp.einsum("...ij,...i->...j", dy, u)), ()
+
+    def reference(self, params, x, /):
+        u, v = x
+        return jnp.concatenate([u[..., i, None] * v for i in range(u.shape[-1])], -1)

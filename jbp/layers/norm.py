@@ -204,3 +204,27 @@ class BatchNormInference(Layer):
     def reference(self, params, x, /):
         mean, variance = (along(params[name].value, x).astype(x.dtype) for name in ("mean", "variance"))
         return (x - mean) / jnp.sqrt(variance + self.epsilon) * along(params["g"], x) + along(params["b"], x)
+
+
+@dataclass(frozen=True)
+class UnitNorm(Layer):
+    """y = x s, s = (Σ x² + ε)^-½ over the last axis: what lies on the unit sphere.      dx = s (dy − y Σ dy y)
+
+    Before a loss that compares directions. Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y
+    (..., f). Raises LayerError for a scalar or an x that is not floating.
+    """
+
+    epsilon: float = 1e-12
+
+    def forward(self, params, x, /):
+        floats(self, x, "(..., features)")
+        s = (jnp.square(wide(x)).sum(-1, keepdims=True) + self.epsilon) ** -0.5
+        return (wide(x) * s).astype(x.dtype), (x, s)
+
+    def backward(self, params, residuals, dy, /):
+        x, s = residuals
+        y = wide(x) * s
+        return (s * (wide(dy) - y * (wide(dy) * y).sum(-1, keepdims=True))).astype(x.dtype), ()
+
+    def reference(self, params, x, /):
+        return x / jnp.sqrt(jnp.sum(x**2, -1, keepdims=True) + self.epsilon)
