@@ -58,10 +58,6 @@ def advancing(net: Layer) -> list[Layer]:
     combines = inner or getattr(net, "layers", None) == ()  # a combinator, perhaps an empty one, passes `advance` on
     own = getattr(net, "advances", not combines and type(net).advance is not Layer.advance)
     return [net] * own + [layer for _, child in inner for layer in advancing(child)]
-    if inner or getattr(net, "layers", None) == ():  # a combinator, perhaps an empty one
-        return [layer for _, child in inner for layer in advancing(child)]
-    still = type(net).advance is Layer.advance or not getattr(net, "advances", True)  # as it happens to be configured
-    return [] if still else [net]
 
 
 def children(net: Layer) -> list[tuple[str, Layer]]:
