@@ -18,6 +18,7 @@ from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation import CELU, Elementwise, PReLU
+from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
@@ -28,11 +29,9 @@ from jbp.layers.gated import Gated, Maxout
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.lowrank import LowRank
 from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
-from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM
-from jbp.layers.rotary import Rotary
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.reversible import Reversible
@@ -115,7 +114,7 @@ def _each(layer, residuals, delta):
 
 @_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
 @_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
-@_register(Identity, Flatten, FanOut, Add, Concatenate, Rotary, Reshape, Take, Select, Pad, Upsample)
+@_register(Identity, Flatten, FanOut, Add, Concatenate, Reshape, Take, Select, Pad, Upsample)
 def _(layer, residuals, delta, /):
     return jnp.zeros(())
 
@@ -212,15 +211,13 @@ def _(layer, residuals, dz, /):
     return _outer(x, dz) + _outer(h[:, :-1], dz[:, 1:]) + _square(dz.sum(1))
 
 
-@_register(MultiHeadAttention)
+@_register(CausalSelfAttention)
 def _(layer, residuals, delta, /):
-    given, _, _, _, _, o = residuals
-    dq, dk, dv, dy, table = delta
-    if table is not None:  # a sum over the examples already
-        return _norms.dispatch(Layer)(layer, residuals, delta)
+    x, _, _, _, o, _ = residuals
+    dqkv, dy = delta
 
-    def rows(a):  # (b, ..., n, d) -> (b, n, all the rest)
-        a = jnp.moveaxis(a, -2, 1)
+    def rows(a):  # (..., b, h, n, d) -> (b, n, all the rest)
+        a = jnp.moveaxis(a, (-4, -2), (0, 1))
         return a.reshape(*a.shape[:2], -1)
 
-    return _outer(given["x"], rows(dq)) + _outer(given["source"], rows(jnp.stack([dk, dv], 1))) + _outer(rows(o), dy)
+    return _outer(x, rows(dqkv)) + _outer(rows(o), dy)

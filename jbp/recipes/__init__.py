@@ -1,5 +1,9 @@
 """Recipes: functions from a few sizes to a whole network. Each is trained on real data in examples/."""
 
+from jbp.recipes.associative import hopfield as hopfield, modern_hopfield as modern_hopfield
 from jbp.recipes.classic import logistic_regression as logistic_regression, mlp as mlp, single_layer as single_layer
+from jbp.recipes.energy import deep_belief as deep_belief, restricted_boltzmann as restricted_boltzmann
 from jbp.recipes.language import gpt as gpt, recurrent_language_model as recurrent_language_model
+from jbp.recipes.reinforcement import q_network as q_network
+from jbp.recipes.spiking import spiking as spiking
 from jbp.recipes.vision import lenet as lenet, resnet as resnet

@@ -1,0 +1,29 @@
+"""Associative memories: networks that complete what they have seen before."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jbp.layers.dense import Dense
+from jbp.layers.multihead import MultiHeadAttention
+
+
+def hopfield(units: int) -> Dense:
+    """The field s W on each of the ±1 units, W symmetric with a zero diagonal. Goes with BinaryCrossEntropy of the s.
+
+    Units that align with their field, one at a time, go down the energy −½ s W sᵀ. (Hopfield, *Neural Networks and
+    Physical Systems with Emergent Collective Computational Abilities*, 1982.) The gradient has to be made symmetric,
+    as in examples/hopfield.py.
+    """
+    return Dense(units, bias=False)
+
+
+def modern_hopfield(features: int, sharpness: float) -> tuple[MultiHeadAttention, Any]:
+    """(layer, parameters): recall from (states (b, n, features), patterns (b, m, features)), softmax(β s Xᵀ) X.
+
+    This is s less the gradient of the energy ½ s sᵀ − log(Σ exp(β s Xᵀ)) / β: one step down. (Ramsauer et al.,
+    *Hopfield Networks is All You Need*, 2021, §2.) With other parameters, `init`'s say, it is attention.
+    """
+    one = jnp.eye(features)
+    q, o = sharpness * features**0.5 * one[:, None, None, :], one[None, None]
+    return MultiHeadAttention(1), {"q": q, "k": one[:, None, :], "v": one[:, None, :], "o": o}

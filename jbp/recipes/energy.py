@@ -1,0 +1,23 @@
+"""Networks that learn what is likely, from data without labels."""
+
+from jbp.combinators import Serial
+from jbp.layers.boltzmann import RestrictedBoltzmann, RestrictedBoltzmannInference
+from jbp.layers.dense import Dense
+
+
+def restricted_boltzmann(hidden: int, steps: int = 1, chains: int = 0) -> Serial:
+    """A machine of `hidden` units on x (batch, visible) in [0, 1]. Goes with Add() as the loss, on x alone.
+
+    Contrastive divergence of so many `steps`, or with `chains` its persistent form. (Hinton, *Training Products of
+    Experts by Minimizing Contrastive Divergence*, 2002; Tieleman, 2008.)
+    """
+    return Serial(RestrictedBoltzmann(hidden, steps, chains))
+
+
+def deep_belief(classes: int, widths: tuple[int, ...]) -> Serial:
+    """Scores (batch, classes) of x (batch, visible): the way up through machines of these widths, a linear layer on it.
+
+    The parameters of the machines, each trained before on what the one below it makes of the data, are those of the
+    first layers. (Hinton, Osindero & Teh, *A Fast Learning Algorithm for Deep Belief Nets*, 2006.)
+    """
+    return Serial(*(RestrictedBoltzmannInference(width) for width in widths), Dense(classes))

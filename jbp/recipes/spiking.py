@@ -1,0 +1,15 @@
+"""Networks whose neurons say nothing, or one spike."""
+
+from jbp.combinators import Serial
+from jbp.layers.dense import Dense
+from jbp.layers.pool import GlobalAveragePool
+from jbp.layers.spiking import LeakyIntegrateAndFire
+
+
+def spiking(classes: int, widths: tuple[int, ...] = (128, 128), leak: float = 0.9) -> Serial:
+    """Scores (batch, classes) from spikes (batch, time, inputs), 0 or 1: a linear reading of how often the last fire.
+
+    (Neftci et al., *Surrogate Gradient Learning in Spiking Neural Networks*, 2019.)
+    """
+    body = [layer for width in widths for layer in (Dense(width), LeakyIntegrateAndFire(leak))]
+    return Serial(*body, GlobalAveragePool(), Dense(classes))
