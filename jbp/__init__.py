@@ -36,6 +36,7 @@ from jbp.layers.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.layers.contrastive import InfoNCE, Triplet
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
+from jbp.layers.ctc import CTC
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.dropout import Dropout, DropoutInference, StochasticDepth
 from jbp.layers.embedding import Embedding, EmbeddingBag, Positions, SinusoidalPositions
@@ -75,8 +76,8 @@ from jbp.reversible import Reversible
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "CELU", "ELU", "GEGLU", "GELU", "GLU", "GRU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux", "AveragePool",
-    "BatchNorm", "BatchNormInference", "Bidirectional", "Bilinear", "BinaryCrossEntropy", "Buffer",
+    "CELU", "CTC", "ELU", "GEGLU", "GELU", "GLU", "GRU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux",
+    "AveragePool", "BatchNorm", "BatchNormInference", "Bidirectional", "Bilinear", "BinaryCrossEntropy", "Buffer",
     "CausalSelfAttention", "ClippedPolicy", "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout",
     "DropoutInference", "Elman", "Embedding", "EmbeddingBag", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh",
     "GaussianNegativeLogLikelihood", "GlobalAveragePool", "GlobalMaxPool", "GradientReversal", "GroupNorm",

@@ -223,6 +223,8 @@ LOSSES = (
     Case(jbp.Huber(0.3), (f(3, 5), f(3, 5))),
     Case(jbp.StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(jbp.Penalized(jbp.Huber(), 0.5), ((f(3, 5), f()), f(3, 5))),
+    Case(jbp.CTC(), (f(2, 5, 3), i(2, 2, below=3))),
+    Case(jbp.CTC(2), (f(2, 8, 5), i(2, 3, below=5))),
     Case(jbp.InfoNCE(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(jbp.InfoNCE(0.5, symmetric=True), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(jbp.Triplet(), (f(3, 5), f(3, 5), f(3, 5)), (f(2, 3, 5),) * 3),

@@ -44,6 +44,8 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.SinusoidalPositions(), f(1, 1), f(0, 2, 3), f(2, 0, 3)),
     Case(jbp.EmbeddingBag(1, 1, "mean", padding=0), i(2, below=1), i(0, 3, below=1), i(2, 0, below=1)),
     Case(jbp.InfoNCE(), (f(1, 1), f(1, 1))),
+    Case(jbp.CTC(), (f(1, 1, 1), i(1, 1, below=1)), (f(2, 3, 2), i(2, 0, below=1)), (f(1, 5, 3), i(1, 2, below=3))),
+    Case(jbp.CTC(), (f(3, 7, 4), i(3, 2, below=1), i(3, below=8)), (f(1, 0, 2), i(1, 0, below=1))),
     Case(jbp.Triplet(100.0), (f(1), f(1), f(1))),
     Case(jbp.Triplet(-100.0), (f(3, 2), f(3, 2), f(3, 2))),
     Case(jbp.NegativeSampling(1), (f(1), i(1, below=1)), (f(2, 1), i(2, 5, below=1))),
