@@ -1,0 +1,344 @@
+"""Values and gradients, of inputs and parameters, in float64 beside PyTorch's own layers and losses.
+
+Each line gives a layer, an input, and the same in PyTorch of (p, x): our parameters and inputs as tensors, so what
+autograd gives for them is laid out as ours is. Where PyTorch holds a weight otherwise, the line moves its axes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from oracle import cotangent, draw, is_float, parameters
+
+import jbp
+from jbp.catalogue import f, i
+
+torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[parity]'")
+F = torch.nn.functional
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+def first(x):
+    """Channels to the place where PyTorch has them."""
+    return x.movedim(-1, 1)
+
+
+def last(x):
+    return x.movedim(1, -1)
+
+
+def on_channels(function, **options):
+    return lambda p, x: last(function(first(x), **options))
+
+
+def filters(w):
+    """(kernel..., i, o) as (o, i, kernel...)."""
+    return w.movedim((-1, -2), (0, 1))
+
+
+def conv(rank, **options):
+    return lambda p, x: last(getattr(F, f"conv{rank}d")(first(x), filters(p["w"]), p["b"], **options))
+
+
+def transposed(rank, groups=1, **options):
+    def run(p, x):
+        *kernel, inside, o = p["w"].shape  # ours: (kernel..., i / groups, o); PyTorch's: (i, o / groups, kernel...)
+        w = p["w"].reshape(*kernel, inside, groups, o // groups).movedim((-2, -3, -1), (0, 1, 2)).flatten(0, 1)
+        return last(getattr(F, f"conv_transpose{rank}d")(first(x), w, p["b"], groups=groups, **options))
+
+    return run
+
+
+def blocks(a, order, count):
+    """The gates of the last axis in another order."""
+    parts = a.chunk(count, -1)
+    return torch.cat([parts[k] for k in order], -1)
+
+
+def recurrent(name, order):
+    def run(p, x):
+        h = torch.zeros(1, x.shape[0], p["u"].shape[0], dtype=x.dtype)
+        w, u, b = (blocks(p[k], order, len(order)) for k in "wub")
+        c = torch.zeros_like(b)
+        if "c" in p:  # the bias of the candidate's recurrent part: the last of PyTorch's three
+            c = torch.cat([c[: -len(p["c"])], p["c"]])
+        state = (h, h) if name == "lstm" else h
+        return getattr(torch, name)(x, state, [w.T, u.T, b, c], True, 1, 0.0, False, False, True)[0]
+
+    return run
+
+
+def attention(causal=False, seen=None, score=None):
+    """By scaled_dot_product_attention. seen(x) is a mask, score(p, x) what is added to the scores."""
+
+    def run(p, x):
+        named = x if isinstance(x, dict) else {"x": x[0], "source": x[1]} if isinstance(x, tuple) else {"x": x}
+        x, z = named["x"], named.get("source", named["x"])
+        q = torch.einsum("bnf,fgrd->bgrnd", x, p["q"]).flatten(1, 2)
+        k, v = (torch.einsum("bme,egd->bgmd", z, p[n]).repeat_interleave(p["q"].shape[2], 1) for n in "kv")
+        mask = seen(named) if seen else score(p, named) if score else None
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return torch.einsum("bhnd,hdf->bnf", o, p["o"].flatten(0, 1))
+
+    return run
+
+
+def whole_attention(p, x):
+    """By multi_head_attention_forward, which has the projections inside."""
+    w = torch.cat([p[n].flatten(1).T for n in "qkv"])
+    out = p["o"].flatten(0, 2).T
+    x = x.transpose(0, 1)
+    y, _ = F.multi_head_attention_forward(
+        x, x, x, x.shape[-1], p["q"].shape[1], w, None, None, None, False, 0.0, out, None, need_weights=False
+    )
+    return y.transpose(0, 1)
+
+
+def distances(n, m):
+    return torch.arange(m)[None] - torch.arange(n)[:, None]
+
+
+def alibi(p, x):
+    n, heads = x["x"].shape[1], p["q"].shape[1]
+    slopes = 2.0 ** (-8 * (1 + torch.arange(heads, dtype=torch.float64)) / heads)
+    return -slopes[:, None, None] * distances(n, n).abs()
+
+
+def learned(p, x):
+    n, most = x["x"].shape[1], p["distances"].shape[1] // 2
+    return p["distances"][:, distances(n, n).clamp(-most, most) + most][None]
+
+
+def spectral(p, x):
+    w = p["layer"]["w"]
+    return x @ (w / (p["u"] @ w @ p["v"])) + p["layer"]["b"]
+
+
+def labels(x):
+    return x[0].reshape(-1, x[0].shape[-1]), x[1].reshape(-1).long()
+
+
+def entropy(**options):
+    return lambda p, x: F.cross_entropy(*labels(x), **options)
+
+
+X, IMAGE, PAIR = f(3, 4, 6), f(2, 5, 6, 4), (f(3, 5), f(3, 5))
+
+SAME = {
+    **{name: (getattr(jbp, name)(), X, lambda p, x, g=g: g(x)) for name, g in {
+        "Tanh": torch.tanh, "ReLU": F.relu, "Sigmoid": torch.sigmoid, "LeakyReLU": F.leaky_relu, "ReLU6": F.relu6,
+        "SiLU": F.silu, "GELU": F.gelu, "GELUTanh": lambda x: F.gelu(x, approximate="tanh"), "Softplus": F.softplus,
+        "ELU": F.elu, "SELU": F.selu, "Mish": F.mish, "Softsign": F.softsign, "LogSigmoid": F.logsigmoid,
+        "HardTanh": F.hardtanh, "HardSigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),  # its own slope is 1/6 in float32
+         "HardSwish": F.hardswish, "Sin": torch.sin,
+        "ReLU2": lambda x: F.relu(x) ** 2, "Softmax": lambda x: F.softmax(x, -1),
+        "LogSoftmax": lambda x: F.log_softmax(x, -1),
+    }.items()},
+    "CELU": (jbp.CELU(0.25), X, lambda p, x: F.celu(x, 0.25)),  # PyTorch rounds alpha to float32
+    "PReLU": (jbp.PReLU(), f(3, 5), lambda p, x: F.prelu(x, next(iter(p.values())))),
+    "GLU": (jbp.GLU(), X, lambda p, x: F.glu(x)),
+    "SwiGLU": (jbp.SwiGLU(), X, lambda p, x: x[..., :3] * F.silu(x[..., 3:])),
+    "GEGLU": (jbp.GEGLU(), X, lambda p, x: x[..., :3] * F.gelu(x[..., 3:])),
+    "Maxout": (jbp.Maxout(2), X, lambda p, x: F.max_pool1d(x, 2)),
+    "Dense": (jbp.Dense(3), X, lambda p, x: F.linear(x, p["w"].T, p["b"])),
+    "Dense, no bias": (jbp.Dense(3, bias=False), X, lambda p, x: F.linear(x, p["w"].T)),
+    "Bilinear": (jbp.Bilinear(3), (f(4, 5), f(4, 2)), lambda p, x: F.bilinear(*x, p["w"].permute(2, 0, 1), p["b"])),
+    "LayerNorm": (jbp.LayerNorm(), X, lambda p, x: F.layer_norm(x, (6,), p["g"], p["b"])),
+    "RMSNorm": (jbp.RMSNorm(), X, lambda p, x: F.rms_norm(x, (6,), p["g"], 1e-6)),
+    "BatchNorm": (
+        jbp.BatchNorm(), IMAGE, lambda p, x: last(F.batch_norm(first(x), None, None, p["g"], p["b"], True)),
+    ),
+    "GroupNorm": (jbp.GroupNorm(2), IMAGE, lambda p, x: last(F.group_norm(first(x), 2, p["g"], p["b"]))),
+    "InstanceNorm": (
+        jbp.InstanceNorm(), IMAGE, lambda p, x: last(F.instance_norm(first(x), weight=p["g"], bias=p["b"])),
+    ),
+    "UnitNorm": (jbp.UnitNorm(0.0), X, lambda p, x: F.normalize(x, dim=-1)),
+    "WeightNorm": (
+        jbp.WeightNorm(jbp.Dense(3)), X,
+        lambda p, x: x @ torch._weight_norm(p["layer"]["w"], p["g"][None], 1) + p["layer"]["b"],
+    ),
+    "SpectralNorm": (jbp.SpectralNorm(jbp.Dense(3)), X, spectral),
+    "Conv": (jbp.Conv(3), IMAGE, conv(2, padding=1)),
+    "Conv, valid": (jbp.Conv(3, (2, 3), padding="VALID"), IMAGE, conv(2)),
+    "Conv, strides": (
+        jbp.Conv(3, (3, 2), stride=(2, 1), padding=((1, 1), (0, 0))),
+        IMAGE, conv(2, stride=(2, 1), padding=(1, 0)),
+    ),
+    "Conv, dilation": (jbp.Conv(3, (2, 2), dilation=(2, 3), padding="VALID"), IMAGE, conv(2, dilation=(2, 3))),
+    "Conv, groups": (jbp.Conv(6, groups=2), IMAGE, conv(2, padding=1, groups=2)),
+    "Conv, depthwise": (jbp.Conv(4, groups=4, padding="VALID"), IMAGE, conv(2, groups=4)),
+    "Conv, one place": (jbp.Conv(3, (1, 1)), IMAGE, conv(2)),
+    "Conv, 1-D": (jbp.Conv(3, (3,)), X, conv(1, padding=1)),
+    "Conv, causal": (jbp.Conv(3, (3,), padding=((2, 0),)), X, lambda p, x: conv(1)(p, F.pad(x, (0, 0, 2, 0)))),
+    "Conv, 3-D": (jbp.Conv(2, (2, 1, 3), stride=2, padding="VALID"), f(1, 4, 3, 5, 2), conv(3, stride=2)),
+    "ConvTranspose": (jbp.ConvTranspose(3, padding="VALID"), IMAGE, transposed(2)),
+    "ConvTranspose, strides": (
+        jbp.ConvTranspose(3, (3, 2), stride=(2, 3), padding="VALID"),
+        IMAGE, transposed(2, stride=(2, 3)),
+    ),
+    "ConvTranspose, groups": (
+        jbp.ConvTranspose(6, (2, 2), stride=2, padding="VALID", groups=2),
+        IMAGE, transposed(2, groups=2, stride=2),
+    ),
+    "ConvTranspose, cut": (
+        jbp.ConvTranspose(3, stride=2, padding=((1, 1), (1, 1))),
+        IMAGE, transposed(2, stride=2, padding=1),
+    ),
+    "ConvTranspose, dilation": (
+        jbp.ConvTranspose(2, (2, 2), dilation=2, padding="VALID"),
+        IMAGE, transposed(2, dilation=2),
+    ),
+    "ConvTranspose, 1-D": (jbp.ConvTranspose(2, (3,), stride=2, padding="VALID"), X, transposed(1, stride=2)),
+    "ConvTranspose, 3-D": (jbp.ConvTranspose(2, (2, 1, 2), padding="VALID"), f(1, 2, 3, 2, 2), transposed(3)),
+    "MaxPool": (jbp.MaxPool(), IMAGE, on_channels(F.max_pool2d, kernel_size=2)),
+    "MaxPool, overlapping": (jbp.MaxPool((3, 3), stride=1), IMAGE, on_channels(F.max_pool2d, kernel_size=3, stride=1)),
+    "MaxPool, padding": (
+        jbp.MaxPool((3, 2), stride=2, padding=((1, 1), (1, 1))), IMAGE,
+        on_channels(F.max_pool2d, kernel_size=(3, 2), stride=2, padding=1),
+    ),
+    "MaxPool, 1-D": (jbp.MaxPool((2,)), X, on_channels(F.max_pool1d, kernel_size=2)),
+    "AveragePool": (jbp.AveragePool((2, 3)), IMAGE, on_channels(F.avg_pool2d, kernel_size=(2, 3))),
+    "AveragePool, padding": (
+        jbp.AveragePool((3, 3), stride=2, padding=((1, 1), (1, 1))), IMAGE,
+        on_channels(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    ),
+    "AdaptiveAveragePool": (
+        jbp.AdaptiveAveragePool((3, 4)), IMAGE, on_channels(F.adaptive_avg_pool2d, output_size=(3, 4)),
+    ),
+    "GlobalAveragePool": (jbp.GlobalAveragePool(), IMAGE, lambda p, x: F.adaptive_avg_pool2d(first(x), 1).flatten(1)),
+    "GlobalMaxPool": (jbp.GlobalMaxPool(), IMAGE, lambda p, x: F.adaptive_max_pool2d(first(x), 1).flatten(1)),
+    "Upsample": (jbp.Upsample((2, 3)), IMAGE, on_channels(F.interpolate, scale_factor=(2, 3), mode="nearest")),
+    "Pad": (jbp.Pad(((1, 2), (-1, 0))), IMAGE, on_channels(F.pad, pad=(-1, 0, 1, 2))),
+    "Embedding": (jbp.Embedding(5, 3), i(4, 2, below=5), lambda p, x: F.embedding(x, p["e"])),
+    "EmbeddingBag": (
+        jbp.EmbeddingBag(5, 3), i(4, 2, below=5), lambda p, x: F.embedding_bag(x, p["e"], mode="sum"),
+    ),
+    "EmbeddingBag, mean": (
+        jbp.EmbeddingBag(5, 3, "mean"), i(4, 3, below=5), lambda p, x: F.embedding_bag(x, p["e"], mode="mean"),
+    ),
+    "EmbeddingBag, weights": (
+        jbp.EmbeddingBag(5, 3), (i(4, 2, below=5), f(4, 2)),
+        lambda p, x: F.embedding_bag(x[0], p["e"], mode="sum", per_sample_weights=x[1]),
+    ),
+    "Elman": (jbp.Elman(3), X, recurrent("rnn_tanh", (0,))),
+    "LSTM": (jbp.LSTM(3), X, recurrent("lstm", (0, 1, 3, 2))),
+    "GRU": (jbp.GRU(3), X, recurrent("gru", (1, 0, 2))),
+    "attention": (jbp.MultiHeadAttention(2), X, whole_attention),
+    "attention, scaled dot product": (jbp.MultiHeadAttention(3), X, attention()),
+    "attention, causal": (jbp.CausalSelfAttention(2), f(2, 5, 4), attention(causal=True)),
+    "attention, cross": (jbp.MultiHeadAttention(2), (f(2, 5, 4), f(2, 3, 7)), attention()),
+    "attention, groups": (jbp.MultiHeadAttention(4, groups=2), f(2, 5, 8), attention()),
+    "attention, one key head": (jbp.MultiHeadAttention(4, groups=1), f(2, 5, 8), attention()),
+    "attention, padding": (
+        jbp.MultiHeadAttention(2), {"x": f(2, 5, 4), "source": f(2, 6, 3), "mask": i(2, 6, below=2)},
+        attention(seen=lambda x: (x["mask"] != 0)[:, None, None]),
+    ),
+    "attention, segments": (
+        jbp.MultiHeadAttention(2), {"x": f(2, 6, 4), "segments": i(2, 6, below=2)},
+        attention(seen=lambda x: x["segments"][:, None, :, None] == x["segments"][:, None, None]),
+    ),
+    "attention, window": (
+        jbp.MultiHeadAttention(2, window=2), f(2, 5, 4),
+        attention(seen=lambda x: distances(5, 5).abs() < 2),
+    ),
+    "attention, bias": (
+        jbp.MultiHeadAttention(2), {"x": f(2, 5, 4), "bias": f(1, 2, 5, 5)}, attention(score=lambda p, x: x["bias"]),
+    ),
+    "attention, ALiBi": (jbp.MultiHeadAttention(4, alibi=True), f(2, 5, 8), attention(score=alibi)),
+    "attention, distances": (jbp.MultiHeadAttention(2, distances=2), f(2, 5, 4), attention(score=learned)),
+    "mean squared error": (jbp.MeanSquaredError(), PAIR, lambda p, x: F.mse_loss(*x)),
+    "mean absolute error": (jbp.MeanAbsoluteError(), PAIR, lambda p, x: F.l1_loss(*x)),
+    "Huber": (jbp.Huber(0.7), PAIR, lambda p, x: F.huber_loss(*x, delta=0.7)),
+    "binary cross-entropy": (
+        jbp.BinaryCrossEntropy(), PAIR, lambda p, x: F.binary_cross_entropy_with_logits(*x),
+    ),
+    "hinge": (
+        jbp.Hinge(), PAIR, lambda p, x: F.hinge_embedding_loss(x[0] * x[1], -torch.ones_like(x[0])),
+    ),
+    "Kullback-Leibler": (
+        jbp.KullbackLeibler(), PAIR,
+        lambda p, x: F.kl_div(x[0].log_softmax(-1), x[1].log_softmax(-1), reduction="batchmean", log_target=True),
+    ),
+    "Gaussian likelihood": (
+        jbp.GaussianNegativeLogLikelihood(), (f(4, 6), f(4, 3)),
+        lambda p, x: F.gaussian_nll_loss(x[0][:, :3], x[1], x[0][:, 3:].exp(), full=True, eps=1e-300),
+    ),
+    "cross-entropy": (jbp.SoftmaxCrossEntropy(), (f(2, 3, 5), i(2, 3, below=5)), entropy()),
+    "cross-entropy, soft": (jbp.SoftmaxCrossEntropy(), PAIR, lambda p, x: F.cross_entropy(*x)),
+    "cross-entropy, smooth": (jbp.SoftmaxCrossEntropy(0.2), (f(4, 5), i(4, below=5)), entropy(label_smoothing=0.2)),
+    "cross-entropy, ignored": (jbp.SoftmaxCrossEntropy(ignore=1), (f(8, 3), i(8, below=3)), entropy(ignore_index=1)),
+    "cross-entropy, weights": (
+        jbp.SoftmaxCrossEntropy(0.1, (0.5, 2.0, 1.0)), (f(8, 3), i(8, below=3)),
+        lambda p, x: entropy(weight=x[0].new_tensor([0.5, 2.0, 1.0]), label_smoothing=0.1)(p, x),
+    ),
+    "linear cross-entropy": (
+        jbp.LinearCrossEntropy(5, chunk=2), (f(7, 3), i(7, below=5)),
+        lambda p, x: F.cross_entropy(x[0] @ p["w"] + p["b"], x[1].long()),
+    ),
+    "InfoNCE": (
+        jbp.InfoNCE(0.5), (f(4, 3), f(4, 3)),
+        lambda p, x: F.cross_entropy(x[0] @ x[1].T / 0.5, torch.arange(4)),
+    ),
+    "triplet": (
+        jbp.Triplet(0.3), (f(5, 3),) * 3,
+        lambda p, x: F.triplet_margin_with_distance_loss(
+            *x, distance_function=lambda a, b: ((a - b) ** 2).sum(-1), margin=0.3),
+    ),
+}  # fmt: skip
+
+
+def to_torch(tree):
+    """The arrays of a tree as tensors, the floats among them leaves of autograd's graph; Buffers without one."""
+    if isinstance(tree, jbp.Buffer):
+        return jax.tree.map(lambda v: v.detach(), to_torch(tree.value))
+    if isinstance(tree, dict):
+        return {name: to_torch(v) for name, v in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(map(to_torch, tree))
+    return torch.tensor(np.asarray(tree), requires_grad=bool(is_float(tree)))
+
+
+def gradient(tensor):
+    if not tensor.requires_grad:
+        return None
+    return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy()
+
+
+def close(got, wanted):
+    return np.abs(np.asarray(got) - np.asarray(wanted)).max(initial=0) <= 1e-10 * (1 + np.abs(wanted).max(initial=0))
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_values_and_gradients_are_those_of_pytorch(name):
+    layer, spec, theirs = SAME[name]
+    x = draw(spec)
+    if isinstance(x, dict) and "mask" in x:  # a row that sees nothing is NaN in PyTorch
+        x["mask"] = x["mask"].at[:, 0].set(1)
+    params = parameters(layer, x)
+
+    @jax.jit
+    def ours(params, x, dy):
+        y, residuals = layer.forward(params, x)
+        return y, layer.pull(params, residuals, dy)
+
+    dy = cotangent(jax.eval_shape(lambda p, x: layer.forward(p, x)[0], params, x))
+    y, (dx, grads) = ours(params, x, dy)
+    p, t = to_torch(params), to_torch(x)
+    there = theirs(p, t)
+    assert there.dtype == torch.float64
+    there.backward(torch.tensor(np.asarray(dy)))
+    assert close(y, there.detach().numpy()), "the values differ"
+    for words, mine, tensors in (("x", dx, t), ("the parameters", grads, p)):
+        mine = jax.tree.leaves(mine, is_leaf=lambda v: v is None)
+        tensors = jax.tree.leaves(tensors, is_leaf=torch.is_tensor)
+        for a, b in zip(mine, tensors, strict=True):
+            wanted = gradient(b)
+            assert a is None if wanted is None else close(a, wanted), f"the gradients of {words} differ"
+
+
+def test_how_many_were_compared():
+    kinds = {type(layer).__name__ for layer, *_ in SAME.values()}
+    print(f"{len(SAME)} layers and losses of {len(kinds)} kinds agree with PyTorch {torch.__version__}")
+    assert len(SAME) >= 90
