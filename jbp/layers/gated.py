@@ -35,7 +35,8 @@ class Gated(Layer):
 
     def backward(self, params, x, dy, /):
         a, b = jnp.split(x, 2, -1)
-        return jnp.concatenate([dy * type(self).gate(b), dy * a * type(self).slope(b)], -1), ()
+        halves = dy * type(self).gate(b), dy * a * type(self).slope(b)
+        return jnp.stack(halves, -2).reshape(x.shape), ()  # (a|b) again; a concatenation would write both down first
 
     def reference(self, params, x, /):
         n = x.shape[-1] // 2

@@ -21,9 +21,10 @@ class LSTM(Layer):
         dz_t = (k g i(1−i), k c_{t−1} f(1−f), e tanh c_t o(1−o), k i (1−g²))
         dx = dz Wᵀ       dW = Σ xᵀ dz       dU = Σ h_{t−1}ᵀ dz_t       db = Σ dz
 
-    delta is dz of all steps, so dW and dU are one product each, over time and batch at once. Keeps x, the gates and c;
-    h is o tanh c. h and c start at zero. Shapes: x (b, t, i), W (i, 4h), U (h, 4h), b (4h,), y (b, t, h), gates in the
-    order i, f, o, g. The bias of f starts at 1 (Gers et al., *Learning to Forget*, 2000; Jozefowicz et al., 2015).
+    delta is dz of all steps, so dW and dU are one product each, over time and batch at once. Keeps x, the gates and
+    c_{t−1}; h is o tanh c. h and c start at zero. Shapes: x (b, t, i), W (i, 4h), U (h, 4h), b (4h,), y (b, t, h),
+    gates in the order i, f, o, g. The bias of f starts at 1 (Gers et al., *Learning to Forget*, 2000; Jozefowicz et
+    al., 2015).
     """
 
     features: int
@@ -41,28 +42,36 @@ class LSTM(Layer):
 
     def forward(self, params, x, /):
         w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
-        z = time_first(x) @ w
-        z = z + along(b, z)
         zero = jnp.zeros((x.shape[0], self.features), x.dtype)
 
-        def step(state, z):
-            h, c = state
-            i, f, o, g = _gates(z + h @ u)
-            c = f * c + i * g
-            return (o * jnp.tanh(c), c), (jnp.concatenate([i, f, o, g], -1), c)
+        def through_time(scores, xs):
+            def step(state, x):
+                h, before = state
+                i, f, o, g = _gates(scores(h, x))
+                c = f * before + i * g
+                h = o * jnp.tanh(c)
+                return (h, c), (h, jnp.concatenate([i, f, o, g], -1), before)
 
-        _, (gates, c) = lax.scan(step, (zero, zero), z)
-        return time_first(_hidden(gates, c)), (x, gates, c)
+            return lax.scan(step, (zero, zero), xs)
+
+        def inside(x):  # on CPUs: one product a step is as fast, and no z of all steps is written down
+            both = jnp.concatenate([w, u])
+            return through_time(lambda h, x: jnp.concatenate([x, h], -1) @ both + along(b, h), x)
+
+        def outside(x):
+            z = x @ w
+            return through_time(lambda h, z: z + h @ u, z + along(b, z))
+
+        (_, c), (h, gates, before) = lax.platform_dependent(time_first(x), cpu=inside, default=outside)
+        return time_first(h), (x, gates, before, c)
 
     def backward(self, params, residuals, dy, /):
-        _, gates, c = residuals
+        _, gates, before, c = residuals
         w, u = params["w"], params["u"]
-        zero = jnp.zeros_like(c[0])
-        before = jnp.concatenate([zero[None], c[:-1]])
 
         def step(carry, now):
-            recurrent, k = carry  # dz_{t+1} Uᵀ and k_{t+1} f_{t+1}
-            dy, gates, c, before = now
+            recurrent, k, c = carry  # dz_{t+1} Uᵀ, k_{t+1} f_{t+1} and c_t
+            dy, gates, before = now
             i, f, o, g = jnp.split(gates, 4, -1)
             t = jnp.tanh(c)
             e = dy + recurrent
@@ -70,14 +79,14 @@ class LSTM(Layer):
             dz = jnp.concatenate(
                 [k * g * i * (1 - i), k * before * f * (1 - f), e * t * o * (1 - o), k * i * (1 - g * g)], -1
             )
-            return (dz @ u.T, k * f), dz
+            return (dz @ u.T, k * f, before), dz
 
-        _, dz = lax.scan(step, (zero, zero), (time_first(dy), gates, c, before), reverse=True)
+        zero = jnp.zeros_like(c)
+        _, dz = lax.scan(step, (zero, zero, c), (time_first(dy), gates, before), reverse=True)
         return time_first(dz @ w.T), dz
 
     def gradient(self, residuals, dz, /):
-        x, gates, c = residuals
-        h = _hidden(gates, c)[:-1]
+        x, h = residuals[0], hidden(residuals)
         return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.einsum("tbh,tbz->hz", h, dz[1:]), "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
@@ -97,13 +106,15 @@ def time_first(x):
     return jnp.swapaxes(x, 0, 1)
 
 
+def hidden(residuals):
+    """h_t = o tanh c_t of every step of an LSTM but the last, (t − 1, b, h)."""
+    _, gates, before, _ = residuals
+    return jnp.split(gates[:-1], 4, -1)[2] * jnp.tanh(before[1:])
+
+
 def _gates(z):
     *sigmoids, g = jnp.split(z, 4, -1)
     return (*map(lax.logistic, sigmoids), jnp.tanh(g))
-
-
-def _hidden(gates, c):
-    return jnp.split(gates, 4, -1)[2] * jnp.tanh(c)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from jbp.layers.lowrank import LowRank
 from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
-from jbp.layers.recurrent import LSTM
+from jbp.layers.recurrent import LSTM, hidden, time_first
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.reversible import Reversible
@@ -205,10 +205,8 @@ def _(layer, residuals, dy, /):
 
 @_register(LSTM)
 def _(layer, residuals, dz, /):
-    x, gates, c = residuals
-    h = jnp.split(gates, 4, -1)[2] * jnp.tanh(c)
-    dz, h = jnp.swapaxes(dz, 0, 1), jnp.swapaxes(h, 0, 1)
-    return _outer(x, dz) + _outer(h[:, :-1], dz[:, 1:]) + _square(dz.sum(1))
+    dz, h = time_first(dz), time_first(hidden(residuals))  # which is batch first again
+    return _outer(residuals[0], dz) + _outer(h, dz[:, 1:]) + _square(dz.sum(1))
 
 
 @_register(CausalSelfAttention)
