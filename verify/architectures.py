@@ -59,6 +59,11 @@ def catalogue(name: str = "jbp") -> Any:
     return found[name].load()()
 
 
+def catalogues() -> list[str]:
+    """The names of the catalogues of installed packages."""
+    return sorted({point.name for point in entry_points(group="verify.catalogues")})
+
+
 def spec(inputs: Any, dtype: Any = np.float64) -> Any:
     """The inputs as jax.ShapeDtypeStruct."""
     if isinstance(inputs, tuple):

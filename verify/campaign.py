@@ -4,15 +4,14 @@ A campaign is a row of batches; batch b of seed s draws the same networks wherev
 it meets once and keeps it, so a campaign gets faster as it goes.
 """
 
-import base64
 import json
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -22,6 +21,7 @@ from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
 from verify.protocol import children, nodes
+from verify.tokens import TokenError, pack, unpack
 
 BATCH = 50
 
@@ -110,10 +110,6 @@ def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tall
     return tally
 
 
-class TokenError(ValueError):
-    """A word that holds no network."""
-
-
 class DisagreementError(AssertionError):
     """A network whose sweep and definition give different gradients."""
 
@@ -132,29 +128,91 @@ def run(
     executor: Executor | None = None,
     name: str = "jbp",
     watch: Callable[[Tally], Any] = lambda tally: None,
+    journal: Path | None = None,
 ) -> Tally:
     """`count` random networks of the catalogue called `name`, over an executor's processes, or here without one.
 
-    `watch` is called with the tally so far after each batch. Raises CatalogueError if there is no such catalogue.
+    `watch` is called with the tally so far after each batch. With a journal, what an interrupted campaign has written
+    there is not done again. Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
     """
     catalogue(name)
-    total, parts = Tally(), [(number, min(BATCH, count - start)) for number, start in enumerate(range(0, count, BATCH))]
-    for tally in _results(executor, [(name, campaign_seed, number, size) for number, size in parts]):
+    total, sizes = Tally(), [min(BATCH, count - start) for start in range(0, count, BATCH)]
+    done = _read(journal, [name, campaign_seed, BATCH]) if journal else {}
+    parts = [(name, campaign_seed, number, size) for number, size in enumerate(sizes)]
+    for number, size in enumerate(sizes):
+        if (number, size) in done:
+            total.add(done[number, size])
+    if total.networks:
+        watch(total)
+    for (_, _, number, size), tally in results_of(executor, batch, [p for p in parts if p[2:] not in done]):
         total.add(tally)
+        if journal:
+            _append(journal, {"batch": [number, size], "tally": _told(tally)})
         watch(total)
     return total
 
 
-def _results(executor: Executor | None, parts: list[tuple]) -> Iterator[Tally]:
+class JournalError(ValueError):
+    """A journal of another campaign, or a file that is none."""
+
+
+def _told(tally: Tally) -> dict[str, Any]:
+    held = vars(tally) | {"failures": [vars(f) for f in tally.failures]}
+    return {k: list(v.items()) if isinstance(v, Counter) else v for k, v in held.items()}
+
+
+def _meant(held: dict[str, Any]) -> Tally:
+    def key(k):
+        return tuple(k) if isinstance(k, list) else k
+
+    blank = Tally()
+    for name, value in held.items():
+        if isinstance(getattr(blank, name), Counter):
+            value = Counter({key(k): n for k, n in value})
+        elif name == "failures":
+            value = [Failure(**f | {k: tuple(f[k]) for k in ("faults", "differences")}) for f in value]
+        setattr(blank, name, value)
+    return blank
+
+
+def _append(journal: Path, entry: dict[str, Any]) -> None:
+    with journal.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(entry) + "\n")
+
+
+def _read(journal: Path, campaign: list[Any]) -> dict[tuple[int, int], Tally]:
+    """The batches that the journal holds, which is begun if it is not there. A last line cut short is left out."""
+    try:
+        if not journal.exists() or not journal.read_text(encoding="utf-8").strip():
+            _append(journal, {"campaign": campaign})
+            return {}
+        first, *lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+        begun = json.loads(first)["campaign"]
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):
+            journal.write_text(first + "".join(whole), encoding="utf-8")
+        entries = [json.loads(line) for line in whole]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JournalError(f"got {str(journal)!r}; expected the journal of a campaign. ({error})") from error
+    if begun != campaign:
+        raise JournalError(
+            f"got the journal of (catalogue, seed, batch) {begun}; expected {campaign}. "
+            "Give each campaign a file of its own."
+        )
+    return {tuple(e["batch"]): _meant(e["tally"]) for e in entries}
+
+
+def results_of(executor: Executor | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
+    """(part, f(*part)) for each part as it comes, from an executor's processes, or from here without one."""
     if executor is None:
-        yield from (batch(*part) for part in parts)
-    else:
-        futures: list[Future[Tally]] = [executor.submit(batch, *part) for part in parts]
-        try:
-            yield from (future.result() for future in as_completed(futures))
-        finally:
-            for future in futures:
-                future.cancel()
+        yield from ((part, f(*part)) for part in parts)
+        return
+    futures = {executor.submit(f, *part): part for part in parts}
+    try:
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def expected(name: str) -> tuple[set[str], set[str]]:
@@ -166,15 +224,14 @@ def expected(name: str) -> tuple[set[str], set[str]]:
 
 def token(name: str, network: Network) -> str:
     """One word that holds a network: its catalogue, program, inputs and seed."""
-    held = json.dumps([name, repr(network.layer), repr(network.inputs), network.seed])
-    return base64.urlsafe_b64encode(zlib.compress(held.encode(), 9)).decode().rstrip("=")
+    return pack([name, repr(network.layer), repr(network.inputs), network.seed])
 
 
 def from_token(word: str) -> Network:
-    """The network that a token holds. Raises TokenError for a word that is none."""
-    try:
-        name, layer, inputs, seed = json.loads(zlib.decompress(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))))
-    except (ValueError, zlib.error) as error:
-        raise TokenError(f"got {word!r}; expected a token that a failing campaign printed. ({error})") from error
+    """The network that a token holds. Raises TokenError for a word that holds none."""
+    held = unpack(word)
+    if not isinstance(held, list) or len(held) != 4:
+        raise TokenError(f"got {word!r}; expected the token of a network.")
+    name, layer, inputs, seed = held
     names = {"__builtins__": {}} | dict(catalogue(name).names) | {"Array": Array}
     return Network(eval(layer, names), eval(inputs, names), seed)  # a token is a program, as the README says

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify import command
-from verify.architectures import catalogue, draw_inputs
+from verify.architectures import draw_inputs
 from verify.check import check
 from verify.report import Report
 
@@ -45,16 +45,19 @@ def _made(f, example, reference, seed):
 
 def of_catalogue(name: str = "jbp") -> Iterator[Case]:
     """Each layer and loss of a catalogue at each of its inputs."""
+    listed = command.listed(name)
     for k, i in command.cases(name):
-        source = catalogue(name)
-        found = [*source.layers, *source.losses][k]
-        yield Case(f"{found.layer!r}-{i}", partial(_of_catalogue, name, k, i))
+        yield Case(f"{listed[k].layer!r}-{i}", partial(_of_catalogue, name, k, i))
 
 
 def _of_catalogue(name, k, i):
-    source = catalogue(name)
-    found = [*source.layers, *source.losses][k]
+    found = command.listed(name)[k]
     return found.layer, (draw_inputs(found.inputs[i], np.random.default_rng(k), jnp.float32),), None
+
+
+def audit_case(name: str, number: int, which: int, level: str) -> Report:
+    """`check` of one case of a catalogue at one of its inputs: runs in any process."""
+    return Case(name, partial(_of_catalogue, name, number, which)).check(level)
 
 
 def parametrize(*cases: Case | str) -> Any:

@@ -15,6 +15,7 @@ from verify.inputs import Case
 from verify.laws import LAWS, Breach, Draw, Law, Plan
 from verify.report import Canary, Finding, Report
 from verify.subject import Flat, SubjectError, lay_out, subject
+from verify.tokens import token
 
 LEVELS = ("quick", "standard")
 
@@ -38,7 +39,17 @@ def check(
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
     with np.errstate(all="ignore"):  # overflow is what some inputs are for
         report = _audit(f, example_args, reference, seed, level)
-    return replace(report, source=measure.source(f))
+    return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
+
+
+def _replayable(report: Report, f: Any, args: tuple, reference: Any, seed: int, level: str) -> Report:
+    """Each finding with the command that shows it again, where a fresh process can find the subject by its name."""
+    if not report.findings or not (word := token(f, args, reference, seed, level)):
+        return report
+    told = (
+        replace(f, replay=f"python -m verify replay {word}") if f.severity == "error" else f for f in report.findings
+    )
+    return replace(report, findings=tuple(told))
 
 
 def _audit(f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str) -> Report:

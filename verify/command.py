@@ -1,16 +1,17 @@
 """What the commands of `python -m verify` need beside the audits: functions by name, examples by shape."""
 
+import ast
 import importlib
+import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.architectures import catalogue, draw_inputs
-from verify.check import check
-from verify.report import Report
+from verify.architectures import catalogue
 
 KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
 
@@ -20,19 +21,29 @@ class CommandError(ValueError):
 
 
 def function(name: str) -> Any:
-    """The object at "package.module:name". Raises CommandError if it is not there."""
-    module, _, attribute = name.partition(":")
+    """The object at "package.module:name" or "path/to/file.py:name". Raises CommandError if it is not there."""
+    module, _, attribute = name.rpartition(":")
     try:
-        found = importlib.import_module(module)
+        found = _file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, OSError) as error:
         raise CommandError(f"got {name!r}; expected package.module:function. ({error})") from error
     return found
 
 
+def _file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def example(text: str, seed: int) -> list[Any]:
     """Arrays for "f32[4,8], i32[4]<8, bool[3], key": normal numbers, integers from 0 up to the bound, booleans, a key.
+    Python's own words stand for themselves: -1, 0.5, True, None, 'mean'.
 
     Raises CommandError for anything else.
     """
@@ -40,9 +51,8 @@ def example(text: str, seed: int) -> list[Any]:
     for word in re.findall(r"[^,\[\]]+(?:\[[^\]]*\])?[^,]*", text):
         match = re.fullmatch(r"\s*(?:(f|bf|i|u)(\d+)|(bool|key))(?:\[([\d,\s]*)\])?(?:<(\d+))?\s*", word)
         if not match:
-            raise CommandError(
-                f"got {word.strip()!r} in the example; expected f32[4,8], bf16[4], i32[4]<8, bool[3] or key."
-            )
+            arrays.append(_literal(word.strip()))
+            continue
         kind, bits, other, sizes, below = match.groups()
         shape = tuple(int(n) for n in (sizes or "").replace(" ", "").split(",") if n)
         if other == "key":
@@ -56,19 +66,21 @@ def example(text: str, seed: int) -> list[Any]:
     return arrays
 
 
+def _literal(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError) as error:
+        raise CommandError(
+            f"got {word!r} in the example; expected f32[4,8], bf16[4], i32[4]<8, bool[3], key or a Python constant."
+        ) from error
+
+
 def cases(name: str) -> list[tuple[int, int]]:
     """(case, input) numbers of everything in the catalogue called `name`."""
-    return [(k, i) for k, case in enumerate(_listed(name)) for i in range(len(case.inputs))]
+    return [(k, i) for k, case in enumerate(listed(name)) for i in range(len(case.inputs))]
 
 
-def _listed(name: str) -> list[Any]:
+def listed(name: str) -> list[Any]:
     """Layers, losses, and estimators where the catalogue has any."""
     source = catalogue(name)
     return [*source.layers, *source.losses, *getattr(source, "estimators", ())]
-
-
-def audit_case(name: str, case: int, number: int, level: str) -> Report:
-    """`check` of one case of a catalogue at one of its inputs: runs in any process."""
-    found = _listed(name)[case]
-    x = draw_inputs(found.inputs[number], np.random.default_rng(case), jnp.float32)
-    return check(found.layer, x, level=level)

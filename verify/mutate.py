@@ -26,6 +26,7 @@ COMPARISONS = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,),
 }  # fmt: skip
+KINDS = "type", "tuple", "list", "range", "len", "isinstance", "int", "zip", "enumerate", "map", "str", "repr", "Static"
 Rule = tuple[str, ast.AST]
 
 
@@ -147,7 +148,7 @@ def _of_call(node: ast.Call) -> Iterator[Rule]:
         yield "mask dropped", b
     if isinstance(node.func, ast.Attribute) and not _is_module(node.func.value):
         yield "call dropped", node.func.value  # x.sum(0) -> x
-    elif len(node.args) == 1 and not isinstance(node.args[0], ast.Starred):
+    elif len(node.args) == 1 and not isinstance(node.args[0], ast.Starred) and name not in KINDS:
         yield "call dropped", node.args[0]  # jnp.exp(x) -> x
     if name in ("swapaxes", "transpose", "moveaxis") and isinstance(node.func, ast.Attribute) and _is_module(node.func):
         yield "operand transposed", node.args[0]
@@ -213,6 +214,8 @@ def _skipped(syntax: ast.AST) -> set[ast.AST]:
         match node:
             case ast.arg(annotation=note):
                 parts = [note]
+            case ast.UnaryOp(ast.USub(), ast.Constant() as number):
+                parts = [number]  # -1 is changed as a whole
             case ast.Raise() | ast.JoinedStr() | ast.Assert():
                 parts = [node]
             case ast.Expr(ast.Constant()):
@@ -244,6 +247,9 @@ def way_back(kind: type) -> tuple[Function, ...]:
         if syntax is None:
             continue
         seen = _seen(code)
+        refused = {n for r in ast.walk(syntax) if isinstance(r, ast.Raise) for n in ast.walk(r)}
+        if refused and name.rpartition(".")[2] not in WAY_BACK:
+            continue  # it checks what comes in; the way back's own arithmetic raises nothing
         used = {n.id for n in ast.walk(syntax) if isinstance(n, ast.Name)}
         calls = tuple((n, f) for n in sorted(used) if isinstance(f := seen.get(n), FunctionType))
         found[code] = Function(code, syntax, calls, name)

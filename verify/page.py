@@ -21,7 +21,8 @@ th { font-weight: 600; border-bottom: 1px solid #c8ced4 } .list { width: 100% } 
 details { border: 1px solid #d8dde2; border-radius: .5rem; margin: .6rem 0; padding: .45rem .9rem }
 summary { cursor: pointer; overflow-wrap: anywhere } summary .badge { margin-right: .5rem }
 .error { border-left: 4px solid #c8402a; padding: .2rem .7rem; margin: .35rem 0; overflow-wrap: anywhere }
-.note { border-left: 4px solid #b9c1c9; padding: .2rem .7rem; margin: .35rem 0; color: #4c555e; overflow-wrap: anywhere }
+.note { border-left: 4px solid #b9c1c9; padding: .2rem .7rem; margin: .35rem 0; color: #4c555e;
+        overflow-wrap: anywhere }
 .row { display: flex; flex-wrap: wrap; gap: 1.6rem } .row > div { min-width: 0; max-width: 100% }
 .dim { color: #5d6670; font-size: .87rem } .wide { overflow-x: auto }
 .grid td { width: 3.6rem; height: 1.15rem; padding: 0; border: 1px solid #fff; font-size: .72rem; text-align: center }
@@ -64,9 +65,7 @@ def _overview(reports: list[Report]) -> str:
         f'<td class="num">{r.seconds:.1f} s</td></tr>'
         for i, r in enumerate(reports)
     ]
-    head = (
-        '<tr><th></th><th>subject</th><th class="num">errors</th><th class="num">worst in float64</th><th></th></tr>'
-    )
+    head = '<tr><th></th><th>subject</th><th class="num">errors</th><th class="num">worst in float64</th><th></th></tr>'
     return f'<table class="list">{head}{"".join(rows)}</table>'
 
 
@@ -172,7 +171,8 @@ def _dtypes(measured: tuple[Measured, ...]) -> str:
                 parts.append(f'<line x1="{x(i, k) - 4}" x2="{x(i, k) + 4}" y1="{a}" y2="{a}" stroke="#5d6670"/>')
             parts.append(
                 f'<circle cx="{x(i, k)}" cy="{y(error)}" r="3.5" fill="{LINES[k]}">'
-                f"<title>{escape(leaf)}, {escape(dtype)}: {worst.error:.1e}, allowed {worst.allowed:.1e}</title></circle>"
+                f"<title>{escape(leaf)}, {escape(dtype)}: {worst.error:.1e}, allowed {worst.allowed:.1e}</title>"
+                "</circle>"
             )
     keys = "".join(
         f'<span style="color:{LINES[k]}">●</span> <code>{escape(leaf)}</code> ' for k, leaf in enumerate(leaves)
@@ -239,15 +239,16 @@ def _canaries(report: Report) -> str:
         counts = {fate: sum(c.fate == fate for c in mine) for fate in ("killed", "survived", "equivalent")}
         cells = "".join(f'<td class="num">{n or ""}</td>' for n in counts.values())
         rows.append(f"<tr><td>{escape(law)}</td>{cells}</tr>")
-    head = '<tr><th>law</th><th class="num">rejected</th><th class="num">not noticed</th><th class="num">no change</th></tr>'
+    names = "".join(f'<th class="num">{name}</th>' for name in ("rejected", "not noticed", "no change"))
     survived = _names(f"{c.name} ({c.law}) {c.where}" for c in report.canaries if c.fate == "survived")
     warn = f'<div class="error">Not noticed: {survived}</div>' if survived else ""
-    return f"<h2>Wrong versions of this backward, tried on the same checks</h2><table>{head}{''.join(rows)}</table>{warn}"
+    table = f"<table><tr><th>law</th>{names}</tr>{''.join(rows)}</table>"
+    return f"<h2>Wrong versions of this backward, tried on the same checks</h2>{table}{warn}"
 
 
 def _tried(report: Report) -> str:
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{_names(what) if isinstance(what, list | tuple) else escape(str(what))}</td></tr>"
+        f"<tr><th>{escape(name)}</th><td>{_names([what] if isinstance(what, str) else what)}</td></tr>"
         for name, what in report.tried.items()
         if name != "inputs"
     )

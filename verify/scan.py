@@ -39,11 +39,13 @@ class Rule:
 
 
 def modules(package: str) -> tuple[list[Any], dict[str, str]]:
-    """The package's modules, and (name, error) for those that cannot be imported. CommandError if the package cannot."""
+    """The package's modules, and name: error of those that cannot be imported. CommandError if the package cannot."""
     try:
         root = importlib.import_module(package)
     except Exception as error:
-        raise command.CommandError(f"got {package!r}; expected a package that can be imported. ({brief(error)})") from error
+        raise command.CommandError(
+            f"got {package!r}; expected a package that can be imported. ({brief(error)})"
+        ) from error
     found, failed = [root], {}
     for info in pkgutil.walk_packages(getattr(root, "__path__", []), f"{package}.", lambda name: None):
         if info.name.rpartition(".")[2] in ("__main__", "conftest") or ".tests" in info.name:

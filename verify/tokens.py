@@ -1,7 +1,8 @@
 """One word that holds an audit: the subject's name, its arguments, the seed. A fresh process can run it again.
 
-Only names, numbers and programs are held, no pickles: a token is text that a person can decode and read. It is a program,
-though (a layer's repr is evaluated with the names of its catalogue): replay tokens of people whose code you would run.
+Only names, numbers and programs are held, no pickles: a token is text that a person can decode and read. It is a
+program, though (a layer's repr is evaluated with the names of its catalogue): replay tokens of people whose code you
+would run.
 """
 
 import base64
@@ -108,22 +109,23 @@ def _found(name: Any) -> Any:
 
 
 def _told(arg: Any) -> Any:
-    """An argument as JSON: {"a": [dtype, shape, values or what they stay below]} for an array, and so on."""
-    if isinstance(arg, dict) and all(isinstance(k, str) for k in arg):
-        return {"d": {k: _told(v) for k, v in arg.items()}}
-    if type(arg) in (list, tuple):
-        return {"t" if isinstance(arg, tuple) else "l": [_told(v) for v in arg]}
-    if hasattr(arg, "dtype") and jnp.issubdtype(arg.dtype, jax.dtypes.prng_key):
-        return {"k": np.asarray(jax.random.key_data(arg)).tolist()}
-    if hasattr(arg, "dtype") and hasattr(arg, "shape"):
-        x = np.asarray(arg)
-        if x.size <= MOST:
-            return {"a": [str(x.dtype), x.shape, base64.b64encode(x.tobytes()).decode()]}
-        whole = np.issubdtype(x.dtype, np.integer)
-        return {"s": [str(x.dtype), x.shape, int(x.max()) + 1 if whole else 0]}
+    """An argument as JSON: {"a": [dtype, shape, values]} for an array, {"d": {...}} for a dictionary, and so on."""
     if arg is None or isinstance(arg, bool | int | float | str):
         return {"v": arg}
-    raise _Lost
+    if type(arg) in (list, tuple):
+        return {"t" if isinstance(arg, tuple) else "l": [_told(v) for v in arg]}
+    if isinstance(arg, dict):
+        if not all(isinstance(k, str) for k in arg):
+            raise _Lost
+        return {"d": {k: _told(v) for k, v in arg.items()}}
+    if not (hasattr(arg, "dtype") and hasattr(arg, "shape")):
+        raise _Lost
+    if jnp.issubdtype(arg.dtype, jax.dtypes.prng_key):
+        return {"k": np.asarray(jax.random.key_data(arg)).tolist()}
+    x = np.asarray(arg)
+    if x.size <= MOST:
+        return {"a": [str(x.dtype), x.shape, base64.b64encode(x.tobytes()).decode()]}
+    return {"s": [str(x.dtype), x.shape, int(x.max()) + 1 if np.issubdtype(x.dtype, np.integer) else 0]}
 
 
 def _meant(told: Any, rng: np.random.Generator) -> Any:
@@ -152,5 +154,3 @@ def corpus(file: Any) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise TokenError(f"got {str(file)!r}; expected a token or a file of them. ({error})") from error
     return [word for line in lines if (word := line.partition("#")[0].strip())]
-
-

@@ -168,4 +168,4 @@ def test_the_command_says_what_was_covered(capsys):
 @pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
 def test_what_cannot_run_says_so(arguments, capsys):
     assert main(arguments) == 2
-    assert "could not run" in capsys.readouterr().out
+    assert "could not run" in capsys.readouterr().err

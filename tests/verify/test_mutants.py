@@ -1,0 +1,88 @@
+"""The mutation engine: it changes the way back and nothing else, and what it changes is noticed."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jbp
+from verify import mutants
+from verify.__main__ import main
+from verify.architectures import Array, Network, catalogue, values
+from verify.mutate import apply, mutants as mistakes, way_back
+
+KINDS = list(dict.fromkeys(type(c.layer) for c in (*catalogue().layers, *catalogue().losses)))
+X = Array((3, 8))
+
+
+def gradients(layer, params, residuals, dy):
+    return jax.tree.leaves(layer.pull(params, residuals, dy))
+
+
+@pytest.mark.parametrize("layer", [jbp.GELU(), jbp.LayerNorm(), jbp.SwiGLU(), jbp.Dense(3)])
+def test_forward_is_the_same_and_without_a_mistake_so_is_the_way_back(layer):
+    params, x, rng = values(Network(layer, X, 0))
+    y, residuals = layer.forward(params, x)
+    dy = rng.normal(size=y.shape)
+    for mutant in (None, *mistakes(type(layer))[::7]):
+        other = apply(layer, mutant)
+        np.testing.assert_array_equal(other.forward(params, x)[0], y)
+        np.testing.assert_array_equal(other.reference(params, x), layer.reference(params, x))
+        if mutant is None:
+            for a, b in zip(
+                gradients(other, params, residuals, dy), gradients(layer, params, residuals, dy), strict=True
+            ):
+                np.testing.assert_array_equal(a, b)
+    assert way_back(type(layer))[0].name.endswith("backward")
+
+
+def test_every_layer_can_be_mutated_by_many_rules():
+    found = {kind.__name__: mistakes(kind) for kind in KINDS}
+    assert all(found.values())
+    rules = Counter(m.rule for several in found.values() for m in several)
+    assert min(rules.values()) >= 10
+    assert set(rules) >= {
+        "sign", "factor", "operands swapped", "off by one", "term dropped", "slice", "comparison flipped",
+        "residuals swapped", "operand transposed", "call dropped",
+    }  # fmt: skip
+    assert sum(map(len, found.values())) > 4000
+
+
+def test_all_mutants_die():
+    told = mutants.summary(mutants.run(mutants.choose("jbp", ("Tanh", "Logits"), 12, 0)))
+    assert told["survivors"] == []
+    assert told["killed"] >= 8
+    assert told["share killed"] == 1
+
+
+def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "MOST", 0)  # the strongest judge takes seconds
+    (number,) = (k for k, kind in enumerate(KINDS) if kind is jbp.CELU)
+    (mutant,) = (m for m in mistakes(jbp.CELU) if m.after == "y >= 0")
+    assert mutants.judge("jbp", number, mutant) == ("survived", "")
+    file = tmp_path / "equivalents.toml"
+    file.write_text('[[equivalent]]\nmutant = "CELU: *: `y > 0` -> `y >= 0`"\nreason = "continuous"\n')
+    assert mutants.judge("jbp", number, mutant, mutants._reasons(file)) == ("equivalent", "continuous")
+    file.write_text("[[equivalent]]\nmutant = 3")
+    with pytest.raises(mutants.MutantsError, match="expected TOML tables"):
+        mutants._reasons(file)
+
+
+def test_the_command(tmp_path, capsys):
+    table, told = tmp_path / "mutants.md", tmp_path / "mutants.json"
+    files = ["--output", str(table), "--output", str(told)]
+    assert main(["mutants", "--only", "Sigmoid", "--count", "5", "--jobs", "1", *files]) == 0
+    assert "5 mutants of 1 layers: 5 killed of 5 mistakes, 100.00 %" in capsys.readouterr().out
+    assert "| Sigmoid |" in table.read_text()
+    assert '"share killed": 1.0' in told.read_text()
+    assert main(["mutants", "--only", "Nothing"]) == 2
+
+
+def test_it_does_not_import_what_it_breaks():
+    lines = "import verify.mutate, verify.mutants, sys; sys.exit('jbp' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", lines], cwd=root, check=False).returncode == 0
