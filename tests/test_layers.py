@@ -1,7 +1,6 @@
 """Every layer and loss of the catalogue against `jax.vjp` of its plain definition, and the other laws of a layer."""
 
 import dataclasses
-import math
 import pickle
 
 import jax
@@ -13,6 +12,7 @@ from oracle import assert_near, audit, cotangent, draw, floats_of, is_float, par
 
 import jbp
 import jbp.layers.attention
+from benchmarks.residuals import MORE, kept
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, Case, f, i
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
@@ -210,39 +210,6 @@ def test_a_layer_is_a_value(layer, spec):
     assert layer != jbp.Identity()
     with pytest.raises(dataclasses.FrozenInstanceError):
         layer.anything = 1  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def kept(net, params, x):
-    """(bytes that the way back keeps, those that jax.vjp of the definition keeps, weights among the former).
-
-    Parameters are not counted, for they live on anyway; what is kept twice counts once.
-    """
-
-    def size(variables, given):
-        arrays = {
-            id(v): v.aval for v in variables if not hasattr(v, "val") and id(v) not in given
-        }  # a literal has a val
-        return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
-
-    weights, fixed = trainable(params), jax.tree.map(lambda v: None if is_float(v) else v, x)
-
-    def vjp(p, v):
-        return jax.vjp(lambda p, v: net.reference(merge(p, buffers(params)), merge(v, fixed)), p, v)
-
-    v = jax.tree.map(lambda v: v if is_float(v) else None, x)
-    ours = jax.make_jaxpr(lambda p, x: net.forward(p, x)[1])(params, x).jaxpr
-    theirs = jax.make_jaxpr(lambda p, v: vjp(p, v)[1])(weights, v).jaxpr
-    given = {id(v) for v in ours.invars[: len(jax.tree.leaves(params))]}
-    held = {id(v) for v in theirs.invars[: len(jax.tree.leaves(weights))]}
-    floats = [id(v) for v, p in zip(ours.invars, jax.tree.leaves(params), strict=False) if is_float(p)]
-    return size(ours.outvars, given), size(theirs.outvars, held), [v for v in ours.outvars if id(v) in floats]
-
-
-# Layers that keep more than `jax.vjp` of the definition, with the reason
-MORE = {
-    jbp.LoRA: "x U, a few numbers a row; the definition forms W + c U V instead, which is larger than all of x U",
-    jbp.LeakyReLU: "y, which the next layer holds anyway; a mask would be one array more",
-}
 
 
 @pytest.mark.parametrize(("layer", "spec"), ONCE)

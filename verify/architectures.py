@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from verify.compiled import compiled
 from verify.protocol import children, is_buffer, is_float, scans
 
-STARTS = (2, 3), (2, 1), (3, 5), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1)
+STARTS = (2, 3), (3, 5), (2, 1), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1), (2, 3, 3, 1), (1, 5, 2, 3)
 SIZES = {1, 2, 3, 5, 8, 10, 15, 16}  # of axes, on the way: few, so that layers meet shapes that were compiled before
 MOST = 64  # elements of an array on the way
 
@@ -98,15 +98,19 @@ class _Draw:
         return self.draw(st.integers(0, n - 1))
 
     def leaf(self, x: Array, keeps: bool) -> tuple[Any, Array]:
-        n, start = len(self.source.layers), self.index(len(self.source.layers))
-        for k in range(n):
-            case = self.source.layers[(start + 17 * k) % n]  # the same index, the same layer, whatever arrives
-            y = after(case.layer, x) if len(x.shape) in _ranks(case) else None
-            if y is not None and (y == x or (not keeps and _bounded(y))):
-                return case.layer, y
-        raise CatalogueError(
-            f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
-        )
+        """A type of layer first, and then one of its cases: each type is as likely, however many cases it has.
+
+        Every other time only specialists are asked, for most types take arrays of any rank.
+        """
+        special, kind, which = self.index(2), self.index(_CHOICES), self.index(_CHOICES)
+        fitting = _fitting(self.source.layers, x, keeps)
+        fitting = [f for f in fitting if f.special] * special or fitting
+        if not fitting:
+            raise CatalogueError(
+                f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
+            )
+        outcomes = fitting[kind * len(fitting) // _CHOICES].outcomes
+        return outcomes[which * len(outcomes) // _CHOICES]
 
     def form(self, x: Array, keeps: bool, depth: int) -> tuple[Any, Array]:
         form = self.source.forms[self.index(len(self.source.forms))]
@@ -135,7 +139,33 @@ class _Draw:
 
 
 def _bounded(x: Array) -> bool:
-    return set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
+    return len(x.shape) > 1 and set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
+
+
+_CHOICES = 128  # a choice among fewer is this one scaled down: evenly, the simplest first, and the same if few change
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A type of layer where some array arrives: the layers of it that take the array, each with what it makes of it."""
+
+    special: bool
+    outcomes: tuple[tuple[Any, Array], ...]
+
+
+@cache
+def _fitting(cases: tuple[Any, ...], x: Array, keeps: bool) -> list[_Fitting]:
+    """The types of layer that take x, in the catalogue's order; with `keeps`, what keeps its shape."""
+    kinds: dict[type, list[Any]] = {}
+    for case in cases:
+        kinds.setdefault(type(case.layer), []).append(case)
+    found = []
+    for several in kinds.values():
+        made = [(case.layer, after(case.layer, x)) for case in several if len(x.shape) in _ranks(case)]
+        outcomes = tuple((layer, y) for layer, y in made if y and (y == x or (not keeps and _bounded(y))))
+        if outcomes:
+            found.append(_Fitting(max(len(_ranks(case)) for case in several) < 3, outcomes))
+    return found
 
 
 @cache
@@ -148,22 +178,19 @@ def _ranks(case: Any) -> set[int]:
 def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Network:
     """Valid random networks of the catalogue's layers and forms: chains of up to `most`, nested `depth` deep.
 
-    Some begin with a layer that takes integers, some end with a loss, some are in their evaluation form.
+    Some begin with a layer that takes something else than one floating array, some end with a loss, some are in their
+    evaluation form.
     """
     source = catalogue() if source is None else source
     pen = _Draw(draw, source)
     # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
     x, seed = Array(STARTS[pen.index(len(STARTS))]), draw(st.integers(0, 2**16))
-    opens, closes, evaluates = pen.index(6) == 5, pen.index(6) == 5, pen.index(8) == 7
+    opens, closes, evaluates = pen.index(5) == 4, pen.index(5) == 4, pen.index(8) == 7
     opening, closing = pen.index(1000), pen.index(1000)
-    openers = [(case.layer, ids) for case in source.layers for ids in case.inputs if getattr(ids, "below", None)]
-    first, inputs = (), x
+    openers, first, inputs = _openers(source.layers), (), x
     if opens and openers:
-        layer, ids = openers[opening % len(openers)]
-        first, inputs = (layer,), Array(ids.shape, ids.below)
-        x = after(layer, inputs)
-        if x is None:
-            raise CatalogueError(f"got {layer!r}, which refuses its own case {inputs}; expected it to take it.")
+        layer, inputs, x = openers[opening % len(openers)]
+        first = (layer,)
     layer, y = pen.chain(x, False, depth, most)
     if first:
         layer = source.serial(
@@ -177,6 +204,26 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
         else:
             layer = source.serial(layer, loss)
     return Network(layer.evaluation() if evaluates else layer, inputs, seed, tuple(pen.forms))
+
+
+@cache
+def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
+    """(layer, inputs, output) of each case that takes something else than one floating array, and makes one of it."""
+    found = []
+    for case in cases:
+        for inputs in map(plain, case.inputs):
+            special = not hasattr(inputs, "shape") or inputs.below is not None
+            y = after(case.layer, inputs) if special else None
+            if y is not None and y.shape and _bounded(y):
+                found.append((case.layer, inputs, y))
+    return found
+
+
+def plain(inputs: Any) -> Any:
+    """A catalogue's own arrays as ours, in tuples of tuples."""
+    if isinstance(inputs, tuple):
+        return tuple(map(plain, inputs))
+    return Array(tuple(inputs.shape), inputs.below)
 
 
 def _is_chain(layer, source):

@@ -6,7 +6,7 @@ it meets once and keeps it, so a campaign gets faster as it goes.
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from verify.architectures import Array, Network, catalogue, networks
+from verify.architectures import Array, Network, after, catalogue, networks, plain
 from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
@@ -95,7 +95,7 @@ def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tall
             tally.remarks[outcome.remark] += 1
             if not new:
                 tally.warm, tally.warm_seconds = tally.warm + 1, tally.warm_seconds + seconds
-            _cover(tally, network)
+            cover(tally, network)
 
     try:
         run()
@@ -114,7 +114,8 @@ class DisagreementError(AssertionError):
     """A network whose sweep and definition give different gradients."""
 
 
-def _cover(tally, network):
+def cover(tally: Tally, network: Network) -> None:
+    """Counts the layers, forms and neighbours of a network."""
     tally.forms.update(network.forms)
     for _, node in nodes(network.layer):
         tally.layers[type(node).__name__] += 1
@@ -220,6 +221,18 @@ def expected(name: str) -> tuple[set[str], set[str]]:
     source = catalogue(name)
     cases = [case.layer for case in (*source.layers, *source.losses)]
     return {type(layer).__name__ for layer in cases}, {form.name for form in source.forms}
+
+
+def neighbours(name: str) -> set[tuple[str, str]]:
+    """The pairs of layer types of which the second takes arrays of the rank that the first makes, out of some case."""
+    source = catalogue(name)
+    makes, takes = defaultdict(set), defaultdict(set)
+    for case in source.layers:
+        for inputs in map(plain, case.inputs):
+            kind, y = type(case.layer).__name__, after(case.layer, inputs)
+            makes[kind] |= {len(y.shape)} if y else set()
+            takes[kind] |= {len(inputs.shape)} if getattr(inputs, "below", 0) is None else set()
+    return {(a, b) for a, ranks in makes.items() for b, others in takes.items() if ranks & others}
 
 
 def token(name: str, network: Network) -> str:

@@ -194,7 +194,7 @@ class Upsample(Layer):
     def backward(self, params, residuals, dy, /):
         sizes = dy.shape[1:-1]
         apart = [m for n, k in zip(sizes, self.factors, strict=True) for m in (n // k, k)]
-        return dy.reshape(dy.shape[0], *apart, dy.shape[-1]).sum(range(2, 2 * len(sizes) + 1, 2)), ()
+        return dy.reshape(dy.shape[0], *apart, dy.shape[-1]).sum(tuple(range(2, 2 * len(sizes) + 1, 2))), ()
 
     def reference(self, params, x, /):
         for axis, k in enumerate(self.factors):

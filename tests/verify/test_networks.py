@@ -1,6 +1,7 @@
 """Random networks: valid, covered, replayable, shrunk; and every planted fault is found at the layer where it is."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -163,6 +164,27 @@ def test_the_command_says_what_was_covered(capsys):
     assert "20 random networks, 0 disagreements" in said
     assert "a minute" in said
     assert "layers:" in said
+    assert re.search(r"pairs of neighbouring layers: \d+ of \d+ covered", said)
+
+
+def test_neighbours_are_what_can_follow():
+    pairs = campaign.neighbours("jbp")
+    assert {("Dense", "Tanh"), ("Conv", "Flatten"), ("Embedding", "LSTM"), ("GlobalMaxPool", "Dense")} <= pairs
+    assert not {("Flatten", "Conv"), ("Dense", "Embedding"), ("GlobalMaxPool", "LSTM")} & pairs
+
+
+def test_layers_that_need_a_certain_rank_are_met_too():
+    tally = campaign.Tally()
+
+    @settings(max_examples=300, deadline=None, derandomize=True, phases=(Phase.generate,), database=None)
+    @given(networks())
+    def draw(network):
+        campaign.cover(tally, network)
+
+    draw()
+    print(tally.layers.most_common())
+    for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LSTM", "MultiHeadAttention", "Bilinear"):
+        assert tally.layers[name] >= 5, name
 
 
 @pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
