@@ -1,0 +1,249 @@
+"""What is measured: layers alone, whole networks, depth, training steps, and how each grows with its size."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+import jbp
+from benchmarks import peers
+from benchmarks.contests import Contest, both_ways, clipped, gradient, integers, normal, training, way_back
+from jbp import recipes
+
+CE, MSE = jbp.SoftmaxCrossEntropy(), jbp.MeanSquaredError()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A contest by name, made when its turn comes. `aim` is the ratio of times to reach, `quick`: in the short form.
+
+    `grows` is (what grows, how large it is here), for the cost curves.
+    """
+
+    name: str
+    group: str
+    make: Callable[[], Contest]
+    aim: float | None = None
+    quick: bool = False
+    grows: tuple[str, int] | None = None
+
+
+def block(features: int, heads: int = 8) -> jbp.Serial:
+    """A transformer's block with the norms first."""
+    feed = jbp.Serial(jbp.LayerNorm(), jbp.Dense(4 * features), jbp.GELU(), jbp.Dense(features))
+    return jbp.Serial(jbp.Residual(jbp.Serial(jbp.LayerNorm(), jbp.CausalSelfAttention(heads))), jbp.Residual(feed))
+
+
+def mlp(width: int = 1024, depth: int = 4) -> jbp.Serial:
+    return jbp.Serial(*[jbp.Dense(width), jbp.ReLU()] * depth, jbp.Dense(10))
+
+
+def deep(times: int, wrap: Callable[[jbp.Layer], jbp.Layer] = lambda layer: layer) -> jbp.Repeat:
+    feed = jbp.Serial(jbp.LayerNorm(), jbp.Dense(256), jbp.GELU(), jbp.Dense(128))
+    return jbp.Repeat(wrap(jbp.Residual(feed)), times)
+
+
+def _scanned(net: jbp.Repeat) -> Callable[[Any, Any], Any]:
+    """What a user writes for a deep network: a scan over its layers."""
+    return lambda params, x: lax.scan(lambda x, p: (net.layer.reference(p, x), None), x, params)[0]
+
+
+def _windows(how: Any, start: float, window: int, stride: int, padding: str = "VALID") -> Callable[[Any, Any], Any]:
+    sizes, strides = (1, window, window, 1), (1, stride, stride, 1)
+    return lambda params, x: lax.reduce_window(x, start, how, sizes, strides, padding)
+
+
+def _transposed(params, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    w = jnp.flip(params["w"], (0, 1))
+    return lax.conv_transpose(x, w, (2, 2), "VALID", dimension_numbers=numbers) + params["b"]
+
+
+def _linear_cross_entropy(params, x):
+    h, labels = x
+    scores = h @ params["w"] + params["b"]
+    return optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
+
+
+def layers() -> Iterator[Workload]:
+    """Each both ways, and the way back by itself where that is what the layer is about."""
+    images = partial(normal, 16, 32, 32, 64)
+
+    def conv(name, layer, aim=1.02, quick=False, x=images, plain=None):
+        yield Workload(f"convolution {name}", "layer", lambda: both_ways(layer, x(), plain), aim, quick)
+        yield Workload(f"convolution {name}, way back", "layer", lambda: way_back(layer, x(), plain), aim)
+
+    yield from conv("1×1", jbp.Conv(64, (1, 1)), 0.2, True)
+    yield from conv("3×3", jbp.Conv(64), quick=True)
+    yield from conv("5×5", jbp.Conv(64, (5, 5)))
+    yield from conv("3×3, stride 2", jbp.Conv(64, stride=2))
+    yield from conv("3×3, dilation 2", jbp.Conv(64, dilation=2))
+    yield from conv("3×3, depthwise", jbp.Conv(64, groups=64), 0.15, True)
+    yield from conv("3×3, 4 groups", jbp.Conv(64, groups=4), 0.95, x=partial(normal, 4, 16, 16, 64))
+    up = jbp.ConvTranspose(64, stride=2, padding="VALID")
+    yield from conv("3×3, transposed, stride 2", up, 0.95, x=partial(normal, 16, 16, 16, 64), plain=_transposed)
+
+    def pool(name, layer, aim, plain, quick=False):
+        yield Workload(name, "layer", lambda: both_ways(layer, images(), plain), aim, quick)
+        yield Workload(f"{name}, way back", "layer", lambda: way_back(layer, images(), plain), aim)
+
+    average = _windows(lax.add, 0.0, 2, 2)
+    yield from pool("max pooling 2×2", jbp.MaxPool(), 0.1, _windows(lax.max, -jnp.inf, 2, 2), True)
+    overlapping = jbp.MaxPool((3, 3), stride=2, padding="SAME")
+    yield from pool("max pooling 3×3, stride 2", overlapping, 0.2, _windows(lax.max, -jnp.inf, 3, 2, "SAME"))
+    yield from pool("average pooling 2×2", jbp.AveragePool(), 1.02, lambda params, x: average(params, x) / 4)
+
+    rows = partial(normal, 4096, 512)
+    for name, layer, x in (
+        ("batch norm", jbp.BatchNorm(), images),
+        ("group norm", jbp.GroupNorm(8), images),
+        ("layer norm", jbp.LayerNorm(), rows),
+        ("RMS norm", jbp.RMSNorm(), rows),
+        ("softmax", jbp.Softmax(), rows),
+        ("log-softmax", jbp.LogSoftmax(), rows),
+        ("SwiGLU", jbp.SwiGLU(), partial(normal, 4096, 1024)),
+        ("GELU", jbp.GELU(), rows),
+    ):
+        aim = 0.4 if name == "softmax" else 1.02
+        yield Workload(name, "layer", lambda layer=layer, x=x: both_ways(layer, x()), aim, name == "softmax")
+    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.Softmax(), rows()), 0.4)
+    words = partial(integers, 8192, 8, 256)
+    yield Workload("embedding", "layer", lambda: both_ways(jbp.Embedding(8192, 256), words()), 1.02)
+
+    song = partial(normal, 16, 128, 64)
+    yield Workload("LSTM", "layer", lambda: both_ways(jbp.LSTM(128), song()), 0.65, True)
+    yield Workload("GRU", "layer", lambda: both_ways(jbp.GRU(128), song()), 0.8)
+    yield Workload(
+        "selective state space", "layer", lambda: both_ways(jbp.SelectiveStateSpace(16), normal(4, 256, 64)), 1.02
+    )
+    for n in (512, 1024, 2048, 4096):
+        yield Workload(
+            f"causal attention, n = {n}",
+            "layer",
+            lambda n=n: both_ways(jbp.CausalSelfAttention(4), normal(1, n, 256)),
+            0.35 if n == 2048 else 0.6,
+            n == 1024,
+            ("attention: length", n),
+        )
+    for vocabulary in (32_000, 50_257):
+        yield Workload(
+            f"linear + cross-entropy, {vocabulary} words",
+            "layer",
+            lambda v=vocabulary: both_ways(
+                jbp.LinearCrossEntropy(v), (normal(1024, 256), integers(v, 1024)), _linear_cross_entropy
+            ),
+            1.0,
+        )
+
+
+def networks() -> Iterator[Workload]:
+    """The value of the loss and the whole gradient."""
+    labels = partial(integers, 10)
+    text = partial(integers, 96, 16, 128)
+
+    def add(name, net, x, target, aim, quick=False):
+        return Workload(name, "network", lambda: gradient(net, CE, x(), target()), aim, quick)
+
+    yield add("MLP 4×1024", mlp(), partial(normal, 256, 784), partial(labels, 256), 1.0, True)
+    yield add("LeNet", recipes.lenet(dropout=0.0), partial(normal, 64, 28, 28, 1), partial(labels, 64), 0.8, True)
+    small = recipes.resnet(width=16, stages=3, blocks=1)
+    for side, batch in ((32, 32), (64, 8)):
+        images = partial(normal, batch, side, side, 3)
+        yield add(f"ResNet, {side}×{side}", small, images, partial(labels, batch), 0.8, side == 32)
+    for cell in (jbp.LSTM(128), jbp.GRU(128)):
+        net = recipes.recurrent_language_model(96, cell)
+        yield add(f"{type(cell).__name__} language model", net, text, partial(text, seed=1), 0.8)
+    patches = jbp.Conv(128, (4, 4), stride=4), jbp.Reshape((64, 128))
+    vit = jbp.Serial(*patches, jbp.Positions(64), block(128), block(128), jbp.LayerNorm(), jbp.Take(0), jbp.Dense(10))
+    yield add("vision transformer", vit, partial(normal, 16, 32, 32, 3), partial(labels, 16), 0.8)
+    for n in (512, 1024, 2048, 4096):
+        x, target = partial(normal, 1, n, 256), partial(normal, 1, n, 256, seed=1)
+        yield Workload(
+            f"transformer block, n = {n}",
+            "network",
+            lambda x=x, target=target: gradient(block(256), MSE, x(), target()),
+            0.6,
+            n == 1024,
+            ("transformer block: length", n),
+        )
+
+
+def depth() -> Iterator[Workload]:
+    """Many layers in one scan, which is also how the peer's are written; and the gradient's memory when clipping."""
+    x = partial(normal, 256, 128)
+    for times in (24, 96):
+        plain, remat = deep(times), deep(times, jbp.Remat)
+
+        def checkpointed(params, x, layer=plain.layer):
+            one = jax.checkpoint(layer.reference)
+            return lax.scan(lambda x, p: (one(p, x), None), x, params)[0]
+
+        yield Workload(f"Repeat, {times} layers", "depth", lambda n=plain: both_ways(n, x(), _scanned(n)), 1.02)
+        yield Workload(
+            f"Repeat of Remat, {times} layers",
+            "depth",
+            lambda n=remat, f=checkpointed: both_ways(n, x(), f),
+            1.02,
+        )
+    for layers in (16, 64):
+        net = jbp.Serial(*[jbp.Dense(512), jbp.Tanh()] * layers)
+        yield Workload(
+            f"clipping and Adam in the sweep, {layers} layers",
+            "depth",
+            lambda net=net: clipped(net, normal(32, 512), normal(32, 512, seed=1)),
+            1.05,
+            layers == 16,
+        )
+
+
+def steps() -> Iterator[Workload]:
+    """Whole training steps with Adam, beside those of other libraries."""
+    text = integers(96, 16, 129)
+
+    def add(name, net, x, target, quick=False):
+        return Workload(
+            f"training step, {name}", "training", lambda: training(net, CE, x(), target(), peers.of(name)), 1.0, quick
+        )
+
+    labels = partial(integers, 10)
+    yield add("MLP", mlp(), partial(normal, 256, 784), partial(labels, 256), True)
+    lenet = recipes.lenet(dropout=0.0)
+    yield add("LeNet", lenet, partial(normal, 64, 28, 28, 1), partial(labels, 64))
+    resnet = recipes.resnet(width=16, stages=3, blocks=1)
+    yield add("ResNet", resnet, partial(normal, 32, 32, 32, 3), partial(labels, 32))
+    lstm = recipes.recurrent_language_model(96, jbp.LSTM(128))
+    yield add("LSTM", lstm, lambda: text[:, :-1], lambda: text[:, 1:])
+    words = integers(96, 2, 513)
+    gpt = jbp.Serial(
+        jbp.Embedding(96, 128), jbp.Positions(512), block(128, 4), block(128, 4), jbp.LayerNorm(), jbp.Dense(96)
+    )
+    yield add("GPT", gpt, lambda: words[:, :-1], lambda: words[:, 1:])
+
+
+def growth() -> Iterator[Workload]:
+    """One network in four sizes, along batch, width and depth; attention's lengths are among the layers."""
+    for batch in (32, 64, 128, 256):
+        yield _grown("batch", batch, mlp(512), batch, 512)
+    for width in (128, 256, 512, 1024):
+        yield _grown("width", width, mlp(width), 64, width)
+    for layers in (2, 4, 8, 16):
+        yield _grown("depth", layers, mlp(256, layers), 64, 256)
+
+
+def _grown(what, size, net, batch, inputs):
+    x, labels = partial(normal, batch, inputs), partial(integers, 10, batch)
+    return Workload(
+        f"MLP, {what} {size}",
+        "growth",
+        lambda: gradient(net, CE, x(), labels()),
+        grows=(f"MLP: {what}", size),
+    )
+
+
+def workloads() -> list[Workload]:
+    return [*layers(), *networks(), *depth(), *steps(), *growth()]
