@@ -7,13 +7,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 THREADS ?= 2
 
-.PHONY: help demo gallery test lint bench-steps clean
+.PHONY: help demo gallery test lint bench bench-quick bench-steps clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
 	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: under ten minutes"
 	@echo "make test         lint, types and all tests"
 	@echo "make lint         lint and types alone"
+	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
 	@echo "make bench-steps  step time and memory of the example networks, beside jax.grad"
 	@echo "make clean        remove .venv, caches and what the examples wrote"
 
@@ -31,6 +32,12 @@ lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+
+bench: $(VENV)/.installed-bench
+	$(RUN) -m benchmarks --json benchmarks/results/cpu.json
+
+bench-quick: $(VENV)/.installed-bench
+	$(RUN) -m benchmarks --quick
 
 bench-steps: $(VENV)/.installed-examples
 	$(RUN) -m benchmarks.steps

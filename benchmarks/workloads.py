@@ -118,9 +118,6 @@ def layers() -> Iterator[Workload]:
     song = partial(normal, 16, 128, 64)
     yield Workload("LSTM", "layer", lambda: both_ways(jbp.LSTM(128), song()), 0.65, True)
     yield Workload("GRU", "layer", lambda: both_ways(jbp.GRU(128), song()), 0.8)
-    yield Workload(
-        "selective state space", "layer", lambda: both_ways(jbp.SelectiveStateSpace(16), normal(4, 256, 64)), 1.02
-    )
     for n in (512, 1024, 2048, 4096):
         yield Workload(
             f"causal attention, n = {n}",

@@ -16,3 +16,10 @@ def quick_to_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def lenient():
+    """Strangers do not write their code for strict promotion, nor with float64 on."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+        yield
