@@ -48,9 +48,12 @@ from jbp.layers.estimator import (
     StraightThroughRound,
     StraightThroughSign,
 )
+from jbp.layers.experts import MixtureOfExperts, WithTotal
 from jbp.layers.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
 from jbp.layers.gru import GRU, Elman, MinimalGRU
+from jbp.layers.lengths import Lengths
+from jbp.layers.linear_attention import LinearAttention
 from jbp.layers.linear_loss import LinearCrossEntropy
 from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank, TensorProduct
@@ -68,6 +71,7 @@ from jbp.layers.sampled import NegativeSampling
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.layers.spiking import LeakyIntegrateAndFire
+from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
 from jbp.layers.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
 from jbp.layers.variational import Reparameterize, ReparameterizeInference, StandardNormalDivergence
 from jbp.layers.weights import SpectralNorm, WeightNorm
@@ -78,19 +82,20 @@ from jbp.sweep import Aux, value_and_grad
 __all__ = [
     "CELU", "CTC", "ELU", "GEGLU", "GELU", "GLU", "GRU", "LSTM", "SELU", "AdaptiveAveragePool", "Add", "Aux",
     "AveragePool", "BatchNorm", "BatchNormInference", "Bidirectional", "Bilinear", "BinaryCrossEntropy", "Buffer",
-    "CausalSelfAttention", "ClippedPolicy", "Concatenate", "Conv", "ConvTranspose", "Dense", "Dropout",
-    "DropoutInference", "Elman", "Embedding", "EmbeddingBag", "Estimator", "FanOut", "Flatten", "Frozen", "GELUTanh",
-    "GaussianNegativeLogLikelihood", "GlobalAveragePool", "GlobalMaxPool", "GradientReversal", "GroupNorm",
+    "CausalSelfAttention", "ClippedPolicy", "Concatenate", "Conv", "ConvTranspose", "Dense", "DiagonalStateSpace",
+    "Dropout", "DropoutInference", "Elman", "Embedding", "EmbeddingBag", "Estimator", "FanOut", "Flatten", "Frozen",
+    "GELUTanh", "GaussianNegativeLogLikelihood", "GlobalAveragePool", "GlobalMaxPool", "GradientReversal", "GroupNorm",
     "GumbelSoftmax", "GumbelSoftmaxInference", "HardSigmoid", "HardSwish", "HardTanh", "Hinge", "Huber", "Identity",
     "InfoNCE", "InstanceNorm", "KullbackLeibler", "LSTMLeaf", "LSTMNode", "Layer", "LayerError", "LayerNorm",
-    "LeakyIntegrateAndFire", "LeakyReLU", "LinearCrossEntropy", "LoRA", "LogCosh", "LogSigmoid", "LogSoftmax", "Logits",
-    "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError", "MemoryHop", "MinimalGRU", "Mish",
-    "MultiHeadAttention", "NegativeSampling", "PReLU", "Pad", "Parallel", "Passing", "Penalized", "PolicyGradient",
-    "Positions", "RMSNorm", "RadialBasis", "ReGLU", "ReLU", "ReLU2", "ReLU6", "Recurrent", "Recursive", "Remat",
-    "Reparameterize", "ReparameterizeInference", "Repeat", "Reshape", "Residual", "RestrictedBoltzmann",
-    "RestrictedBoltzmannInference", "Reversible", "Select", "Serial", "SiLU", "Sigmoid", "Sin", "SinusoidalPositions",
-    "Softmax", "SoftmaxCrossEntropy", "Softplus", "Softsign", "SpectralNorm", "StandardNormalDivergence",
-    "StochasticDepth", "StraightThroughOneHot", "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh",
-    "TensorNode", "TensorProduct", "Tied", "TimeDistributed", "Transpose", "Triplet", "UnitNorm", "Upsample",
-    "WeightNorm", "apply_updates", "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
+    "LeakyIntegrateAndFire", "LeakyReLU", "Lengths", "LinearAttention", "LinearCrossEntropy", "LoRA", "LogCosh",
+    "LogSigmoid", "LogSoftmax", "Logits", "LowRank", "MaxPool", "Maxout", "MeanAbsoluteError", "MeanSquaredError",
+    "MemoryHop", "MinimalGRU", "Mish", "MixtureOfExperts", "MultiHeadAttention", "NegativeSampling", "PReLU", "Pad",
+    "Parallel", "Passing", "Penalized", "PolicyGradient", "Positions", "RMSNorm", "RadialBasis", "ReGLU", "ReLU",
+    "ReLU2", "ReLU6", "Recurrent", "Recursive", "Remat", "Reparameterize", "ReparameterizeInference", "Repeat",
+    "Reshape", "Residual", "RestrictedBoltzmann", "RestrictedBoltzmannInference", "Reversible", "Select",
+    "SelectiveStateSpace", "Serial", "SiLU", "Sigmoid", "Sin", "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy",
+    "Softplus", "Softsign", "SpectralNorm", "StandardNormalDivergence", "StochasticDepth", "StraightThroughOneHot",
+    "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh", "TensorNode", "TensorProduct", "Tied",
+    "TimeDistributed", "Transpose", "Triplet", "UnitNorm", "Upsample", "WeightNorm", "WithTotal", "apply_updates",
+    "as_function", "buffers", "cast", "merge", "trainable", "value_and_grad",
 ]  # fmt: skip

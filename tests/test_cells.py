@@ -7,9 +7,11 @@ import pytest
 from oracle import audit, draw, parameters
 
 from jbp import (
+    GRU,
     LSTM,
     Add,
     BatchNorm,
+    Bidirectional,
     Concatenate,
     Dense,
     Dropout,
@@ -18,9 +20,11 @@ from jbp import (
     GlobalAveragePool,
     Identity,
     LayerError,
+    Lengths,
     LSTMLeaf,
     LSTMNode,
     MemoryHop,
+    MinimalGRU,
     Parallel,
     Passing,
     Recurrent,
@@ -199,3 +203,31 @@ def test_memories_behind_the_mask_are_not_there():
     assert dmask is None
     np.testing.assert_array_equal(du[1], jnp.ones(4))
     assert not dx[mask == 0].any()
+
+
+BACK = Lengths(Serial(LSTM(3), GRU(2), MinimalGRU(2)))
+
+
+@pytest.mark.parametrize("net", [BACK, Bidirectional(Lengths(Elman(2))), Lengths(Recurrent(ELMAN, 3))], ids=repr)
+def test_an_example_of_some_length_is_as_if_alone(net):
+    x, lengths = draw(f(5, 4, 3)), jnp.array([4, 2, 0, 1, 3])
+    params = audit(net, (x, lengths))
+    dy = draw(f(5, 4, jax.eval_shape(net.forward, params, (x, lengths))[0].shape[-1]), 1)
+
+    def run(x, lengths, dy):
+        y, residuals = net.forward(params, (x, lengths))
+        (dx, nothing), grads = net.pull(params, residuals, dy)
+        assert nothing is None
+        return y, dx, grads
+
+    behind = jnp.arange(4)[None] >= lengths[:, None]
+    y, dx, grads = run(jnp.where(behind[..., None], jnp.nan, x), lengths, dy)
+    assert not y[behind].any()
+    assert not dx[behind].any()
+    alone = [run(x[b : b + 1, :n], lengths[b : b + 1], dy[b : b + 1, :n]) for b, n in enumerate([4, 2, 0, 1, 3])]
+    for b, (y_alone, dx_alone, _) in enumerate(alone):
+        n = y_alone.shape[1]
+        np.testing.assert_allclose(y[b, :n], y_alone[0], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(dx[b, :n], dx_alone[0], rtol=1e-12, atol=1e-14)
+    total = jax.tree.map(lambda *g: sum(g), *(g for _, _, g in alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), grads, total)

@@ -12,10 +12,12 @@ from jbp import (
     Add,
     BatchNorm,
     BatchNormInference,
+    Bidirectional,
     CausalSelfAttention,
     Concatenate,
     Conv,
     Dense,
+    DiagonalStateSpace,
     Dropout,
     Embedding,
     FanOut,
@@ -24,12 +26,15 @@ from jbp import (
     GlobalAveragePool,
     LayerError,
     LayerNorm,
+    Lengths,
+    LinearAttention,
     Logits,
     LSTMNode,
     MaxPool,
     MeanSquaredError,
     MemoryHop,
     MinimalGRU,
+    MixtureOfExperts,
     Pad,
     Parallel,
     Passing,
@@ -44,6 +49,7 @@ from jbp import (
     Residual,
     Reversible,
     Select,
+    SelectiveStateSpace,
     Serial,
     SoftmaxCrossEntropy,
     StandardNormalDivergence,
@@ -127,6 +133,10 @@ WRONG_INPUT = {
     "MaxPool rank": (MaxPool(), ones(2, 3, 4), "got x float32[2, 3, 4]; expected 4 axes"),
     "MaxPool size": (MaxPool(), ones(2, 1, 4, 2), "expected spatial sizes of at least the window's"),
     "LSTM": (LSTM(3), ones(2, 3), "got x float32[2, 3]; expected 3 axes (batch, time, features)"),
+    "Lengths": (Lengths(LSTM(3)), ones(2, 3, 4), "got x float32[2, 3, 4]; expected the pair (x, lengths)"),
+    "lengths": (Lengths(LSTM(3)), (ones(2, 3, 4), jnp.array([0, 4])), "got lengths between 0 and 4"),
+    "Lengths inside": (Lengths(GlobalAveragePool()), (ones(2, 3, 4), jnp.array([0, 3])), "to keep batch and time"),
+    "Bidirectional lengths": (Bidirectional(LSTM(3)), (ones(2, 3, 4), ones(2)), "expected the pair (x, lengths)"),
     "MinimalGRU": (MinimalGRU(3), ones(2, 3), "got x float32[2, 3]; expected 3 axes (batch, time, features)"),
     "Recurrent": (Recurrent(Serial(Concatenate(), Dense(2)), 2), ones(2, 3, 4), "got a cell that gives float32[2, 2]"),
     "cell": (Recurrent(Serial(Concatenate(), Dense(2), FanOut()), 3), ones(2, 3, 4), "a cell from the state"),
@@ -137,6 +147,11 @@ WRONG_INPUT = {
     "LSTMNode": (LSTMNode(), (ones(2, 3), ones(2, 3)), "expected ((h_l, c_l), (h_r, c_r))"),
     "MemoryHop": (MemoryHop(), (ones(2, 3), ones(3, 5, 3)), "float32[3, 5, 3]); expected a query"),
     "MemoryHop mask": (MemoryHop(), (ones(2, 3), ones(2, 5, 3), ones(2, 5)), "perhaps a mask (b, m) of integers"),
+    "LinearAttention": (LinearAttention(3), ones(1, 2, 4), "got 4 features; expected a multiple of heads=3"),
+    "DiagonalStateSpace": (DiagonalStateSpace(3), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
+    "SelectiveStateSpace": (SelectiveStateSpace(3), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
+    "MixtureOfExperts": (MixtureOfExperts(Dense(3), 2), ones(), "got x float32[]; expected 1 or more axes"),
+    "expert that pools": (MixtureOfExperts(Serial(FanOut(), Select(0), Take(0, 0)), 2), ones(2, 3), "got an expert"),
     "Passing": (Passing(Tanh()), ones(2), "got x float32[2]; expected a tuple (x, c, ...)"),
     "attention rank": (CausalSelfAttention(2), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
     "attention heads": (CausalSelfAttention(3), ones(1, 2, 4), "got 4 features; expected a multiple of heads=3"),
@@ -272,6 +287,8 @@ def test_settings_out_of_range(rate):
     assert "expected the probability to drop" in message(Dropout, rate)
     assert "expected at most 256 places" in message(MaxPool, (17, 17))
     assert "expected 1 or more" in message(Repeat, Dense(3), 0)
+    for settings in ((3, 0), (3, 4), (3, 1, 0.0)):
+        assert "expected 1 <= k <= experts and a capacity above 0" in message(MixtureOfExperts, Dense(3), *settings)
     assert "expected 1 or more" in message(lambda: Reversible(Dense(3), times=0))
     assert "expected each of 0, 1, ... once" in message(Transpose, (0, 2))
     assert "at most one −1" in message(Reshape, (-1, -1))

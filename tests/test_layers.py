@@ -79,9 +79,19 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.LowRank(1, 1), f(1), f(0, 3)),
     Case(jbp.LoRA(1, 1), f(1), f(0, 3)),
     Case(jbp.Bilinear(1), (f(1), f(2)), (f(0, 2), f(0, 1))),
-    *(Case(layer(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3)) for layer in (jbp.LSTM, jbp.GRU, jbp.Elman, jbp.MinimalGRU)),
+    *(
+        Case(layer(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3), f(2, 0, 3))
+        for layer in (jbp.LSTM, jbp.GRU, jbp.Elman, jbp.MinimalGRU)
+    ),
     Case(jbp.Recurrent(jbp.Serial(jbp.Concatenate(), jbp.Dense(1), jbp.FanOut()), 1), f(1, 1, 1), f(0, 3, 2)),
     Case(jbp.Recurrent(jbp.Serial(jbp.Concatenate(), jbp.Dense(3), jbp.FanOut()), 3), f(2, 0, 3)),
+    Case(jbp.DiagonalStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
+    Case(jbp.SelectiveStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
+    Case(jbp.SelectiveStateSpace(1, rank=2), f(1, 19, 2)),
+    Case(jbp.LinearAttention(1), f(1, 1, 1), f(0, 3, 4), f(2, 0, 3)),
+    Case(jbp.LinearAttention(2, causal=True), f(1, 1, 2), f(0, 3, 4), f(2, 0, 4), f(1, 130, 2)),
+    Case(jbp.MixtureOfExperts(jbp.Dense(2), 1), f(1), f(1, 1), f(0, 3)),
+    Case(jbp.MixtureOfExperts(jbp.Dense(2), 3, 3, 0.1), f(7, 3)),
     Case(jbp.Recursive(jbp.TensorNode()), (f(1, 1, 1), i(1, 1, 2, below=1)), (f(2, 3, 1), i(2, 0, 2, below=1))),
     Case(jbp.MemoryHop(), (f(1, 1), f(1, 1, 1)), (f(2, 3), f(2, 3, 2), i(2, 3, below=1)), (f(2, 3), f(2, 0, 2))),
     Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),

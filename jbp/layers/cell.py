@@ -51,7 +51,8 @@ def _folds(cell, structure, count, leaves):
 def gradient(cell: Layer, folded: bool, residuals: Any, delta: Any) -> Any:
     """The cell's gradient over all steps, which are the first axis of residuals and delta."""
     if folded:
-        residuals, delta = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (residuals, delta))
+        both = residuals, delta
+        residuals, delta = jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), both)
         return cell.gradient(residuals, delta)
 
     def step(total, now):

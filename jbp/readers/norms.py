@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators import Frozen, Parallel, Remat, Repeat, Residual, Serial
+from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation import CELU, Elementwise, PReLU
 from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.cell import Recurrent
 from jbp.layers.conv import Conv
 from jbp.layers.convtranspose import ConvTranspose
 from jbp.layers.dense import Dense, Logits
@@ -27,13 +28,19 @@ from jbp.layers.dropout import Dropout, DropoutInference
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.gated import Gated, Maxout
 from jbp.layers.groupnorm import GroupNorm, InstanceNorm
-from jbp.layers.lowrank import LowRank
+from jbp.layers.gru import GRU, Elman, MinimalGRU
+from jbp.layers.lengths import Lengths
+from jbp.layers.linear_attention import LinearAttention
+from jbp.layers.lowrank import Bilinear, LoRA, LowRank
+from jbp.layers.memory import MemoryHop
 from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
-from jbp.layers.recurrent import LSTM, hidden, time_first
+from jbp.layers.recurrent import LSTM, Bidirectional, hidden, time_first
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
+from jbp.layers.tree import Recursive
 from jbp.reversible import Reversible
 from jbp.sweep import children
 
@@ -102,14 +109,17 @@ def _tokens(layer, x):
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _each(layer, residuals, delta):
-    """One example's gradient at a time: for residuals and deltas that all have the batch on their first axis."""
+def _each(layer, residuals, delta, axes=(0, 0)):
+    """One example's gradient at a time. `axes` says where residuals and delta have the batch, as vmap's in_axes do."""
+
+    def changed(change, trees):
+        return jax.tree.map(lambda axis, tree: jax.tree.map(lambda a: change(a, axis), tree), axes, trees)
 
     def one(now):
-        residuals, delta = jax.tree.map(lambda a: a[None], now)
+        residuals, delta = changed(jnp.expand_dims, now)
         return sum(_square(g[None])[0] for g in jax.tree.leaves(layer.gradient(residuals, delta)))
 
-    return jax.lax.map(one, (residuals, delta))
+    return jax.lax.map(one, changed(lambda a, axis: jnp.moveaxis(a, axis, 0), (residuals, delta)))
 
 
 @_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
@@ -147,7 +157,7 @@ def _plus(a, b):
     return b if a.shape == () else a if b.shape == () else a + b
 
 
-@_register(Residual)
+@_register(Residual, Passing)
 def _(layer, residuals, delta, /):
     with at(layer):
         return _norms(layer.layer, residuals, delta)
@@ -185,7 +195,20 @@ def _(layer, x, dy, /):
     return w + _square(dy.sum(1)) if getattr(layer, "bias", False) else w
 
 
-@_register(Conv, ConvTranspose, LowRank, PReLU, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, BatchNormInference)
+@_register(
+    Conv,
+    ConvTranspose,
+    LowRank,
+    LoRA,
+    Bilinear,
+    MemoryHop,
+    PReLU,
+    LayerNorm,
+    RMSNorm,
+    GroupNorm,
+    InstanceNorm,
+    BatchNormInference,
+)
 def _(layer, residuals, delta, /):
     return _each(layer, residuals, delta)
 
@@ -219,3 +242,40 @@ def _(layer, residuals, delta, /):
         return a.reshape(*a.shape[:2], -1)
 
     return _outer(x, rows(dqkv)) + _outer(rows(o), dy)
+
+
+_AXES = {  # where layers that run through time have the batch
+    Elman: ((0, 1), 1),
+    GRU: ((0, 1, 1), 1),
+    MinimalGRU: ((0, 1, 1), 1),
+    DiagonalStateSpace: ((0, 1), 0),
+    SelectiveStateSpace: ((0, 0, 0, 0, 0, 1), 0),
+    LinearAttention: (0, (1, 0)),
+    Recurrent: ((1, 1), 1),
+    Recursive: ((0, 1, 1), 1),
+}
+
+
+@_register(*_AXES)
+def _(layer, residuals, delta, /):
+    cell = getattr(layer, "cell", None)
+    if cell and not residuals[-1].value:
+        raise LayerError(
+            layer,
+            f"got the cell {cell!r}, not all of whose residuals and deltas have the batch in front; expected one that "
+            "treats each example by itself. Leave out what mixes them, a BatchNorm for example.",
+        )
+    return _each(layer, residuals, delta, _AXES[type(layer)])
+
+
+@_register(Bidirectional)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        one, two = (_norms(layer.layer, r, d) for r, d in zip(residuals[0], delta, strict=True))
+    return _plus(one, two)
+
+
+@_register(Lengths)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        return _norms(layer.layer, residuals[0], delta)

@@ -1,0 +1,187 @@
+"""Many copies of a layer, of which each token passes through a few."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.errors import LayerError, at, floats, show, take
+from jbp.layer import Layer
+from jbp.layers.shape import Static, wide
+
+
+@dataclass(frozen=True)
+class MixtureOfExperts(Layer):
+    """y_t = Σ_{e in top k of p_t} p_te f(θ_e, x_t) with p = softmax(x W), and the balance E Σ_e a_e mean_t p_te.
+
+        z_e = f(θ_e, x of its tokens)      dz = p_te dy_t      dp_te = dy_t · z_te + E a_e dbalance / n
+        ds = p (dp − Σ p dp)      dx = what the experts send down + ds Wᵀ      dW = xᵀ ds
+
+    y is the pair (y, balance). a_e is the share of the n k choices that fell on expert e, which the loss does not move:
+    with it, the balance is 1 if all experts are chosen alike, E if always the same. To have it in the loss, end the
+    network in a pair and write `Penalized(loss, 0.01)`; to let it go, `Select(0)` after. Where there are several such
+    layers, the balances add: `Residual(Serial(Select(0), LayerNorm(), MixtureOfExperts(...)))` after a WithTotal.
+    An expert has room for `capacity` times its even share of the choices, n k / E, rounded up, or for all of them if
+    that is None. First choices go before second ones, then the order of the tokens decides; a choice that finds no room
+    adds nothing to y. `expert` is any layer from (tokens, f) to (tokens, o) that treats each token by itself.
+
+    delta is (the experts' deltas, ds). Keeps x, p, the places, and what the experts keep and put out for the rooms they
+    have, not for all tokens. Ties go to the first expert. Shapes: x (..., f), W (f, E), the experts' parameters with a
+    first axis of E, y (..., o). (Shazeer et al., *Outrageously Large Neural Networks*, 2017, §2; Fedus et al., *Switch
+    Transformers*, 2021, §2.1–2.2.) Raises LayerError for settings out of range, and for an expert that changes the
+    number of tokens.
+    """
+
+    expert: Layer
+    experts: int
+    k: int = 1
+    capacity: float | None = 1.25
+
+    def __post_init__(self):
+        if not 1 <= self.k <= self.experts or (self.capacity is not None and not self.capacity > 0):
+            raise LayerError(
+                self,
+                f"got k={self.k} of {self.experts} experts with capacity={self.capacity}; expected 1 <= k <= experts "
+                "and a capacity above 0. For room for all tokens write capacity=None.",
+            )
+
+    def _room(self, n):
+        """How many tokens an expert has room for."""
+        if self.capacity is None:
+            return n
+        return min(n, math.ceil(self.capacity * n * self.k / self.experts))
+
+    def _tokens(self, x):
+        floats(self, x, "(..., features)")
+        return x.reshape(-1, x.shape[-1])
+
+    def init(self, key, x, /):
+        tokens = jax.eval_shape(self._tokens, x)
+        room = jax.ShapeDtypeStruct((self._room(tokens.shape[0]), tokens.shape[-1]), tokens.dtype)
+        one, *keys = jax.random.split(key, 1 + self.experts)
+        w = jax.random.normal(one, (tokens.shape[-1], self.experts), tokens.dtype) * max(tokens.shape[-1], 1) ** -0.5
+        with at(self, ".expert"):
+            return {"w": w, "experts": jax.vmap(lambda key: self.expert.init(key, room))(jnp.stack(keys))}
+
+    def _weights(self, params, x):
+        if not isinstance(params, dict) or set(params) != {"w", "experts"}:
+            raise LayerError(
+                self,
+                f"got parameters {show(params)}; expected a dict with 'w' and 'experts'. "
+                "Are these the parameters of another network? Make them with net.init(key, x).",
+            )
+        (w,) = take(self, {"w": params["w"]}, x.dtype, w=(x.shape[-1], self.experts))
+        return w
+
+    def _route(self, scores):
+        """(p, places (n, k) in the experts' rooms put in a row, the share of the choices that each expert has).
+
+        A choice without room has a place beyond them all.
+        """
+        n, room = scores.shape[0], self._room(scores.shape[0])
+        scores = jnp.where(scores == 0, 0, scores)  # top_k may put −0 below 0
+        p = jnp.exp(scores - scores.max(-1, keepdims=True))
+        p = p / p.sum(-1, keepdims=True)
+        chosen = lax.top_k(scores, self.k)[1].T  # (k, n): first choices before second ones
+        hot = chosen.reshape(-1, 1) == jnp.arange(self.experts, dtype=chosen.dtype)[None]
+        hot = hot.astype(chosen.dtype)
+        before = ((jnp.cumsum(hot, 0, hot.dtype) - hot) * hot).sum(-1, dtype=hot.dtype).reshape(self.k, n)
+        places = jnp.where(before < room, chosen * room + before, self.experts * room)
+        return p, chosen.T, places.T, (hot.sum(0) / max(n * self.k, 1)).astype(scores.dtype)
+
+    def forward(self, params, x, /):
+        tokens = self._tokens(x)
+        w = self._weights(params, x)
+        n, room = tokens.shape[0], self._room(tokens.shape[0])
+        p, chosen, places, share = self._route(wide(tokens) @ wide(w))
+        rooms = jnp.zeros((self.experts * room, tokens.shape[-1]), x.dtype)
+        rooms = rooms.at[places].set(jnp.broadcast_to(tokens[:, None], (n, self.k, tokens.shape[-1])), mode="drop")
+        with at(self, ".expert"):
+            rooms = rooms.reshape(self.experts, room, rooms.shape[-1])
+            z, kept = jax.vmap(self.expert.forward)(params["experts"], rooms)
+        if not hasattr(z, "shape") or len(z.shape) != 3 or z.shape[1] != room:
+            raise LayerError(
+                self,
+                f"got an expert that makes {show(z)} of {room} tokens for each expert; expected as many tokens. "
+                "Use layers that keep the first axis, such as Dense.",
+            )
+        z = z.reshape(self.experts * room, z.shape[-1])
+        gates = jnp.take_along_axis(p, chosen, 1).astype(x.dtype)
+        y = (gates[..., None] * _at(z, places)).sum(1)
+        balance = (self.experts * (share * p.sum(0)).sum() / max(n, 1)).astype(x.dtype)
+        residuals = tokens, p, chosen, places, share, z, kept, Static(x.shape)
+        return (y.reshape(*x.shape[:-1], y.shape[-1]), balance), residuals
+
+    def _down(self, way, params, residuals, dy):
+        tokens, p, chosen, places, share, z, kept, shape = residuals
+        (dy, dbalance), n = dy, tokens.shape[0]
+        dy = dy.reshape(n, dy.shape[-1])
+        gates = jnp.take_along_axis(p, chosen, 1).astype(dy.dtype)
+        dz = jnp.zeros_like(z).at[places].set(gates[..., None] * dy[:, None], mode="drop")
+        with at(self, ".expert"):
+            rooms, inner = jax.vmap(way)(params["experts"], kept, dz.reshape(self.experts, -1, dz.shape[-1]))
+        dx = _at(rooms.reshape(-1, tokens.shape[-1]), places).sum(1)
+        dgates = wide(jnp.einsum("no,nko->nk", dy, _at(z, places)))
+        dp = jnp.zeros_like(p).at[jnp.arange(n, dtype=chosen.dtype)[:, None], chosen].add(dgates)
+        dp = dp + (wide(dbalance) * (self.experts / max(n, 1)) * share)[None]
+        ds = (p * (dp - (p * dp).sum(-1, keepdims=True))).astype(dy.dtype)
+        return (dx + ds @ params["w"].T).reshape(shape.value), (inner, ds)
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.expert.backward, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        tokens, _, _, _, _, _, kept, _ = residuals
+        inner, ds = delta
+        with at(self, ".expert"):
+            return {"w": tokens.T @ ds, "experts": jax.vmap(self.expert.gradient)(kept, inner)}
+
+    def pull(self, params, residuals, dy, /):
+        dx, (inner, ds) = self._down(self.expert.pull, params, residuals, dy)
+        return dx, {"w": residuals[0].T @ ds, "experts": inner}
+
+    def advance(self, params, residuals, /):
+        return params | {"experts": jax.vmap(self.expert.advance)(params["experts"], residuals[6])}
+
+    def reference(self, params, x, /):
+        """Each expert for all tokens, and then those chosen."""
+        tokens = x.reshape(-1, x.shape[-1])
+        n, room = tokens.shape[0], self._room(tokens.shape[0])
+        s = tokens @ params["w"]
+        e = jnp.exp(s - lax.stop_gradient(s.max(-1, keepdims=True)))
+        p = e / e.sum(-1, keepdims=True)
+        order = jnp.argsort(-s, -1, stable=True)
+        y, balance = jnp.zeros(()), jnp.zeros((), x.dtype)
+        for expert in range(self.experts):
+            z = self.expert.reference(jax.tree.map(lambda v, e=expert: v[e], params["experts"]), tokens)
+            taken = 0
+            for choice in range(self.k):
+                wants = order[:, choice] == expert
+                has = wants & (taken + jnp.cumsum(wants) <= room)
+                taken = taken + wants.sum()
+                y = jnp.where(has[:, None], p[:, expert, None] * z, 0) + (y if y.shape else 0)
+            share = (taken / max(n * self.k, 1)).astype(x.dtype)
+            balance = balance + self.experts * share * p[:, expert].sum() / max(n, 1)
+        return y.reshape(*x.shape[:-1], y.shape[-1]), balance
+
+
+def _at(rows, places):
+    """rows (m, f) at places (n, k), zeros for a place beyond them."""
+    return rows.at[places].get(mode="fill", fill_value=0)
+
+
+@dataclass(frozen=True)
+class WithTotal(Layer):
+    """y = (x, 0): a number beside x, to which the layers of a Residual add theirs.      dx = what comes of y's first.
+
+    `Serial(WithTotal(), Residual(Serial(Select(0), MixtureOfExperts(...))), ...)` ends in a pair that Penalized takes.
+    Keeps nothing. Shapes: x (..., f), the total ().
+    """
+
+    def forward(self, params, x, /):
+        return (floats(self, x, "of any shape", least=0), jnp.zeros((), x.dtype)), ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy[0], ()
