@@ -197,7 +197,12 @@ def _print_campaign(tally, elapsed, marks, options, jobs) -> None:
         people.print(f"  {what}: {len(wanted) - len(missing)} of {len(wanted)} covered{_missing(missing)}")
         listed = ", ".join(f"{name} {count}" for name, count in seen.most_common())
         people.print(f"    [dim]{listed}[/]", highlight=False)
-    people.print(f"  pairs of neighbours: {len(tally.pairs)} different ones")
+    possible = campaign.neighbours(options.catalogue)
+    met, others = possible & set(tally.pairs), set(tally.pairs) - possible
+    people.print(
+        f"  pairs of neighbouring layers: {len(met)} of {len(possible)} covered "
+        f"({len(met) / max(len(possible), 1):.0%}), and {len(others)} pairs with combinators and losses"
+    )
 
 
 def _missing(names):
