@@ -21,7 +21,18 @@ from rich.console import Console
 
 from examples.shared import OUT
 
-EXAMPLES = ("perceptron", "digits", "characters", "hopfield", "boltzmann", "spiking", "dqn")
+EXAMPLES = (
+    "perceptron",
+    "digits",
+    "characters",
+    "hopfield",
+    "boltzmann",
+    "spiking",
+    "dqn",
+    "ppo",
+    "radial",
+    "word2vec",
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222;

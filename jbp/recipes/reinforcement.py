@@ -1,7 +1,7 @@
 """Networks that act."""
 
 from jbp.combinators import Serial
-from jbp.layers.activation import ReLU
+from jbp.layers.activation import ReLU, Tanh
 from jbp.layers.dense import Dense
 
 
@@ -11,3 +11,16 @@ def q_network(actions: int, widths: tuple[int, ...] = (128, 128)) -> Serial:
     (Mnih et al., *Human-level Control through Deep Reinforcement Learning*, 2015.)
     """
     return Serial(*(layer for width in widths for layer in (Dense(width), ReLU())), Dense(actions))
+
+
+def policy(actions: int, widths: tuple[int, ...] = (64, 64)) -> Serial:
+    """The scores (batch, actions) whose softmax is the policy, from a state (batch, features).
+
+    Goes with PolicyGradient and ClippedPolicy. (Schulman et al., *Proximal Policy Optimization Algorithms*, 2017.)
+    """
+    return Serial(*(layer for width in widths for layer in (Dense(width), Tanh())), Dense(actions))
+
+
+def critic(widths: tuple[int, ...] = (64, 64)) -> Serial:
+    """The value (batch, 1) of a state (batch, features): what a policy may still expect from there."""
+    return policy(1, widths)

@@ -1,0 +1,13 @@
+"""Networks of bumps."""
+
+from jbp.combinators import Serial
+from jbp.layers.dense import Dense
+from jbp.layers.radial import RadialBasis
+
+
+def radial_basis(outputs: int, bumps: int) -> Serial:
+    """So many outputs (batch, outputs) from x (batch, features): a linear map of how near x is to each bump.
+
+    (Broomhead & Lowe, *Multivariable Functional Interpolation and Adaptive Networks*, 1988.)
+    """
+    return Serial(RadialBasis(bumps), Dense(outputs))
