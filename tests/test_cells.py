@@ -231,3 +231,10 @@ def test_an_example_of_some_length_is_as_if_alone(net):
         np.testing.assert_allclose(dx[b, :n], dx_alone[0], rtol=1e-12, atol=1e-14)
     total = jax.tree.map(lambda *g: sum(g), *(g for _, _, g in alone))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), grads, total)
+
+
+def test_scores_far_below_zero():
+    hop, (u, x) = MemoryHop(), (jnp.array([[-1.0]]), jnp.array([[[2e3], [1e3]]]))
+    params = {"a": jnp.ones((1, 1)), "c": jnp.ones((1, 1))}
+    for y in (hop.forward(params, (u, x))[0], hop.reference(params, (u, x))):
+        np.testing.assert_array_equal(y, [[999.0]])

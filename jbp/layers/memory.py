@@ -91,9 +91,9 @@ class MemoryHop(Layer):
         u, x, mask = self._parts(x)
         m, c = x @ params["a"], x @ params["c"]
         seen = jnp.ones(m.shape[:2], bool) if mask is None else mask != 0
-        s = jnp.where(seen, (m * u[:, None]).sum(-1), 0)
-        top = jax.lax.stop_gradient(s.max(-1, keepdims=True, initial=0))
-        e = jnp.where(seen, jnp.exp(s - top), 0)
+        s = (m * u[:, None]).sum(-1)
+        top = jax.lax.stop_gradient(s.max(-1, keepdims=True, where=seen, initial=-jnp.inf))
+        e = jnp.where(seen, jnp.exp(jnp.where(seen, s - jnp.where(jnp.isneginf(top), 0, top), 0)), 0)
         total = e.sum(-1, keepdims=True)
         p = e / jnp.where(total > 0, total, 1)
         return (u @ params["h"] if self.linear else u) + (p[..., None] * c).sum(1)
