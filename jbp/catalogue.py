@@ -256,6 +256,7 @@ LOSSES = (
     Case(jbp.SoftmaxCrossEntropy(z_loss=0.1), (f(3, 5), i(3, below=5))),
     Case(jbp.SoftmaxCrossEntropy(cap=2.0), (f(3, 5), i(3, below=5))),
     Case(jbp.LinearCrossEntropy(5), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
+    Case(jbp.LinearCrossEntropy(8, chunk=2, columns=3), (f(3, 5), i(3, below=8)), (f(5, 2), f(5, 8))),
     Case(jbp.LinearCrossEntropy(8, chunk=4, bias=False), (f(2, 5, 3), i(2, 5, below=8))),
     Case(
         jbp.LinearCrossEntropy(3, 2, True, 0.2, (0.5, 2.0, 1.0), 0, 0.01, 3.0),

@@ -103,6 +103,14 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
     Case(jbp.SoftmaxCrossEntropy(ignore=0), (f(4, 3), i(4, below=1))),  # every row is ignored
     Case(jbp.LinearCrossEntropy(7, chunk=3), (f(3), i(below=7)), *[(f(n, 3), i(n, below=7)) for n in (1, 2, 3, 4, 6)]),
+    *(
+        Case(
+            jbp.LinearCrossEntropy(7, 2, True, 0.2, (1.0, 2.0, 0.5, 1.0, 3.0, 1.0, 1.0), 6, 0.1, 2.0, columns),
+            (f(3, 4), i(3, below=7)),
+            (f(5, 4), f(5, 7)),
+        )
+        for columns in (1, 3, 4, 7)
+    ),
     Case(jbp.LinearCrossEntropy(2, chunk=2, ignore=0), (f(3, 4), i(3, below=1))),
 )
 
@@ -262,8 +270,17 @@ def test_linear_cross_entropy_never_holds_the_logits():
 
     whole = memory(jbp.LinearCrossEntropy(vocabulary, chunk=rows))
     chunked = memory(jbp.LinearCrossEntropy(vocabulary, chunk=chunk))
-    print(f"working memory: {whole} bytes with one chunk, {chunked} with chunks of {chunk} rows")
-    assert chunked < rows * vocabulary * 4 / 4 < whole
+    pieces = memory(jbp.LinearCrossEntropy(vocabulary, chunk=rows, columns=chunk))
+    print(f"working memory: {whole} bytes in one piece, {chunked} by {chunk} rows, {pieces} by {chunk} columns")
+    assert max(chunked, pieces) < rows * vocabulary * 4 / 4 < whole
+
+
+def test_labels_may_be_of_a_dtype_that_cannot_count_the_classes():
+    x, few = draw(f(4, 300)), jnp.array([1, 44, 3, 255])
+    for loss in (jbp.SoftmaxCrossEntropy(), jbp.LinearCrossEntropy(300, 2, columns=70)):
+        params = parameters(loss, (x, few))
+        y = loss.forward(params, (x, few))[0]
+        np.testing.assert_allclose(loss.forward(params, (x, few.astype(jnp.uint8)))[0], y, rtol=1e-12)
 
 
 def test_a_label_to_ignore_may_be_any_integer():

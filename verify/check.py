@@ -162,8 +162,9 @@ def _laws(plan: Plan) -> Iterable[Law]:
 
 def _canaries(bench: Bench, plan: Plan, broken: set[str]) -> Iterable[Canary]:
     """Each law against its wrong backwards. A law that the subject itself breaks has shown that it bites."""
+    estimates = bench.flat.subject.estimator and "dense" in broken  # its own results are not precise, nor meant to be
     for law in _laws(plan):
-        if law.name in broken:
+        if law.name in broken or (estimates and law.name == "precision"):
             continue
         for name, leaf, spoil in law.canaries(bench, plan):
             where = bench.flat.layout.floats[leaf] if leaf is not None else ""

@@ -1,5 +1,6 @@
 """Losses of embeddings against each other: what belongs together is to be near. For directions, put UnitNorm before."""
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -15,10 +16,10 @@ from jbp.layers.softmax import log_sum_exp
 class InfoNCE(Layer):
     """y = mean_i (l_i − S_ii), S = u vᵀ / τ, l_i = log Σ_j exp S_ij: row i of u is to find row i of v among them all.
 
-        dS = (exp(S − l) − 1 on the diagonal) dy / rows      du = dS v / τ      dv = dSᵀ u / τ
+        dS = (softmax S − 1 on the diagonal) dy / rows      du = dS v / τ      dv = dSᵀ u / τ
 
     `symmetric` takes the mean of this and of the same with u and v exchanged (Radford et al., *CLIP*, 2021, §2.3).
-    Keeps u, v and l, and of v's rows the like; S is made again. Shapes: u and v (..., n, d), y (). (van den Oord et
+    Keeps u and v; S is made again. Shapes: u and v (..., n, d), y (). (van den Oord et
     al., *Representation Learning with Contrastive Predictive Coding*, 2018, §2.3.) Raises LayerError unless x is
     (u, v), of one shape and dtype, and for a temperature τ that is not positive.
     """
@@ -37,22 +38,20 @@ class InfoNCE(Layer):
         u, v = alike(self, x)
         floats(self, u, "(..., n, features)", least=2)
         s = self._scores(u, v)
-        logs = [log_sum_exp(s)[..., 0]]
-        if self.symmetric:
-            logs.append(log_sum_exp(jnp.swapaxes(s, -1, -2))[..., 0])
         own = jnp.diagonal(s, axis1=-2, axis2=-1)
-        y = sum((each - own).sum() for each in logs) / max(len(logs) * own.size, 1)
-        return jnp.asarray(y, u.dtype), (u, v, *logs)
+        y = (log_sum_exp(s)[..., 0] - own).sum()
+        if self.symmetric:
+            y = (y + (log_sum_exp(jnp.swapaxes(s, -1, -2))[..., 0] - own).sum()) / 2
+        return (y / max(own.size, 1)).astype(u.dtype), (u, v)
 
     def backward(self, params, residuals, dy, /):
-        u, v, *logs = residuals
+        u, v = residuals
         s = self._scores(u, v)
-        ds = jnp.exp(s - logs[0][..., :, None])
-        if self.symmetric:
-            ds += jnp.exp(s - logs[1][..., None, :])
         own = jnp.eye(s.shape[-1], dtype=s.dtype).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
-        each = wide(dy) / (max(len(logs) * logs[0].size, 1) * self.temperature)
-        ds = ((ds - len(logs) * own) * each).astype(u.dtype)
+        ds = _softmax(s, -1) - own
+        if self.symmetric:
+            ds = (ds + _softmax(s, -2) - own) / 2
+        ds = (ds * (wide(dy) / (max(math.prod(u.shape[:-1]), 1) * self.temperature))).astype(u.dtype)
         return (jnp.einsum("...ij,...jd->...id", ds, v), jnp.einsum("...ij,...id->...jd", ds, u)), ()
 
     def reference(self, params, x, /):
@@ -65,6 +64,12 @@ class InfoNCE(Layer):
             return -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1))
 
         return (one_way(s) + one_way(jnp.swapaxes(s, -1, -2))) / 2 if self.symmetric else one_way(s)
+
+
+def _softmax(s, axis):
+    """As a quotient: of scores as large as these, exp(s − l) would lose digits with l."""
+    e = jnp.exp(s - s.max(axis, keepdims=True, initial=-jnp.inf))
+    return e / e.sum(axis, keepdims=True)
 
 
 @dataclass(frozen=True)

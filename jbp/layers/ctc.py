@@ -26,13 +26,15 @@ class CTC(Layer):
 
         α_t(s) = e_t(s) + log Σ_{r = s, s−1, s−2} exp α_{t−1}(r)
         β_{t−1}(s) = log Σ_{r = s, s+1, s+2} exp(β_t(r) + e_t(r))
-        γ_t(s) = exp(α_t(s) + β_t(s)) / p      dz_t(k) = (π_t(k) − Σ_{l'_s = k} γ_t(s)) dy / examples
+        γ_t(s) = exp(α_t(s) + β_t(s)) / Σ_r exp(α_t(r) + β_t(r))
+        dz_t(k) = (π_t(k) − Σ_{l'_s = k} γ_t(s)) dy / examples
 
     A label equal to `blank` is padding and left out: rows of labels may differ in length. On (z, labels) or (z, labels,
-    frames), frames being how many of each example count. Where no path is left, for too few frames, y is infinite and
-    the example sends no error. Keeps z, the integers, α and p. Shapes: z (b, t, classes), labels (b, n), frames (b,),
-    y (). (Graves et al., *Connectionist Temporal Classification*, 2006, §4.) Raises LayerError for other shapes, and
-    for a label out of range where it can be known.
+    frames), frames being how many of each example count. Each frame of α and of β is brought near 0, by a factor that γ
+    does not see. Where no path is left, for too few frames, y is infinite and the example sends no error. Keeps z, the
+    integers, α and p. Shapes: z (b, t, classes), labels (b, n), frames (b,), y (). (Graves et al., *Connectionist
+    Temporal Classification*, 2006, §4.) Raises LayerError for other shapes, and for a label out of range where it can
+    be known.
     """
 
     blank: int = 0
@@ -81,15 +83,17 @@ class CTC(Layer):
         z, labels, *frames = self._check(x)
         word, skip, e, live, ends = self._states(z, labels, frames)
 
-        def step(a, now):
-            e, live = now
+        def step(carry, now):
+            (a, log_p), (e, live) = carry, now
             two = jnp.where(skip, _shifted(a, 2, NEVER), NEVER)
-            a = jnp.where(live[:, None], e + _log_sum(a, _shifted(a, 1, NEVER), two), a)
-            return a, a
+            new = e + _log_sum(a, _shifted(a, 1, NEVER), two)
+            scale = log_sum_exp(new)
+            a = jnp.where(live[:, None], new - scale, a)
+            return (a, log_p + jnp.where(live[:, None], scale, 0)), a
 
         first = jnp.full(word.shape, NEVER, e.dtype).at[:, 0].set(0)  # before the first frame: at the first blank
-        a, alphas = lax.scan(step, first, (e, live))
-        log_p = log_sum_exp(jnp.where(ends, a, NEVER))
+        (a, log_p), alphas = lax.scan(step, (first, jnp.zeros((len(word), 1), e.dtype)), (e, live))
+        log_p += log_sum_exp(jnp.where(ends, a, NEVER))
         loss = jnp.where(log_p > NEVER / 2, -log_p, jnp.inf).sum() / max(len(word), 1)
         return loss.astype(z.dtype), (z, labels, frames, alphas, log_p)
 
@@ -101,12 +105,13 @@ class CTC(Layer):
 
         def step(b, now):
             a, e, live, z = now
-            gamma = jnp.exp(a + b - log_p)
+            gamma = jnp.exp(a + b - log_sum_exp(a + b))
             pi = jnp.exp(wide(z) - log_sum_exp(z))
             dz = jnp.where(live[:, None], pi.at[row, word].add(-gamma) * each, 0)
             on = b + e
             two = _shifted(jnp.where(skip, on, NEVER), -2, NEVER)
-            b = jnp.where(live[:, None], _log_sum(on, _shifted(on, -1, NEVER), two), b)
+            new = _log_sum(on, _shifted(on, -1, NEVER), two)
+            b = jnp.where(live[:, None], new - new.max(-1, keepdims=True), b)
             return b, dz.astype(z.dtype)
 
         last = jnp.where(ends, 0, NEVER).astype(e.dtype)

@@ -28,6 +28,13 @@ def indices(layer: Layer, ids: Any, below: int, what: str) -> None:
         )
 
 
+def chosen(ids: Any, first: Any, size: int) -> Any:
+    """Whether ids (...) are first, first + 1, ...: (..., size) of booleans. Small integers are made wide enough."""
+    ids = ids.astype(np.promote_types(ids.dtype, np.int32))
+    wanted = jnp.arange(size, dtype=ids.dtype) + jnp.asarray(first, ids.dtype)
+    return ids[..., None] == wanted.reshape((1,) * ids.ndim + (size,))
+
+
 @dataclass(frozen=True)
 class Embedding(Layer):
     """y = E[ids].      no dx (integers have none)      dE[k] = Σ dy over the places where ids = k

@@ -74,11 +74,11 @@ class Elman(Layer):
         return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": u, "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
-        h, ys = jnp.zeros((x.shape[0], self.features), x.dtype), []
-        for t in range(x.shape[1]):
-            h = jnp.tanh(x[:, t] @ params["w"] + h @ params["u"] + params["b"][None])
-            ys.append(h)
-        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, self.features), x.dtype)
+        def cell(h, x):
+            h = jnp.tanh(x @ params["w"] + h @ params["u"] + params["b"][None])
+            return h, h
+
+        return time_first(lax.scan(cell, jnp.zeros((x.shape[0], self.features), x.dtype), time_first(x))[1])
 
 
 @dataclass(frozen=True)
@@ -108,19 +108,28 @@ class GRU(Layer):
 
     def forward(self, params, x, /):
         w, u, b, c = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
-        z = time_first(x) @ w
-        z = z + along(b, z)
 
-        def step(h, z):
-            zu, zr, zn = jnp.split(z, 3, -1)
-            hu, hr, a = jnp.split(h @ u, 3, -1)
-            a = a + along(c, a)
-            update, reset = lax.logistic(zu + hu), lax.logistic(zr + hr)
-            n = jnp.tanh(zn + reset * a)
-            h = (1 - update) * n + update * h
-            return h, (h, jnp.concatenate([update, reset, n, a], -1))
+        def through_time(scores, xs):
+            def step(h, x):
+                zu, zr, zn = jnp.split(scores(x), 3, -1)
+                hu, hr, a = jnp.split(h @ u, 3, -1)
+                a = a + along(c, a)
+                update, reset = lax.logistic(zu + hu), lax.logistic(zr + hr)
+                n = jnp.tanh(zn + reset * a)
+                h = (1 - update) * n + update * h
+                return h, (h, jnp.concatenate([update, reset, n, a], -1))
 
-        _, (h, gates) = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
+            return lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), xs)[1]
+
+        def scores(x):
+            z = x @ w
+            return z + along(b, z)
+
+        h, gates = lax.platform_dependent(
+            time_first(x),
+            cpu=lambda x: through_time(scores, x),  # as fast there, and no z of all steps is written down
+            default=lambda x: through_time(lambda z: z, scores(x)),
+        )
         return time_first(h), (x, h, gates)
 
     def backward(self, params, residuals, dy, /):
@@ -152,16 +161,18 @@ class GRU(Layer):
         }
 
     def reference(self, params, x, /):
-        n, h, ys = self.features, jnp.zeros((x.shape[0], self.features), x.dtype), []
+        n = self.features
         w, u, b, c = (params[k] for k in "wubc")
-        for t in range(x.shape[1]):
+
+        def cell(h, x):  # in a scan: unrolled, a hundred steps take minutes to compile
             update, reset = (
-                jax.nn.sigmoid(x[:, t] @ w[:, g] + b[None, g] + h @ u[:, g]) for g in (slice(n), slice(n, 2 * n))
+                jax.nn.sigmoid(x @ w[:, g] + b[None, g] + h @ u[:, g]) for g in (slice(n), slice(n, 2 * n))
             )
-            new = jnp.tanh(x[:, t] @ w[:, 2 * n :] + b[None, 2 * n :] + reset * (h @ u[:, 2 * n :] + c[None]))
+            new = jnp.tanh(x @ w[:, 2 * n :] + b[None, 2 * n :] + reset * (h @ u[:, 2 * n :] + c[None]))
             h = update * h + (1 - update) * new
-            ys.append(h)
-        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, n), x.dtype)
+            return h, h
+
+        return time_first(lax.scan(cell, jnp.zeros((x.shape[0], n), x.dtype), time_first(x))[1])
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbp.errors import LayerError, floats, take
-from jbp.layers.loss import Entropy, check_options
+from jbp.layers.loss import Entropy
 from jbp.layers.regression import pair
 from jbp.layers.shape import along, wide, wide_dtype
 
 
 @dataclass(frozen=True)
 class LinearCrossEntropy(Entropy):
-    """y = mean (l − z[label]), z = x W + b, l = log Σ exp z: SoftmaxCrossEntropy of a Dense, `chunk` rows at a time.
+    """y = mean (l − z[label]), z = x W + b, l = log Σ exp z: SoftmaxCrossEntropy of a Dense, a piece at a time.
 
         dz = (softmax z − onehot label) dy / count      dx = dz Wᵀ      dW = xᵀ dz      db = Σ dz
 
-    z of a chunk is made twice, once on each way, and dz is used where it is made: delta is (dW, db) itself. All options
-    of SoftmaxCrossEntropy, with the equations at the head of loss.py. Keeps x, the labels and l, one number a row;
-    never the logits. Shapes: x (..., i), W (i, vocabulary), b (vocabulary,), labels (...) of integers or (...,
+    A piece is `chunk` rows by `columns` of the vocabulary: no more of z exists at a time. Each is made twice, once on
+    each way, four products where storing z takes three, and dz is used where it is made: delta is (dW, db) itself. All
+    options of SoftmaxCrossEntropy, with the equations at the head of loss.py. Keeps x, the labels, l and Σ t, two
+    numbers a row. Shapes: x (..., i), W (i, vocabulary), b (vocabulary,), labels (...) of integers or (...,
     vocabulary) of floats, y (); any number of rows. W starts normal with variance 1/i. To train with it put it into
     the network, `Serial(Parallel(body, Identity()), LinearCrossEntropy(v))` on (x, labels), and take Add() for the
     loss. (Wijmans et al., *Cut Your Losses in Large-Vocabulary Language Models*, 2025, §4.) Raises LayerError as
@@ -37,10 +38,14 @@ class LinearCrossEntropy(Entropy):
     z_loss: float = 0.0
     cap: float | None = None
 
+    columns: int = 8192
+
     def __post_init__(self):
-        check_options(self)
-        if self.chunk < 1:
-            raise LayerError(self, f"got chunk={self.chunk}; expected 1 or more. Try 1024.")
+        super().__post_init__()
+        if self.chunk < 1 or self.columns < 1:
+            raise LayerError(
+                self, f"got chunk={self.chunk} and columns={self.columns}; expected 1 or more. Try 1024 and 8192."
+            )
 
     def _check(self, x):
         h, labels = pair(self, x, "labels")
@@ -54,9 +59,27 @@ class LinearCrossEntropy(Entropy):
         params = {"w": jax.random.normal(key, shapes["w"], h.dtype) * max(h.shape[-1], 1) ** -0.5}
         return params | {"b": jnp.zeros(self.vocabulary, h.dtype)} if self.bias else params
 
-    def _logits(self, params, h):
-        z = jnp.einsum("ni,iv->nv", h, params["w"], preferred_element_type=wide_dtype(h.dtype))
-        return z + along(wide(params["b"]), z) if self.bias else z
+    def _piece(self, params, h, labels, first, size):
+        """(z, t, w) of `size` classes from `first` on."""
+        w = lax.dynamic_slice_in_dim(params["w"], first, size, 1)
+        z = jnp.einsum("ni,iv->nv", h, w, preferred_element_type=wide_dtype(h.dtype))
+        if self.bias:
+            z += along(wide(lax.dynamic_slice_in_dim(params["b"], first, size)), z)
+        weights = lax.dynamic_slice_in_dim(self._weights(self.vocabulary, z.dtype), first, size)
+        if labels.ndim == h.ndim:
+            labels = wide(lax.dynamic_slice_in_dim(labels, first, size, 1))
+        return z, self._targets(labels, weights, first, self.vocabulary), weights
+
+    def _across(self, step, carry):
+        """`step(carry, first, size)` over pieces of the vocabulary; the classes that are left come last."""
+        size = min(self.columns, self.vocabulary)
+        pieces, left = divmod(self.vocabulary, size)
+        if pieces == 1:
+            carry = step(carry, 0, size)
+        else:
+            starts = size * jnp.arange(pieces, dtype=jnp.int32)
+            carry, _ = lax.scan(lambda carry, first: (step(carry, first, size), None), carry, starts)
+        return step(carry, self.vocabulary - left, left) if left else carry
 
     def _chunked(self, step, carry, h, labels, *more):
         """A scan of `step` over chunks of rows; the rows that are left come last, as a chunk of their own."""
@@ -76,35 +99,53 @@ class LinearCrossEntropy(Entropy):
     def forward(self, params, x, /):
         h, labels, shapes = self._check(x)
         take(self, params, h.dtype, **shapes)
+        dtype = wide_dtype(h.dtype)
 
-        def step(sums, now):
+        def rows(sums, now):
             h, labels = now
-            loss, count, logs = self._rows(self._logits(params, h), labels)
-            return (sums[0] + loss, sums[1] + count), logs
 
-        zero = jnp.zeros((), wide_dtype(h.dtype))
-        (loss, count), logs = self._chunked(step, (zero, zero), h, labels)
-        return (loss / jnp.where(count == 0, 1, count)).astype(h.dtype), (h, labels, logs, count)
+            def step(part, first, size):
+                z, t, _ = self._piece(params, h, labels, first, size)
+                logs, *more = self._part(z, t)
+                return _log_add(part[0], logs), *(a + b for a, b in zip(part[1:], more, strict=True))
+
+            zero = jnp.zeros((len(h), 1), dtype)
+            part = self._across(step, (zero - jnp.inf, zero, zero))
+            r, counts = self._counted(labels, self.vocabulary, dtype)
+            return (sums[0] + self._loss(part, r, counts), sums[1] + r.sum()), part[:2]
+
+        zero = jnp.zeros((), dtype)
+        (loss, count), kept = self._chunked(rows, (zero, zero), h, labels)
+        return (loss / jnp.where(count == 0, 1, count)).astype(h.dtype), (h, labels, *kept, count)
 
     def backward(self, params, residuals, dy, /):
-        h, labels, logs, count = residuals
-        w = params["w"]
+        h, labels, logs, total, count = residuals
+        w, soft = params["w"], jnp.issubdtype(labels.dtype, jnp.floating)
 
-        def step(sums, now):
-            h, labels, logs = now
-            dz, dlabels = self._slopes(self._logits(params, h), labels, logs, 1)
-            narrow = dz.astype(h.dtype)
-            dh = jnp.einsum("nv,iv->ni", narrow, w, preferred_element_type=dz.dtype)
-            dw = jnp.einsum("ni,nv->iv", h, narrow, preferred_element_type=dz.dtype)
-            return (sums[0] + dw, sums[1] + dz.sum(0)), (dh, dlabels)
+        def rows(sums, now):
+            h, labels, logs, total = now
+            r, counts = self._counted(labels, self.vocabulary, logs.dtype)
+
+            def step(carry, first, size):
+                dw, db, dh, dlabels = carry
+                z, t, weights = self._piece(params, h, labels, first, size)
+                dz, dq = self._slopes(z, t, weights, (logs, total, None), r, counts)
+                narrow, piece = dz.astype(h.dtype), lax.dynamic_slice_in_dim(w, first, size, 1)
+                dh += jnp.einsum("nv,iv->ni", narrow, piece, preferred_element_type=dz.dtype)
+                dw = _add(dw, jnp.einsum("ni,nv->iv", h, narrow, preferred_element_type=dz.dtype), first)
+                return dw, _add(db, dz.sum(0), first), dh, _add(dlabels, dq, first) if soft else None
+
+            zeros = jnp.zeros(h.shape, logs.dtype), jnp.zeros(labels.shape, logs.dtype) if soft else None
+            dw, db, *own = self._across(step, (*sums, *zeros))
+            return (dw, db), own
 
         zero = jnp.zeros(w.shape, logs.dtype), jnp.zeros(w.shape[1:], logs.dtype)
-        sums, (dh, dlabels) = self._chunked(step, zero, h, labels, logs)
+        sums, (dh, dlabels) = self._chunked(rows, zero, h, labels, logs, total)
         each = wide(dy) / jnp.where(count == 0, 1, count)
         dw, db = ((s * each).astype(w.dtype) for s in sums)
         dx = (dh * each).astype(h.dtype).reshape(h.shape)
-        soft = None if dlabels is None else (dlabels * each.astype(dlabels.dtype)).reshape(labels.shape)
-        return (dx, soft), ({"w": dw, "b": db} if self.bias else {"w": dw})
+        dlabels = (dlabels * each).astype(labels.dtype).reshape(labels.shape) if soft else None
+        return (dx, dlabels), ({"w": dw, "b": db} if self.bias else {"w": dw})
 
     def gradient(self, residuals, delta, /):
         return delta
@@ -113,3 +154,16 @@ class LinearCrossEntropy(Entropy):
         h, labels = x
         z = h @ params["w"]
         return self._plain(z + along(params["b"], z) if self.bias else z, labels)
+
+
+def _log_add(a, b):
+    top = jnp.maximum(a, b)
+    return top + jnp.log(jnp.exp(a - top) + jnp.exp(b - top))
+
+
+def _add(whole, piece, first):
+    """whole with the piece added to its columns from `first` on."""
+    axis, size = whole.ndim - 1, piece.shape[-1]
+    return lax.dynamic_update_slice_in_dim(
+        whole, lax.dynamic_slice_in_dim(whole, first, size, axis) + piece, first, axis
+    )

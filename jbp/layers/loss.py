@@ -13,16 +13,15 @@ Chowdhery et al., *PaLM*, 2022, §5; the cap: Gemma Team, *Gemma 2*, 2024, §2.)
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jbp.errors import LayerError, floats, known, show
 from jbp.layer import Layer
-from jbp.layers.embedding import indices
+from jbp.layers.embedding import chosen, indices
 from jbp.layers.regression import pair
-from jbp.layers.shape import along, wide
+from jbp.layers.shape import along, wide, wide_dtype
 from jbp.layers.softmax import log_sum_exp
 
 
@@ -34,6 +33,16 @@ class Entropy(Layer):
     ignore: int | None
     z_loss: float
     cap: float | None
+
+    def __post_init__(self):
+        if not 0 <= self.smoothing < 1:
+            raise LayerError(self, f"got smoothing={self.smoothing}; expected 0 <= smoothing < 1. Try 0.1.")
+        if self.cap is not None and not self.cap > 0:
+            raise LayerError(self, f"got cap={self.cap}; expected more than 0. For no cap write None.")
+        if self.weights is not None and not min(self.weights, default=0) > 0:
+            raise LayerError(
+                self, f"got weights {self.weights}; expected all above 0. Leave a class out with `ignore`."
+            )
 
     def _check_labels(self, labels, rows, classes):
         """An error unless labels are integers for the rows, in range where that can be known, or soft labels."""
@@ -60,46 +69,45 @@ class Entropy(Layer):
                 "one integer for each row of scores. From one-hot labels take labels.argmax(-1).",
             )
 
-    def _counts(self, labels, classes, dtype):
-        """t (..., classes) and r (..., 1) in `dtype`. A label out of range makes both NaN."""
-        w = jnp.asarray(self.weights or (1.0,) * classes, dtype)
-        soft = jnp.issubdtype(labels.dtype, jnp.floating)
-        labels = labels if soft else labels[..., None]
-        q = (labels if soft else labels == along(jnp.arange(classes, dtype=labels.dtype), labels)).astype(dtype)
-        t = along(w, q) * ((1 - self.smoothing) * q + self.smoothing / classes)
-        if soft:
-            return t, jnp.ones((*q.shape[:-1], 1), dtype)
-        seen = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
+    def _weights(self, classes, dtype):
+        return jnp.asarray(self.weights or (1.0,) * classes, dtype)
+
+    def _counted(self, labels, classes, dtype):
+        """(r, k), (..., 1) in `dtype`: w_label k, with k = 0 for an ignored row, NaN out of range, else 1."""
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            one = jnp.ones((*labels.shape[:-1], 1), dtype)
+            return one, one
+        labels = labels[..., None].astype(np.promote_types(labels.dtype, np.int32))
+        counts = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
         if self.ignore is not None:
-            t = jnp.where(labels == self.ignore, 0, t)
-            seen = jnp.where(labels == self.ignore, 0, seen)
-        return t * jnp.where(seen == 0, 1, seen), (q * along(w, q)).sum(-1, keepdims=True) * seen
+            counts = jnp.where(labels == self.ignore, 0, counts)
+        return self._weights(classes, dtype)[jnp.clip(labels, 0, classes - 1)] * counts, counts
+
+    def _targets(self, labels, w, first, classes):
+        """t of the classes from `first` on, whose weights are w; soft labels are those of these classes."""
+        q = labels if jnp.issubdtype(labels.dtype, jnp.floating) else chosen(labels, first, w.size)
+        return along(w, q) * ((1 - self.smoothing) * q.astype(w.dtype) + self.smoothing / classes)
 
     def _capped(self, z):
         return z if self.cap is None else self.cap * jnp.tanh(z / self.cap)
 
-    def _rows(self, z, labels):
-        """(Σ of the rows' losses, Σ r, l): one number, one number, and (..., 1). z is in float32 at least."""
+    def _part(self, z, t):
+        """(log Σ exp c, Σ t, Σ t c) over some of the classes: (..., 1) each, z in float32 at least."""
         c = self._capped(z)
-        t, r = self._counts(labels, z.shape[-1], z.dtype)
-        logs = log_sum_exp(c)
-        loss = t.sum(-1, keepdims=True) * logs - (t * c).sum(-1, keepdims=True)
-        if self.z_loss:
-            loss += self.z_loss * r * jnp.square(logs)
-        return loss.sum(), r.sum(), logs
+        return log_sum_exp(c), t.sum(-1, keepdims=True), (t * c).sum(-1, keepdims=True)
 
-    def _slopes(self, z, labels, logs, each):
-        """(dz, dlabels) for each = dy / D."""
-        c = self._capped(z)
-        t, r = self._counts(labels, z.shape[-1], z.dtype)
-        total = t.sum(-1, keepdims=True) + (2 * self.z_loss * r * logs if self.z_loss else 0)
-        dz = (total * jnp.exp(c - logs) - t) * each
+    def _loss(self, part, r, counts):
+        """The sum of the rows' losses, from what `_part` gives over all classes."""
+        logs, total, cross = part
+        return ((total * logs - cross) * counts + self.z_loss * r * jnp.square(logs)).sum()
+
+    def _slopes(self, z, t, w, part, r, each):
+        """(dz, dq of soft labels) of some of the classes, for each = k dy / D."""
+        c, (logs, total, _) = self._capped(z), part
+        dz = ((total + 2 * self.z_loss * r * logs) * jnp.exp(c - logs) - t) * each
         if self.cap is not None:
             dz *= 1 - jnp.square(c / self.cap)
-        if not jnp.issubdtype(labels.dtype, jnp.floating):
-            return dz, None
-        w = along(jnp.asarray(self.weights or (1.0,) * z.shape[-1], z.dtype), z)
-        return dz, ((1 - self.smoothing) * w * (logs - c) * each).astype(labels.dtype)
+        return dz, (1 - self.smoothing) * along(w, c) * (logs - c) * each
 
     def _plain(self, z, labels):
         """The definition, row by row, in terms of probabilities."""
@@ -122,16 +130,6 @@ class Entropy(Layer):
         return jnp.sum(rows) / jnp.where(jnp.sum(counted) == 0, 1, jnp.sum(counted))
 
 
-def check_options(layer: Any) -> None:
-    """An error for options out of range."""
-    if not 0 <= layer.smoothing < 1:
-        raise LayerError(layer, f"got smoothing={layer.smoothing}; expected 0 <= smoothing < 1. Try 0.1.")
-    if layer.cap is not None and not layer.cap > 0:
-        raise LayerError(layer, f"got cap={layer.cap}; expected more than 0. For no cap write None.")
-    if layer.weights is not None and not min(layer.weights, default=0) > 0:
-        raise LayerError(layer, f"got weights {layer.weights}; expected all above 0. Leave a class out with `ignore`.")
-
-
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Entropy):
     """y = mean (l − z[label]) with l = log Σ exp z over the last axis.      dz = (softmax z − onehot label) dy / count
@@ -149,20 +147,26 @@ class SoftmaxCrossEntropy(Entropy):
     z_loss: float = 0.0
     cap: float | None = None
 
-    def __post_init__(self):
-        check_options(self)
-
     def forward(self, params, x, /):
         z, labels = pair(self, x, "labels")
         floats(self, z, "(..., classes)")
         self._check_labels(labels, z.shape[:-1], z.shape[-1])
-        loss, count, logs = self._rows(wide(z), labels)
-        return (loss / jnp.where(count == 0, 1, count)).astype(z.dtype), (z, labels, logs, count)
+        classes, dtype = z.shape[-1], wide_dtype(z.dtype)
+        r, counts = self._counted(labels, classes, dtype)
+        part = self._part(wide(z), self._targets(labels, self._weights(classes, dtype), 0, classes))
+        count = r.sum()
+        loss = self._loss(part, r, counts) / jnp.where(count == 0, 1, count)
+        return loss.astype(z.dtype), (z, labels, part[0], count)
 
     def backward(self, params, residuals, dy, /):
         z, labels, logs, count = residuals
-        dz, dlabels = self._slopes(wide(z), labels, logs, wide(dy) / jnp.where(count == 0, 1, count))
-        return (dz.astype(z.dtype), dlabels), ()
+        classes, w = z.shape[-1], self._weights(z.shape[-1], logs.dtype)
+        r, counts = self._counted(labels, classes, logs.dtype)
+        t = self._targets(labels, w, 0, classes)
+        each = counts * wide(dy) / jnp.where(count == 0, 1, count)
+        dz, dlabels = self._slopes(wide(z), t, w, (logs, t.sum(-1, keepdims=True), None), r, each)
+        soft = jnp.issubdtype(labels.dtype, jnp.floating)
+        return (dz.astype(z.dtype), dlabels.astype(labels.dtype) if soft else None), ()
 
     def reference(self, params, x, /):
         return self._plain(*x)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from jbp.errors import LayerError, floats, show
 from jbp.layer import Layer
-from jbp.layers.embedding import indices
+from jbp.layers.embedding import chosen, indices
 from jbp.layers.regression import parts
-from jbp.layers.shape import along, wide
+from jbp.layers.shape import wide
 from jbp.layers.softmax import log_sum_exp
 
 
@@ -57,8 +57,7 @@ class _Policy(Layer):
 
 
 def _one_hot(actions, like):
-    classes = along(jnp.arange(like.shape[-1], dtype=actions.dtype), like)
-    return (actions[..., None] == classes).astype(like.dtype)
+    return chosen(actions, 0, like.shape[-1]).astype(like.dtype)
 
 
 def _at(log_pi, actions):

@@ -22,6 +22,7 @@ from jbp import (
     Residual,
     Serial,
     SoftmaxCrossEntropy,
+    StraightThroughRound,
     Tanh,
     Tied,
 )
@@ -124,3 +125,9 @@ def test_estimators_are_measured_not_failed():
     (note,) = [f for f in report.findings if f.law == "dense"]
     assert (note.severity, note.where) == ("note", "x")
     assert "° from the true gradient" in note.message
+
+
+def test_an_estimator_of_a_gradient_that_is_zero_is_measured_too():
+    report = verify.check(StraightThroughRound(), zoo.example(4, 5), level="quick")
+    assert report.verdict == "pass", str(report)
+    assert "the true gradient's 0" in report.findings[0].message
