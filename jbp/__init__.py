@@ -28,7 +28,6 @@ from jbp.layers.activation import (
     Softsign,
     Tanh,
 )  # fmt: skip
-from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.boltzmann import RestrictedBoltzmann, RestrictedBoltzmannInference
 from jbp.layers.cell import Recurrent
@@ -59,7 +58,7 @@ from jbp.layers.loss import SoftmaxCrossEntropy
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank, TensorProduct
 from jbp.layers.memory import MemoryHop
 from jbp.layers.move import Pad, Reshape, Select, Take, Transpose, Upsample
-from jbp.layers.multihead import MultiHeadAttention
+from jbp.layers.multihead import CausalSelfAttention, MultiHeadAttention
 from jbp.layers.norm import BatchNorm, BatchNormInference, LayerNorm, RMSNorm, UnitNorm
 from jbp.layers.penalized import Penalized
 from jbp.layers.policy import ClippedPolicy, PolicyGradient
@@ -67,6 +66,7 @@ from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.radial import RadialBasis
 from jbp.layers.recurrent import LSTM, Bidirectional
 from jbp.layers.regression import GaussianNegativeLogLikelihood, Huber, LogCosh, MeanAbsoluteError, MeanSquaredError
+from jbp.layers.rotary import Rotary
 from jbp.layers.sampled import NegativeSampling
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
 from jbp.layers.softmax import LogSoftmax, Softmax
@@ -92,7 +92,7 @@ __all__ = [
     "MemoryHop", "MinimalGRU", "Mish", "MixtureOfExperts", "MultiHeadAttention", "NegativeSampling", "PReLU", "Pad",
     "Parallel", "Passing", "Penalized", "PolicyGradient", "Positions", "RMSNorm", "RadialBasis", "ReGLU", "ReLU",
     "ReLU2", "ReLU6", "Recurrent", "Recursive", "Remat", "Reparameterize", "ReparameterizeInference", "Repeat",
-    "Reshape", "Residual", "RestrictedBoltzmann", "RestrictedBoltzmannInference", "Reversible", "Select",
+    "Reshape", "Residual", "RestrictedBoltzmann", "RestrictedBoltzmannInference", "Reversible", "Rotary", "Select",
     "SelectiveStateSpace", "Serial", "SiLU", "Sigmoid", "Sin", "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy",
     "Softplus", "Softsign", "SpectralNorm", "StandardNormalDivergence", "StochasticDepth", "StraightThroughOneHot",
     "StraightThroughRound", "StraightThroughSign", "SwiGLU", "Take", "Tanh", "TensorNode", "TensorProduct", "Tied",

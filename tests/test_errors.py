@@ -39,6 +39,7 @@ from jbp import (
     MemoryHop,
     MinimalGRU,
     MixtureOfExperts,
+    MultiHeadAttention,
     NegativeSampling,
     Pad,
     Parallel,
@@ -55,6 +56,7 @@ from jbp import (
     Reshape,
     Residual,
     Reversible,
+    Rotary,
     Select,
     SelectiveStateSpace,
     Serial,
@@ -164,6 +166,22 @@ WRONG_INPUT = {
     "Passing": (Passing(Tanh()), ones(2), "got x float32[2]; expected a tuple (x, c, ...)"),
     "attention rank": (CausalSelfAttention(2), ones(2, 4), "got x float32[2, 4]; expected 3 axes"),
     "attention heads": (CausalSelfAttention(3), ones(1, 2, 4), "got 4 features; expected a multiple of heads=3"),
+    "attention names": (MultiHeadAttention(1), {"x": ones(1, 2, 4), "biases": ones(1)}, "expected a dict with 'x'"),
+    "attention sources": (MultiHeadAttention(1), (ones(1, 2, 4),) * 3, "expected x and at most one source"),
+    "attention batch": (MultiHeadAttention(1), (ones(1, 2, 4), ones(2, 2, 4)), "expected a source of x's batch"),
+    "attention mask": (
+        MultiHeadAttention(1), (ones(1, 2, 4), ones(1, 3, dtype=jnp.int32)), "expected a mask of integers with shape",
+    ),
+    "attention segments": (
+        MultiHeadAttention(1), {"x": ones(1, 2, 4), "source": ones(1, 3, 4), "segments": ones(1, 2, dtype=jnp.int32)},
+        "expected segments of x and of the source",
+    ),
+    "attention bias": (
+        MultiHeadAttention(2), {"x": ones(1, 2, 4), "bias": ones(1, 3, 2, 2)}, "[1, 3, 2, 2]; expected a bias",
+    ),
+    "attention rotary": (MultiHeadAttention(2, rotary=True), ones(1, 2, 6), "expected an even number of features"),
+    "attention causal": (CausalSelfAttention(1), (ones(1, 2, 4), ones(1, 3, 4)), "got 2 queries and 3 keys"),
+    "Rotary": (Rotary(), ones(2, 3), "got x float32[2, 3]; expected an even number of features"),
     "Embedding of floats": (Embedding(3, 2), ones(2), "got ids float32[2]; expected an integer array"),
     "Embedding range": (Embedding(3, 2), jnp.array([0, 3]), "got ids between 0 and 3; expected 0 <= ids < 3"),
     "Embedding below": (Embedding(3, 2), jnp.array([-1, 2]), "got ids between -1 and 2; expected 0 <= ids < 3"),
@@ -309,6 +327,14 @@ def test_settings_out_of_range(rate):
     assert "expected 1 or more" in message(Repeat, Dense(3), 0)
     for settings in ((3, 0), (3, 4), (3, 1, 0.0)):
         assert "expected 1 <= k <= experts and a capacity above 0" in message(MixtureOfExperts, Dense(3), *settings)
+    for options, says in (
+        ({"window": 0}, "got window=0; expected 1 or more"),
+        ({"distances": -1}, "got distances=-1; expected 0 or more"),
+        ({"cap": 0.0}, "got cap=0.0; expected a positive number"),
+        ({"dropout": 1.0}, "got dropout=1.0; expected the probability to drop"),
+        ({"groups": 3}, "expected groups that divide the heads"),
+    ):
+        assert says in message(lambda options=options: MultiHeadAttention(4, **options))
     assert "expected 1 or more" in message(lambda: Reversible(Dense(3), times=0))
     assert "expected each of 0, 1, ... once" in message(Transpose, (0, 2))
     assert "at most one −1" in message(Reshape, (-1, -1))

@@ -98,6 +98,24 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
     Case(jbp.MultiHeadAttention(2, 1), f(1, 1, 2), f(0, 3, 4), (f(1, 130, 2), f(1, 3, 2))),
     Case(jbp.MultiHeadAttention(1), (f(2, 3, 2), i(2, 3, below=1))),  # nothing may be seen
+    Case(
+        jbp.MultiHeadAttention(2, groups=1),
+        {"x": f(2, 3, 4), "bias": f(1, 2, 3, 3), "segments": i(2, 3, below=2)},
+        {"x": f(2, 3, 4), "bias": f(2, 1, 1, 3), "mask": i(2, 3, below=2)},
+        {"x": f(2, 3, 4), "bias": f(1, 1, 3, 1)},
+        {
+            "source": f(2, 4, 3),
+            "x": f(2, 3, 4),
+            "segments": i(2, 3, below=2),
+            "bias": f(2, 2, 3, 4),
+            "source_segments": i(2, 4, below=2),
+        },
+        {"x": f(0, 2, 4), "bias": f(1, 2, 1, 2)},
+    ),
+    Case(jbp.MultiHeadAttention(2, distances=1, rotary=True), (f(1, 3, 4), f(1, 5, 3)), f(0, 3, 4), f(1, 1, 4)),
+    Case(jbp.MultiHeadAttention(2, distances=0, cap=2.0, dropout=0.0), f(2, 3, 4)),
+    Case(jbp.MultiHeadAttention(4, groups=2, window=2, dropout=0.4, causal=True, alibi=True), f(1, 130, 4)),
+    Case(jbp.Rotary(10.0), f(1, 2), f(0, 3, 4), f(4, 3, 6)),
     Case(jbp.MultiHeadAttention(1, causal=True, window=100), (f(1, 257, 2), i(1, 257, below=2))),
     Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
     Case(jbp.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
@@ -209,16 +227,115 @@ def test_ties_in_a_maximum_follow_the_convention(layer):
     np.testing.assert_array_equal(dx.ravel(), [1, 0, 0, 0])
 
 
-@pytest.mark.parametrize(("block", "n"), [(1, 3), (3, 3), (3, 7), (4, 8)])
+@pytest.mark.parametrize(("block", "n"), [(1, 3), (3, 7), (4, 8), (1, 9)])
 def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     monkeypatch.setattr(jbp.layers.attention, "BLOCK", block)
     audit(jbp.CausalSelfAttention(2), draw(f(2, n, 4)))
     for settings in ({}, {"causal": True}, {"window": 2}, {"causal": True, "window": 3, "groups": 1}):
         audit(jbp.MultiHeadAttention(2, **settings), draw((f(2, n, 4), i(2, n, below=2))))
+    every = jbp.MultiHeadAttention(2, 1, True, 3, 1.0, True, True, 2, 0.3)
+    audit(every, draw({"x": f(2, n, 4), "bias": f(2, 2, n, n), "segments": i(2, n, below=2)}))
+    audit(jbp.CausalSelfAttention(1, dropout=0.3), draw({"x": f(2, n, 4), "bias": f(2, 1, 1, n)}))
     audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
 @pytest.mark.parametrize(("layer", "spec"), EVERY)
+@pytest.mark.parametrize("dropout", [None, 0.1])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_memory_of_attention_is_linear_in_the_length(causal, window, dropout, monkeypatch):
+    monkeypatch.setattr(jbp.layers.attention, "BLOCK", 16)
+    layer = jbp.MultiHeadAttention(1, causal=causal, window=window, dropout=dropout)
+
+    def memory(n):
+        x = jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
+        params = layer.init(jax.random.key(0), x)
+
+        def run(params, x):
+            y, residuals = layer.forward(params, x)
+            return layer.pull(params, residuals, y)
+
+        return jax.jit(run).lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = memory(512), memory(2048)
+    print(f"working memory: {few} bytes for 512 places, {many} for 2048")
+    assert many < 5 * few
+    assert many < 4 * 2048 * 2048 / 4
+
+
+def test_what_may_not_be_seen_has_no_influence():
+    """Padding, another segment, a bias of −∞, the future, beyond the window: x may change there, y may not."""
+    layer, x, other = jbp.MultiHeadAttention(2), draw(f(2, 6, 4)), draw(f(2, 6, 4), seed=1)
+    params = parameters(layer, x)
+    z = x.at[:, 4:].set(other[:, 4:])
+    seen = jnp.arange(6)[None] < 4
+    rows = jnp.broadcast_to(seen, (2, 6))
+
+    def of(layer, **more):
+        return [layer.forward(params, {"x": v, **more})[0][:, :4] for v in (x, z)]
+
+    bias = jnp.where(seen, 0.0, -jnp.inf)[:, None, None]
+    for y, same in (of(layer, mask=rows), of(layer, segments=rows.astype(jnp.int32)), of(layer, bias=bias)):
+        np.testing.assert_array_equal(y, same)
+    y, same = of(jbp.CausalSelfAttention(2))
+    np.testing.assert_array_equal(y, same)
+    y, same = of(jbp.MultiHeadAttention(2, window=2))
+    np.testing.assert_array_equal(y[:, :3], same[:, :3])
+    assert (y[:, 3] != same[:, 3]).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"cap": 2.0, "alibi": True}, {"dropout": 0.5, "distances": 1, "rotary": True}])
+def test_queries_that_see_nothing_give_zero_and_finite_gradients(options):
+    layer = jbp.MultiHeadAttention(2, **options)
+    x = {"x": draw(f(2, 3, 4)), "mask": jnp.array([[0, 0, 0], [1, 0, 1]]), "bias": draw(f(2, 1, 1, 3)) - jnp.inf}
+    params = parameters(layer, x)
+    y, (grads, dx), _ = reverse(layer, params, x, jnp.ones((2, 3, 4)))
+    assert not y.any()
+    for leaf in jax.tree.leaves((grads, dx)):
+        assert not leaf.any()
+
+
+def test_one_weight_of_one_sends_nothing_to_the_scores():
+    """Scores so far apart that the softmax is one-hot: its gradient is exactly zero, as that of the definition is."""
+    layer, x = jbp.MultiHeadAttention(4, groups=2, window=3), 1e9 * draw(f(2, 5, 8), dtype="float32")
+    params = parameters(layer, x, dtype="float32")
+    _, (grads, _), _ = reverse(layer, params, x, draw(f(2, 5, 8), dtype="float32"))
+    assert not grads["q"].any()
+    assert not grads["k"].any()
+    assert grads["v"].any()
+
+
+def test_dropout_in_attention_is_unbiased_and_stops():
+    layer, x = jbp.MultiHeadAttention(1, dropout=0.4), draw(f(1, 3, 2))
+    params = parameters(layer, x)
+
+    def one(key):
+        return layer.forward({**params, "key": jbp.Buffer(key)}, x)[0]
+
+    mean = jax.vmap(one)(jax.random.split(jax.random.key(3), 4000)).mean(0)
+    still = layer.evaluation()
+    np.testing.assert_allclose(mean, still.forward(params, x)[0], atol=0.05)
+    assert still == jbp.MultiHeadAttention(1, dropout=0.0)
+    assert jbp.sweep.advancing(layer) == [layer]
+    assert not jbp.sweep.advancing(still)
+
+
+@pytest.mark.parametrize("layer", [jbp.Rotary(), jbp.MultiHeadAttention(2, rotary=True)], ids=repr)
+def test_rotary_products_depend_on_the_distance_alone(layer):
+    x = draw(f(1, 1, 8))
+    row = jnp.broadcast_to(x, (1, 6, 8))
+    if isinstance(layer, jbp.Rotary):
+        y = layer.forward((), row)[0][0]
+        products = y @ y.T
+        for k in range(6):
+            np.testing.assert_allclose(jnp.diagonal(products, k), products[0, k], rtol=1e-12)
+        assert abs(products[0, 1] - products[0, 0]) > 1e-3
+    else:  # equal rows have equal values, whatever the weights
+        y = layer.forward(parameters(layer, row), row)[0]
+        np.testing.assert_allclose(y, jnp.broadcast_to(y[:, :1], y.shape), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("layer", "spec"), ONCE)
 def test_a_layer_is_a_value(layer, spec):
     rebuilt = eval(repr(layer), dict(vars(jbp)))
     for other in (rebuilt, pickle.loads(pickle.dumps(layer)), dataclasses.replace(layer)):

@@ -1,161 +1,239 @@
-"""Attention whose memory is linear in the length, both ways."""
+"""Attention by blocks of query rows: memory linear in the lengths, both ways.
+
+Index key: b batch, g groups of heads that share keys and values, r heads in a group, n queries, m keys, d features of
+a head; q (b, g, r, n, d), k and v (b, g, m, d). The scores of BLOCK queries are there at a time, with all keys that
+these may see, and never those of all queries. On the way back they are made again as on the way up, and the softmax is
+taken of them again: what is kept from the way up is only its result, so no rounding comes between the two.
+"""
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.errors import LayerError, floats, take
-from jbp.layer import Layer
 from jbp.layers.shape import wide
 
-BLOCK = 128  # rows of the score matrix at a time: on CPUs, where 64 to 256 differ little, what stays in the L2 cache
+BLOCK = 128  # rows of the score matrix at a time
+PIECES = 4  # causal: the first quarter of the queries meets the first quarter of the keys, the next the first half, ...
 
 
-def _causal(i, j, block):
-    """Which of the scores in block (i, j) lie on or below the diagonal."""
-    rows, columns = (lax.broadcasted_iota(jnp.int32, (block, block), axis) for axis in (0, 1))
-    return rows + i * block >= columns + j * block
-
-
-def blocks(x, block):
-    """(..., n, d) -> (n / block, ..., block, d), the last block filled with zeros."""
+def blocks(x: Any, rows: int) -> Any:
+    """(..., n, d) -> (n / rows, ..., rows, d), the last block filled with zeros."""
     *batch, n, d = x.shape
-    count = -(-n // block)
-    x = jnp.pad(x, ((0, 0),) * len(batch) + ((0, count * block - n), (0, 0)))
-    return jnp.moveaxis(x.reshape(*batch, count, block, d), -3, 0)
+    count = -(-n // rows)
+    x = jnp.pad(x, ((0, 0),) * len(batch) + ((0, count * rows - n), (0, 0)))
+    return jnp.moveaxis(x.reshape(*batch, count, rows, d), -3, 0)
 
 
-def unblocked(x, n):
+def unblocked(x: Any, n: int) -> Any:
     """The inverse of `blocks`, cut to n rows."""
     x = jnp.moveaxis(x, 0, -3)
-    *batch, count, block, d = x.shape
-    return x.reshape(*batch, count * block, d)[..., :n, :]
-
-
-def _scores(q, k, i, j):
-    """The masked scores of query block i against key block j, in float32 at least."""
-    s = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=wide(q).dtype)
-    return jnp.where(jnp.expand_dims(_causal(i, j, q.shape[-2]), range(s.ndim - 2)), s, -jnp.inf)
-
-
-def attend(q, k, v):
-    """o = softmax(q kᵀ / √d, causal) v and l = log Σ exp of each row's scores, a block of rows and columns at a time.
-
-    Shapes: q, k (..., n, d), v (..., n, e), o (..., n, e), l (..., n, 1). Online softmax: Milakov & Gimelshein, 2018.
-    """
-    n, d = q.shape[-2:]
-    block = max(1, min(BLOCK, n))
-    q, k, v = blocks(q * d**-0.5, block), blocks(k, block), blocks(v, block)
-    row = jnp.zeros((*q.shape[1:-1], 1), wide(q).dtype)
-
-    def rows(i_q):
-        i, q = i_q
-
-        def column(j, carry):
-            top, total, o = carry
-            s = _scores(q, k[j], i, j)
-            new = jnp.maximum(top, s.max(-1, keepdims=True))
-            p, shrink = jnp.exp(s - new), jnp.exp(top - new)
-            seen = jnp.einsum("...qk,...ke->...qe", p.astype(v.dtype), v[j], preferred_element_type=o.dtype)
-            return new, total * shrink + p.sum(-1, keepdims=True), o * shrink + seen
-
-        start = row - jnp.inf, row, jnp.zeros((*row.shape[:-1], v.shape[-1]), row.dtype)
-        top, total, o = lax.fori_loop(jnp.int32(0), i + 1, column, start)
-        return (o / total).astype(v.dtype), top + jnp.log(total)
-
-    o, logs = lax.map(rows, (jnp.arange(q.shape[0], dtype=jnp.int32), q))
-    return unblocked(o, n), unblocked(logs, n)
-
-
-def attend_back(q, k, v, o, logs, do):
-    """dq, dk, dv. With P = exp(q kᵀ/√d − l), made again block by block, and D = Σ do o of each row:
-
-        dv = Pᵀ do      dS = P (do vᵀ − D)      dq = dS k / √d      dk = dSᵀ q / √d
-
-    (Dao et al., *FlashAttention*, 2022, App. B.2.)
-    """
-    n, d = q.shape[-2:]
-    block, dtype = max(1, min(BLOCK, n)), q.dtype
-    row = (wide(do) * wide(o)).sum(-1, keepdims=True)
-    q, k, v, do, logs, row = (blocks(x, block) for x in (q * d**-0.5, k, v, do, logs, row))
-    dot = partial(jnp.einsum, preferred_element_type=logs.dtype)
-
-    def rows(carry, now):
-        i, q, do, logs, row = now
-
-        def column(j, carry):
-            dq, dk, dv = carry
-            p = jnp.exp(_scores(q, k[j], i, j) - logs)
-            ds = (p * (dot("...qe,...ke->...qk", do, v[j]) - row)).astype(dtype)
-            dv = dv.at[j].add(dot("...qk,...qe->...ke", p.astype(dtype), do))
-            dk = dk.at[j].add(dot("...qk,...qd->...kd", ds, q))
-            return dq + dot("...qk,...kd->...qd", ds, k[j]), dk, dv
-
-        dq, *carry = lax.fori_loop(jnp.int32(0), i + 1, column, (jnp.zeros(q.shape, logs.dtype), *carry))
-        return tuple(carry), dq * d**-0.5
-
-    (dk, dv), dq = lax.scan(
-        rows,
-        (jnp.zeros(k.shape, logs.dtype), jnp.zeros(v.shape, logs.dtype)),
-        (jnp.arange(q.shape[0], dtype=jnp.int32), q, do, logs, row),
-    )
-    return tuple(unblocked(g, n).astype(dtype) for g in (dq, dk, dv))
+    *batch, count, rows, d = x.shape
+    return x.reshape(*batch, count * rows, d)[..., :n, :]
 
 
 @dataclass(frozen=True)
-class CausalSelfAttention(Layer):
-    """y = concat_h(softmax(q kᵀ / √d, causal) v) W_o with q, k, v = x W_qkv, split over `heads`.
+class Rule:
+    """What becomes of the scores s_ij = q_i · k_j / √d, in this order, and which keys j a query i may see."""
 
-        do = dy W_oᵀ      dq, dk, dv from `attend_back`      dx = (dq|dk|dv) W_qkvᵀ
-        dW_qkv = xᵀ (dq|dk|dv)      dW_o = oᵀ dy
+    causal: bool = False  # j <= i
+    window: int | None = None  # |i − j| < window
+    cap: float | None = None  # s = cap tanh(s / cap)
+    alibi: bool = False  # s − 2^(−8 h / heads) |i − j| for head h = 1, 2, ...
+    rate: float = 0.0  # of the probabilities that are dropped
 
-    delta is (dq|dk|dv, dy). Keeps x, q, k, v, o and one number a row and head: never an n×n matrix. Shapes: x and y
-    (b, n, f), W_qkv (f, 3, heads, f / heads), W_o (heads, f / heads, f); any n. (Vaswani et al., *Attention Is All You
-    Need*, 2017, §3.2.) Raises LayerError for another rank, or if heads does not divide f.
+    def span(self, rows: int, m: int) -> int:
+        """How many keys in a row a block of queries may see at most."""
+        sides = 1 if self.causal else 2
+        return m if self.window is None else min(m, rows + sides * (self.window - 1))
+
+    def pieces(self, count: int, rows: int, m: int) -> list[tuple[int, int, int]]:
+        """(first block, the one after the last, keys that these may see): together all blocks."""
+        if not self.causal or self.window is not None or count < 2:
+            return [(0, count, self.span(rows, m))]
+        ends = [0, *(-(-count * (k + 1) // PIECES) for k in range(PIECES))]
+        return [(a, b, min(m, b * rows)) for a, b in pairwise(ends) if a < b]
+
+    def first(self, i: Any, m: int, span: int) -> Any:
+        """The first of the `span` keys that the queries from i on meet."""
+        return jnp.int32(0) if self.window is None else jnp.clip(i - self.window + 1, 0, m - span)
+
+
+def _cut(x, start, span, axis):
+    """x[start : start + span] on an axis that has all keys; x itself where it has none of its own."""
+    return x if x.shape[axis] in (1, span) else lax.dynamic_slice_in_dim(x, start, span, axis)
+
+
+def _add(total, part, start, axis):
+    """total with part added from `start` on."""
+    if total.shape == part.shape:
+        return total + part
+    here = lax.dynamic_slice_in_dim(total, start, part.shape[axis], axis)
+    return lax.dynamic_update_slice_in_dim(total, here + part, start, axis)
+
+
+def _distances(now, start, rows, span):
+    """j − i, (rows, span)."""
+    i, j = (lax.broadcasted_iota(jnp.int32, (rows, span), axis) for axis in (0, 1))
+    return (j + start) - (i + now["first"])
+
+
+def _probabilities(rule, parts, now, k, start):
+    """(p, the slope of the cap, what dropout multiplies p with) for a block of queries and the keys cut out for it.
+
+    p is softmax(s) over the keys that are seen, in float32 at least, and zero where none is.
     """
+    q = now["q"]
+    (b, g, r, rows, _), span = q.shape, k.shape[-2]
+    s, slope = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide(q).dtype), None
+    if rule.cap is not None:
+        t = jnp.tanh(s / rule.cap)
+        s, slope = rule.cap * t, 1 - t * t
+    far = _distances(now, start, rows, span)
+    if rule.alibi:
+        s = s - _slopes(g * r, s.dtype).reshape(1, g, r, 1, 1) * jnp.abs(far).astype(s.dtype)[None, None, None]
+    if "bias" in now:
+        bias = _cut(now["bias"], start, span, -1).astype(s.dtype)
+        heads = (g, r) if bias.shape[1] > 1 else (1, 1)
+        s = s + jnp.broadcast_to(bias.reshape(bias.shape[0], *heads, *bias.shape[2:]), s.shape)
+    if "table" in parts:
+        s = s + parts["table"].reshape(1, g, r, -1)[..., _nearest(far, parts["table"])].astype(s.dtype)
+    seen = jnp.ones((1, rows, span), bool)
+    if rule.causal:
+        seen &= (far <= 0)[None]
+    if rule.window is not None:
+        seen &= (jnp.abs(far) < rule.window)[None]
+    if "mask" in parts:
+        seen &= (_cut(parts["mask"], start, span, -1) != 0)[:, None]
+    if "segments" in now:
+        seen &= now["segments"] == _cut(parts["segments"], start, span, -1)[:, None]
+    s = jnp.where(seen[:, None, None], s, -jnp.inf)
+    top = s.max(-1, keepdims=True, initial=-jnp.inf)
+    e = jnp.exp(s - jnp.where(jnp.isneginf(top), 0, top))
+    total = e.sum(-1, keepdims=True)
+    return e / jnp.where(total > 0, total, 1), slope, _kept(rule, parts, now, (b, g, r, rows), start, span, s.dtype)
 
-    heads: int
 
-    def _shapes(self, x):
-        f = floats(self, x, "(batch, n, features)", rank=3).shape[-1]
-        if f % self.heads:
-            raise LayerError(
-                self,
-                f"got {f} features; expected a multiple of heads={self.heads}. Choose heads that divide the features.",
-            )
-        return {"qkv": (f, 3, self.heads, f // self.heads), "o": (self.heads, f // self.heads, f)}
+def _slopes(heads, dtype):
+    return jnp.exp2(-8 * (1 + jnp.arange(heads, dtype=dtype)) / heads)
 
-    def init(self, key, x, /):
-        shapes, scale = self._shapes(x), x.shape[-1] ** -0.5
-        keys = jax.random.split(key, len(shapes))
-        return {
-            name: jax.random.normal(k, shape, x.dtype) * scale
-            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-        }
 
-    def forward(self, params, x, /):
-        qkv, out = take(self, params, x.dtype, **self._shapes(x))
-        q, k, v = jnp.einsum("bnf,fchd->cbhnd", x, qkv)
-        o, logs = attend(q, k, v)
-        return jnp.einsum("bhnd,hdf->bnf", o, out), (x, q, k, v, o, logs)
+def _nearest(far, table):
+    """The column of the table for each distance: those too far off share the last."""
+    most = table.shape[-1] // 2
+    return jnp.clip(far, -most, most) + most
 
-    def backward(self, params, residuals, dy, /):
-        _, q, k, v, o, logs = residuals
-        do = jnp.einsum("bnf,hdf->bhnd", dy, params["o"])
-        dqkv = jnp.stack(attend_back(q, k, v, o, logs, do))
-        return jnp.einsum("cbhnd,fchd->bnf", dqkv, params["qkv"]), (dqkv, dy)
 
-    def gradient(self, residuals, delta, /):
-        x, _, _, _, o, _ = residuals
-        dqkv, dy = delta
-        return {"qkv": jnp.einsum("bnf,cbhnd->fchd", x, dqkv), "o": jnp.einsum("bhnd,bnf->hdf", o, dy)}
+def _kept(rule, parts, now, shape, start, span, dtype):
+    """Dropout's factors for a block, the same whenever asked: each row of scores has a key of its own."""
+    if not rule.rate:
+        return None
+    b, g, r, rows = shape
 
-    def reference(self, params, x, /):
-        q, k, v = jnp.einsum("bnf,fchd->cbhnd", x, params["qkv"])
-        s = jnp.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
-        s = jnp.where(jnp.tri(x.shape[1], dtype=bool)[None, None], s, -jnp.inf)
-        e = jnp.exp(s - lax.stop_gradient(s.max(-1, keepdims=True)))
-        return jnp.einsum("bhqk,bhkd,hdf->bqf", e / e.sum(-1, keepdims=True), v, params["o"])
+    def row(i):
+        keep = jnp.float32(1 - rule.rate)
+        return jax.random.bernoulli(jax.random.fold_in(parts["key"], i), keep, (b, g, r, parts["m"]))
+
+    drawn = jax.vmap(row, out_axes=3)(now["first"] + jnp.arange(rows, dtype=jnp.int32))
+    return _cut(drawn, start, span, -1).astype(dtype) / (1 - rule.rate)
+
+
+def _rows(rule, parts, q, k, **more):
+    """What belongs to each block of queries, one block after the other, and the pieces to be gone through."""
+    n, m = q.shape[-2], k.shape[-2]
+    rows = max(1, min(BLOCK, n))
+    more["q"] = q * q.shape[-1] ** -0.5
+    if "bias" in parts:
+        more["bias"] = jnp.broadcast_to(parts["bias"], (*parts["bias"].shape[:2], n, parts["bias"].shape[-1]))
+    if "query_segments" in parts:
+        more["segments"] = parts["query_segments"][..., None]
+    now = {name: blocks(x, rows) for name, x in more.items()}
+    now["first"] = rows * jnp.arange(now["q"].shape[0], dtype=jnp.int32)
+    return now, rule.pieces(now["q"].shape[0], rows, m), {**parts, "m": m}
+
+
+def attend(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any) -> Any:
+    """o = (dropped) softmax(s) v, like q.
+
+    parts: what else makes up the scores, if it is there: `mask` (b, m), not 0 where a key may be seen; `query_segments`
+    (b, n) and `segments` (b, m), where only equals see each other; `bias` (b, g r, n, m), each of which may be 1;
+    `table` (g r, 2 c + 1), a bias for each distance j − i between −c and c; `key` for the dropout.
+    """
+    n, m = q.shape[-2], k.shape[-2]
+    now, pieces, parts = _rows(rule, parts, q, k)
+
+    def block(span, now):
+        start = rule.first(now["first"], m, span)
+        keys, values = (_cut(x, start, span, -2) for x in (k, v))
+        p, _, kept = _probabilities(rule, parts, now, keys, start)
+        p = (p if kept is None else p * kept).astype(v.dtype)
+        return jnp.einsum("bgrqk,bgkd->bgrqd", p, values, preferred_element_type=wide(v).dtype).astype(v.dtype)
+
+    o = [lax.map(partial(block, span), jax.tree.map(lambda x, a=a, b=b: x[a:b], now)) for a, b, span in pieces]
+    return unblocked(jnp.concatenate(o), n)
+
+
+def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: Any) -> tuple[Any, Any, Any, dict]:
+    """dq, dk, dv, and the cotangents of `bias` and `table` where they are. With P and its dropout M made again:
+
+        dv = Σ_r (P M)ᵀ do      dP = M (do vᵀ)      dS = P (dP − Σ_j P dP)      dq = dS k / √d      dk = Σ_r dSᵀ q / √d
+
+    The cap puts its slope 1 − tanh² on dS. (Dao et al., *FlashAttention*, 2022, App. B.2, who have Σ_j P dP as do · o.
+    The sum is as cheap where a whole row of scores is at hand, and for a row with one weight of 1 gives an exact 0.)
+    """
+    n, m, dtype, scale = q.shape[-2], k.shape[-2], q.dtype, q.shape[-1] ** -0.5
+    now, pieces, parts = _rows(rule, parts, q, k, do=do)
+    high = wide(q).dtype
+    dot = partial(jnp.einsum, preferred_element_type=high)
+    bias = parts.get("bias")
+
+    def block(span, carry, now):
+        start = rule.first(now["first"], m, span)
+        keys, values = (_cut(x, start, span, -2) for x in (k, v))
+        p, slope, kept = _probabilities(rule, parts, now, keys, start)
+        dp = dot("bgrqd,bgkd->bgrqk", now["do"], values)
+        dropped = p if kept is None else p * kept
+        dp = dp if kept is None else dp * kept
+        ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+        carry, rows = dict(carry), {}
+        if bias is not None:
+            here = _summed(bias, ds, start)
+            if bias.shape[2] == 1:
+                carry["bias"] += here.sum(2, keepdims=True)
+            else:
+                rows["bias"] = here
+        if "table" in parts:
+            far = _distances(now, start, *ds.shape[-2:])
+            each = ds.sum(0).reshape(parts["table"].shape[0], *far.shape)
+            carry["table"] = carry["table"].at[:, _nearest(far, parts["table"])].add(each)
+        ds = (ds if slope is None else ds * slope).astype(dtype)
+        carry["v"] = _add(carry["v"], dot("bgrqk,bgrqd->bgkd", dropped.astype(dtype), now["do"]), start, -2)
+        carry["k"] = _add(carry["k"], dot("bgrqk,bgrqd->bgkd", ds, now["q"]), start, -2)
+        return carry, rows | {"q": (dot("bgrqk,bgkd->bgrqd", ds, keys) * scale).astype(dtype)}
+
+    carry = {"k": jnp.zeros(k.shape, high), "v": jnp.zeros(v.shape, high)}
+    if "table" in parts:
+        carry["table"] = jnp.zeros(parts["table"].shape, high)
+    if bias is not None and bias.shape[2] == 1:
+        carry["bias"] = jnp.zeros(bias.shape, high)
+    found = []
+    for a, b, span in pieces:
+        carry, rows = lax.scan(partial(block, span), carry, jax.tree.map(lambda x, a=a, b=b: x[a:b], now))
+        found.append(rows)
+    rows = jax.tree.map(lambda *several: unblocked(jnp.concatenate(several), n), *found)
+    dq, dk, dv = rows.pop("q"), carry.pop("k").astype(dtype), carry.pop("v").astype(dtype)
+    return dq, dk, dv, {name: x.astype(dtype) for name, x in (rows | carry).items()}
+
+
+def _summed(bias, ds, start):
+    """ds (b, g, r, rows, span) as the cotangent of a block of the bias's rows, summed over the axes it has not."""
+    b, g, r, rows, span = ds.shape
+    ds = ds.reshape(b, g * r, rows, span)
+    ds = ds.sum(tuple(axis for axis in (0, 1) if bias.shape[axis] == 1), keepdims=True)
+    if bias.shape[3] == 1:
+        return ds.sum(3, keepdims=True)
+    return _add(jnp.zeros((*ds.shape[:2], rows, bias.shape[3]), ds.dtype), ds, start, -1)

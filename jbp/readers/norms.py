@@ -18,7 +18,6 @@ from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, 
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation import CELU, Elementwise, PReLU
-from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.cell import Recurrent
 from jbp.layers.conv import Conv
@@ -34,9 +33,11 @@ from jbp.layers.linear_attention import LinearAttention
 from jbp.layers.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.memory import MemoryHop
 from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
+from jbp.layers.multihead import MultiHeadAttention
 from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent import LSTM, Bidirectional, hidden, time_first
+from jbp.layers.rotary import Rotary
 from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
 from jbp.layers.softmax import LogSoftmax, Softmax
 from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
@@ -124,7 +125,7 @@ def _each(layer, residuals, delta, axes=(0, 0)):
 
 @_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
 @_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
-@_register(Identity, Flatten, FanOut, Add, Concatenate, Reshape, Take, Select, Pad, Upsample)
+@_register(Identity, Flatten, FanOut, Add, Concatenate, Rotary, Reshape, Take, Select, Pad, Upsample)
 def _(layer, residuals, delta, /):
     return jnp.zeros(())
 
@@ -232,16 +233,18 @@ def _(layer, residuals, dz, /):
     return _outer(residuals[0], dz) + _outer(h, dz[:, 1:]) + _square(dz.sum(1))
 
 
-@_register(CausalSelfAttention)
+@_register(MultiHeadAttention)
 def _(layer, residuals, delta, /):
-    x, _, _, _, o, _ = residuals
-    dqkv, dy = delta
+    given, _, _, _, _, o = residuals
+    dq, dk, dv, dy, table = delta
+    if table is not None:  # a sum over the examples already
+        return _norms.dispatch(Layer)(layer, residuals, delta)
 
-    def rows(a):  # (..., b, h, n, d) -> (b, n, all the rest)
-        a = jnp.moveaxis(a, (-4, -2), (0, 1))
+    def rows(a):  # (b, ..., n, d) -> (b, n, all the rest)
+        a = jnp.moveaxis(a, -2, 1)
         return a.reshape(*a.shape[:2], -1)
 
-    return _outer(x, rows(dqkv)) + _outer(rows(o), dy)
+    return _outer(given["x"], rows(dq)) + _outer(given["source"], rows(jnp.stack([dk, dv], 1))) + _outer(rows(o), dy)
 
 
 _AXES = {  # where layers that run through time have the batch

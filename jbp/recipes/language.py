@@ -3,9 +3,9 @@
 from jbp.combinators import Repeat, Residual, Serial, Tied
 from jbp.layer import Layer
 from jbp.layers.activation import GELU
-from jbp.layers.attention import CausalSelfAttention
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.multihead import CausalSelfAttention
 from jbp.layers.norm import LayerNorm
 
 
