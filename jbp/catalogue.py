@@ -218,8 +218,10 @@ FORMS = (
     Form("Parallel, Concatenate", lambda a, b: _joined(a, b, jbp.Concatenate()), (True, True)),
     Form("Parallel, Bilinear", lambda a, b: _joined(a, b, jbp.Bilinear(3)), (True, True)),
     Form("Parallel, Concatenate on axis 1", lambda a, b: _joined(a, b, jbp.Concatenate(1)), (True, True)),
-    Form("Reversible", lambda a, b: jbp.Reversible(a, b), (True, True)),
-    Form("TimeDistributed", jbp.TimeDistributed, (False,)),
+    Form(  # the halves are x twice
+        "Reversible", lambda a, b: jbp.Serial(jbp.FanOut(), jbp.Concatenate(), jbp.Reversible(a, b)), (True, True)
+    ),
+    Form("TimeDistributed", lambda a: jbp.TimeDistributed(a, 1), (False,)),  # with more axes its inside sees less
     Form("Passing, MemoryHop", lambda a, b: _asked(a, b), (True, True)),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
     Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
