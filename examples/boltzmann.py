@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.data import images
-from examples.shared import Figure, Outcome, curve, level, main, minibatches, mosaic, picture
+from examples.data import images, minibatches
+from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
 from jbp import Add, recipes
 from jbp.train import fit, start
 

@@ -23,8 +23,15 @@ from examples.shared import OUT
 
 EXAMPLES = (
     "perceptron",
+    "logistic",
     "digits",
+    "reversible",
     "characters",
+    "autoencoder",
+    "denoising",
+    "vae",
+    "gan",
+    "unet",
     "hopfield",
     "boltzmann",
     "spiking",

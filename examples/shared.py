@@ -1,4 +1,4 @@
-"""What the examples share: figures of merit with their bars, the command line, minibatches and pictures."""
+"""What the examples share: figures of merit with their bars, the command line and pictures."""
 
 import argparse
 import inspect
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
@@ -112,15 +111,6 @@ def save(path: Path, title: str, line: str, outcome: Outcome, seconds: float) ->
     path.write_text(json.dumps(found, indent=1))
 
 
-def minibatches(*arrays: np.ndarray, size: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Rows of the arrays without end, `size` of them at a time, every epoch in a new order."""
-    random = np.random.default_rng(seed)
-    while True:
-        order = random.permutation(len(arrays[0]))
-        for i in range(0, len(order) - size + 1, size):
-            yield tuple(a[order[i : i + size]] for a in arrays)
-
-
 def held_out_accuracy(net: Layer, x: np.ndarray, label: np.ndarray) -> Callable[[Any], dict[str, Any]]:
     """A check for `fit`: the share of x whose label the network finds when training is over."""
     quiet = net.evaluation()
@@ -175,13 +165,14 @@ def page(axes: Any, text: str, title: str, width: int = 60, lines: int = 18) -> 
     axes.set_axis_off()
 
 
-def mosaic(axes: Any, images: np.ndarray, columns: int, title: str = "") -> None:
-    """Grey images (n, h, w) or (n, h, w, 1) side by side, `columns` in a row."""
-    images = np.asarray(images).reshape(len(images), *images.shape[1:3])
-    images = np.pad(images, ((0, -len(images) % columns), (0, 1), (0, 1)), constant_values=np.nan)
-    n, h, w = images.shape
-    whole = images.reshape(n // columns, columns, h, w).swapaxes(1, 2).reshape(n // columns * h, columns * w)
-    axes.imshow(whole[:-1, :-1], cmap="gray", vmin=0, vmax=1)
+def mosaic(axes: Any, images: Any, columns: int, title: str = "") -> None:
+    """Grey images (n, h, w) or (n, h, w, 1), or coloured ones (n, h, w, 3), side by side, `columns` in a row."""
+    images = np.asarray(images, "float32")
+    images = images[..., None] if images.ndim == 3 else images
+    images = np.pad(images, ((0, -len(images) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    n, h, w, c = images.shape
+    whole = images.reshape(n // columns, columns, h, w, c).swapaxes(1, 2).reshape(n // columns * h, columns * w, c)
+    axes.imshow(whole[:-1, :-1].clip(0, 1), cmap="gray", vmin=0, vmax=1)
     axes.set(title=title)
     axes.set_axis_off()
 
@@ -209,6 +200,15 @@ def by_jax(net: Layer, loss: Layer) -> Any:
     return f
 
 
+def agreement(
+    net: Layer, loss: Layer, params: Any, batch: tuple[Any, ...], name: str = "", bar: float = 1e-11
+) -> Figure:
+    """The figure of how far the worst leaf of the gradient is from that of jax.grad."""
+    errors = disagreement(net, loss, params, *batch)
+    worst = max(errors, key=lambda leaf: errors[leaf])
+    return Figure(f"{name}a leaf of the gradient is off by", errors[worst], bar, f"at {worst}", low=True)
+
+
 def disagreement(net: Layer, loss: Layer, params: Any, x: Any, target: Any) -> dict[str, float]:
     """For each leaf of the gradient: max |by hand − by jax| / max |by jax|, both in float64 on this one batch.
 
@@ -227,66 +227,6 @@ def disagreement(net: Layer, loss: Layer, params: Any, x: Any, target: Any) -> d
         }
 
 
-@dataclass(frozen=True)
-class Race:
-    """Seconds a call, and bytes of temporary memory, of the same value and gradient by hand and by jax.grad."""
-
-    hand: list[float]
-    jax: list[float]
-    hand_bytes: int
-    jax_bytes: int
-
-    @property
-    def ratio(self) -> float:
-        return median(self.hand) / median(self.jax)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The quartiles of the ratio over the pairs of neighbouring repetitions."""
-        low, _, high = quantiles([a / b for a, b in zip(self.hand, self.jax, strict=True)], n=4)
-        return low, high
-
-
-def race(net: Layer, loss: Layer, params: Any, x: Any, target: Any, seconds: float = 4.0) -> Race:
-    """Both compiled, on the same inputs, in turn and each first every other time, for about so many seconds."""
-    args = jax.device_put((params, x, target))
-    runs = [jax.jit(f(net, loss)).lower(*args).compile() for f in (by_hand, by_jax)]
-
-    def timed(run, calls):
-        begin = perf_counter()
-        for _ in range(calls):
-            jax.block_until_ready(run(*args))
-        return (perf_counter() - begin) / calls
-
-    calls = max(1, round(0.02 / max(timed(run, 3) for run in runs)))
-    times: list[list[float]] = [[], []]
-    end = perf_counter() + seconds
-    while perf_counter() < end or len(times[0]) < 8:
-        for i in (0, 1) if len(times[0]) % 2 else (1, 0):
-            times[i].append(timed(runs[i], calls))
-    return Race(times[0], times[1], temporary(runs[0]), temporary(runs[1]))
-
-
 def temporary(compiled: Any) -> int:
     """Bytes of temporary memory that a compiled function asks for."""
     return compiled.memory_analysis().temp_size_in_bytes
-
-
-def report(console: Console, columns: dict[str, dict[str, str]]) -> None:
-    """A table with a column for each network and a row for each quantity."""
-    table = Table("", *columns)
-    for quantity in next(iter(columns.values())):
-        table.add_row(quantity, *(column[quantity] for column in columns.values()))
-    console.print(table)
-
-
-def figures_of(result: Race) -> dict[str, str]:
-    low, high = result.spread
-    return {
-        "ms by hand": f"{1e3 * median(result.hand):.3f}",
-        "ms by jax.grad": f"{1e3 * median(result.jax):.3f}",
-        "ratio of times": f"{result.ratio:.2f}",
-        "its quartiles": f"{low:.2f} to {high:.2f}",
-        "KiB by hand": f"{result.hand_bytes / 1024:.0f}",
-        "KiB by jax.grad": f"{result.jax_bytes / 1024:.0f}",
-    }

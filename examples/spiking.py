@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import optax
 
-from examples.data import images
-from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, minibatches, picture
+from examples.data import images, minibatches
+from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, picture
 from jbp import Frozen, Serial, SoftmaxCrossEntropy, recipes
 from jbp.train import fit, start
 

@@ -1,13 +1,18 @@
 """Networks that look at images, (batch, height, width, channels)."""
 
-from jbp.combinators import Parallel, Residual, Serial
-from jbp.layers.activation import ReLU
+from jbp.combinators import Parallel, Repeat, Residual, Serial
+from jbp.layer import Layer
+from jbp.layers.activation import GELU, ReLU
 from jbp.layers.conv import Conv
 from jbp.layers.dense import Dense
 from jbp.layers.dropout import Dropout
-from jbp.layers.norm import BatchNorm
+from jbp.layers.embedding import Positions
+from jbp.layers.move import Reshape, Upsample
+from jbp.layers.multihead import MultiHeadAttention
+from jbp.layers.norm import BatchNorm, LayerNorm
 from jbp.layers.pool import GlobalAveragePool, MaxPool
-from jbp.layers.shape import Add, FanOut, Flatten, Identity
+from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
+from jbp.reversible import Reversible
 
 
 def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:
@@ -22,7 +27,7 @@ def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:
     return Serial(*first, *second, Flatten(), Dropout(dropout), Dense(classes))
 
 
-def resnet(classes: int = 10, width: int = 32, stages: int = 2, blocks: int = 1) -> Serial:
+def resnet(classes: int = 10, width: int = 16, stages: int = 2, blocks: int = 1) -> Serial:
     """A residual network: scores (batch, classes) from images.
 
     Each stage but the first halves the image and doubles the channels, with a 1×1 convolution on the short way; then
@@ -40,3 +45,45 @@ def resnet(classes: int = 10, width: int = 32, stages: int = 2, blocks: int = 1)
 
     body = [stage(width * 2**i, 2 if i else 1) for i in range(stages)]
     return Serial(Conv(width), *body, BatchNorm(), ReLU(), GlobalAveragePool(), Dense(classes))
+
+
+def vision_transformer(
+    classes: int = 10, patch: int = 2, length: int = 16, width: int = 48, blocks: int = 3, heads: int = 4
+) -> Serial:
+    """A transformer on patches: scores (batch, classes) from images of at most `length` patches of patch × patch.
+
+    A convolution whose stride is its size makes a token of each patch. (Dosovitskiy et al., *An Image Is Worth 16×16
+    Words*, 2021; the mean of all tokens is classified, as in its appendix D.3.)
+    """
+    tokens = Conv(width, (patch, patch), stride=patch, padding="VALID"), Reshape((-1, width)), Positions(length)
+    attention = Residual(Serial(LayerNorm(), MultiHeadAttention(heads)))
+    feedforward = Residual(Serial(LayerNorm(), Dense(2 * width), GELU(), Dense(width)))
+    body = Repeat(Serial(attention, feedforward), blocks)
+    return Serial(*tokens, body, LayerNorm(), GlobalAveragePool(), Dense(classes))
+
+
+def reversible_network(classes: int = 10, width: int = 64, blocks: int = 16) -> Serial:
+    """Scores (batch, classes) from x (batch, ...), through a reversible stack that keeps nothing but its output.
+
+    The memory of training does not grow with `blocks`. (Gomez et al., *The Reversible Residual Network*, 2017.)
+    """
+    branch = Serial(LayerNorm(), Dense(width), GELU(), Dense(width))
+    body = Reversible(branch, branch, times=blocks)
+    return Serial(Flatten(), Dense(2 * width), body, LayerNorm(), Dense(classes))
+
+
+def unet(channels: int = 1, width: int = 16, depth: int = 2) -> Serial:
+    """Images (batch, h, w, channels) from images, h and w multiples of 2^depth: down and up again, with bridges.
+
+    On each floor what goes further down comes back beside what stayed. (Ronneberger et al., *U-Net*, 2015; padded, and
+    with nearest-neighbour upsampling in place of transposed convolutions.)
+    """
+
+    def floor(width: int, depth: int) -> Layer:
+        here = Serial(Conv(width), ReLU(), Conv(width), ReLU())
+        if not depth:
+            return here
+        below = Serial(MaxPool(), floor(2 * width, depth - 1), Upsample(), Conv(width))
+        return Serial(here, FanOut(), Parallel(Identity(), below), Concatenate(), here)
+
+    return Serial(floor(width, depth), Conv(channels, (1, 1)))

@@ -1,0 +1,54 @@
+"""Networks that learn what the data look like: autoencoders, and the two players of an adversarial game."""
+
+from jbp.combinators import Parallel, Serial
+from jbp.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid
+from jbp.layers.conv import Conv
+from jbp.layers.dense import Dense
+from jbp.layers.move import Reshape, Upsample
+from jbp.layers.norm import BatchNorm
+from jbp.layers.shape import FanOut, Flatten
+from jbp.layers.variational import Reparameterize, StandardNormalDivergence
+
+
+def autoencoder(features: int = 64, widths: tuple[int, ...] = (128, 64), code: int = 2) -> Serial:
+    """Serial(encoder, decoder): x (batch, features) to a code (batch, code), and back. Goes with MeanSquaredError.
+
+    Hidden layers of `widths` on the way down, of the same in reverse on the way up. With noise put on its input it is
+    a denoising autoencoder. (Hinton & Salakhutdinov, *Reducing the Dimensionality of Data with Neural Networks*, 2006;
+    Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*, 2008.)
+    """
+    return Serial(_hidden(widths, code), _hidden(widths[::-1], features))
+
+
+def _hidden(widths: tuple[int, ...], features: int) -> Serial:
+    return Serial(*[layer for width in widths for layer in (Dense(width), GELU())], Dense(features))
+
+
+def variational_autoencoder(features: int = 64, widths: tuple[int, ...] = (128,), code: int = 8) -> Serial:
+    """(logits (batch, features), divergence) from x (batch, features) between 0 and 1.
+
+    The divergence is that of the code's distribution from the standard normal, and the loss that goes with it
+    Penalized(BinaryCrossEntropy(), 1 / features). The decoder is layers[-1].layers[0].layers[1]. (Kingma & Welling,
+    *Auto-Encoding Variational Bayes*, 2014.)
+    """
+    encoder, decoder = _hidden(widths, 2 * code), _hidden(widths[::-1], features)
+    return Serial(encoder, FanOut(), Parallel(Serial(Reparameterize(), decoder), StandardNormalDivergence()))
+
+
+def generator(size: int = 8, width: int = 32) -> Serial:
+    """Images (batch, size, size, 1) between 0 and 1 from noise (batch, n): the player of a GAN that forges.
+
+    (Radford et al., *Unsupervised Representation Learning with DCGANs*, 2016, §3.)
+    """
+    half = size // 2
+    start = Dense(2 * width * half * half), Reshape((half, half, 2 * width)), BatchNorm(), ReLU()
+    return Serial(*start, Upsample(), Conv(width), BatchNorm(), ReLU(), Conv(1), Sigmoid())
+
+
+def discriminator(width: int = 32) -> Serial:
+    """The logit (batch, 1) of an image (batch, h, w, 1) being real: the other player.
+
+    (Goodfellow et al., *Generative Adversarial Networks*, 2014; the layers are those of Radford et al., 2016, §3.)
+    """
+    first = Conv(width, stride=2), LeakyReLU(), Conv(2 * width, stride=2), LeakyReLU()
+    return Serial(*first, Flatten(), Dense(1))
