@@ -211,7 +211,7 @@ def _missing(names):
 
 def replay(options: argparse.Namespace) -> int:
     """What failed in an earlier audit, again: one token, or a file of them."""
-    known = options.token.endswith(".txt") or Path(options.token).is_file()
+    known = not set(options.token).isdisjoint("./\\")  # no token holds one of these, and a file's name does
     words = tokens.corpus(Path(options.token)) if known else [options.token]
     if not words:
         raise tokens.TokenError(f"got {options.token!r}, which holds no tokens; expected one a line.")

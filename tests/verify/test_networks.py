@@ -8,10 +8,10 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from faults import FAULTS, broken
 from hypothesis import HealthCheck, Phase, find, given, settings
 
 import jbp
+from benchmarks.verify.faults import FAULTS, broken
 from verify import campaign
 from verify.__main__ import main
 from verify.architectures import Array, Network, catalogue, networks

@@ -10,7 +10,7 @@ import jbp
 from jbp.layers.shape import along
 
 
-def broken(layer: jbp.Layer, **methods: Any) -> Any:
+def broken(layer: Any, **methods: Any) -> Any:
     """The layer with some methods replaced: a class of the same name, derived from the layer's own."""
     kind = type(type(layer).__name__, (type(layer),), methods)
     wrong = object.__new__(kind)
