@@ -56,7 +56,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         right.plot(theirs[order], range(12), "k|", markersize=12, label="scikit-learn's solver")
         right.set_yticks(range(12), np.array(cells.feature_names)[order], fontsize=8)
         right.set(title="the largest weights: above 0 for benign")
-        right.legend(frameon=False, fontsize=8)
+        right.legend(frameon=False, fontsize=8, loc="lower left")
     off = float(abs(ours - theirs).max() / abs(theirs).max())
     figures = [
         Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.93, f"always benign: {always:.2f}"),
@@ -66,4 +66,4 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
 
 
 if __name__ == "__main__":
-    main(run, steps=500, short=500)
+    main(run, steps=300, short=300)

@@ -48,7 +48,7 @@ def resnet(classes: int = 10, width: int = 16, stages: int = 2, blocks: int = 1)
 
 
 def vision_transformer(
-    classes: int = 10, patch: int = 2, length: int = 16, width: int = 48, blocks: int = 3, heads: int = 4
+    classes: int = 10, patch: int = 2, length: int = 16, width: int = 64, blocks: int = 2, heads: int = 4
 ) -> Serial:
     """A transformer on patches: scores (batch, classes) from images of at most `length` patches of patch × patch.
 
