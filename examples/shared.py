@@ -129,7 +129,7 @@ def picture(path: Path, rows: int = 1, columns: int = 1, size: tuple[float, floa
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
     try:
         yield axes
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, bbox_inches="tight")
     finally:
         plt.close(figure)
 
