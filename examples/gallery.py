@@ -39,6 +39,8 @@ EXAMPLES = (
     "ppo",
     "radial",
     "word2vec",
+    "memory",
+    "recursive",
 )
 
 STYLE = """

@@ -13,6 +13,7 @@ from jbp.recipes.language import gpt as gpt, recurrent_language_model as recurre
 from jbp.recipes.radial import radial_basis as radial_basis
 from jbp.recipes.reinforcement import critic as critic, policy as policy, q_network as q_network
 from jbp.recipes.spiking import spiking as spiking
+from jbp.recipes.trees import recursive_tensor as recursive_tensor, tree_lstm as tree_lstm
 from jbp.recipes.vision import (
     lenet as lenet,
     resnet as resnet,
@@ -20,4 +21,4 @@ from jbp.recipes.vision import (
     unet as unet,
     vision_transformer as vision_transformer,
 )
-from jbp.recipes.words import word2vec as word2vec
+from jbp.recipes.words import memory_network as memory_network, word2vec as word2vec

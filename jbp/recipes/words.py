@@ -1,7 +1,11 @@
 """Networks of words."""
 
-from jbp.combinators import Parallel, Serial
+from jbp.combinators import Parallel, Passing, Serial, TimeDistributed
+from jbp.layers.dense import Dense
 from jbp.layers.embedding import Embedding
+from jbp.layers.memory import MemoryHop
+from jbp.layers.move import Select
+from jbp.layers.pool import GlobalAveragePool
 from jbp.layers.sampled import NegativeSampling
 from jbp.layers.shape import Identity
 
@@ -13,3 +17,15 @@ def word2vec(vocabulary: int, features: int = 64) -> Serial:
     Embedding. (Mikolov et al., *Distributed Representations of Words and Phrases and their Compositionality*, 2013.)
     """
     return Serial(Parallel(Embedding(vocabulary, features), Identity()), NegativeSampling(vocabulary))
+
+
+def memory_network(symbols: int, answers: int, features: int = 64, hops: int = 2) -> Serial:
+    """Scores (batch, answers), from (question (batch, n), memories (batch, m, k), mask (batch, m)), all integers.
+
+    Questions and memories are bags of symbols, of which the means of their vectors are taken; the mask has 0 where
+    there is no memory. (Sukhbaatar et al., *End-To-End Memory Networks*, 2015.)
+    """
+    question = Serial(Embedding(symbols, features), GlobalAveragePool())
+    memories = TimeDistributed(Serial(Embedding(symbols, features), GlobalAveragePool()))
+    reading = [Passing(MemoryHop()) for _ in range(hops)]
+    return Serial(Parallel(question, memories, Identity()), *reading, Select(0), Dense(answers))

@@ -1,0 +1,28 @@
+"""Networks that read trees, from the leaves to the root."""
+
+from jbp.combinators import Parallel, Serial
+from jbp.layers.dense import Dense
+from jbp.layers.dropout import Dropout
+from jbp.layers.embedding import Embedding
+from jbp.layers.move import Select, Take
+from jbp.layers.shape import Identity
+from jbp.layers.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
+
+
+def recursive_tensor(vocabulary: int, classes: int, features: int = 24, dropout: float = 0.3) -> Serial:
+    """Scores (batch, classes) of the roots, from (words of the leaves (batch, leaves), children (batch, inner, 2)).
+
+    The tree is given as `Recursive` wants it. (Socher et al., *Recursive Deep Models for Semantic Compositionality Over
+    a Sentiment Treebank*, 2013.)
+    """
+    leaves = Parallel(Serial(Embedding(vocabulary, features), Dropout(dropout)), Identity())
+    return Serial(leaves, Recursive(TensorNode()), Take(-1), Dense(classes))
+
+
+def tree_lstm(vocabulary: int, classes: int, features: int = 32, dropout: float = 0.3) -> Serial:
+    """The same with the gates of an LSTM at every node.
+
+    (Tai et al., *Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks*, 2015.)
+    """
+    leaves = Parallel(Serial(Embedding(vocabulary, features), Dropout(dropout), LSTMLeaf(features)), Identity())
+    return Serial(leaves, Recursive(LSTMNode()), Select(0), Take(-1), Dense(classes))
