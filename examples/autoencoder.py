@@ -14,7 +14,7 @@ import optax
 from sklearn.decomposition import PCA
 
 from examples.data import images, minibatches
-from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
 from jbp import MeanSquaredError, recipes
 from jbp.train import fit, start
 
@@ -55,7 +55,11 @@ def run(steps: int, seed: int, out: Path, data: Path | None = None) -> Outcome:
         mosaic(right, rows, 10, "digits; through the network;\nthrough two principal components")
     why = f"two principal components: {plain:.4f}"
     figure = Figure("held-out squared error", history[-1]["held-out squared error"], 0.75 * plain, why, low=True)
-    return Outcome({"deep autoencoder": net}, [figure], out / "autoencoder.png")
+    return Outcome(
+        {"deep autoencoder": net},
+        [figure, agreement(net, loss, state.params, (x[:64], x[:64]))],
+        out / "autoencoder.png",
+    )
 
 
 if __name__ == "__main__":

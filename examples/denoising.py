@@ -14,7 +14,7 @@ import optax
 from sklearn.linear_model import Ridge
 
 from examples.data import images, minibatches
-from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
 from jbp import MeanSquaredError, recipes
 from jbp.train import fit, start
 
@@ -60,7 +60,11 @@ def run(steps: int, seed: int, out: Path, data: Path | None = None) -> Outcome:
         mosaic(right, rows.reshape(-1, side, side), 12, "given; the best linear map; the network; what it was")
     why = f"the best linear map: {plain:.4f}; doing nothing: {np.square(given - held_x).mean():.2f}"
     figure = Figure("held-out squared error", history[-1]["held-out squared error"], 0.9 * plain, why, low=True)
-    return Outcome({"denoising autoencoder": net}, [figure], out / "denoising.png")
+    return Outcome(
+        {"denoising autoencoder": net},
+        [figure, agreement(net, loss, state.params, (given, held_x))],
+        out / "denoising.png",
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from examples.data import images, minibatches
-from examples.shared import Figure, Outcome, curve, main, mosaic, picture
+from examples.shared import Figure, Outcome, agreement, curve, main, mosaic, picture
 from jbp import BinaryCrossEntropy, Buffer, Frozen, Serial, apply_updates, recipes, trainable, value_and_grad
 from jbp.sweep import initialize
 
@@ -74,8 +74,8 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         g, d, g_state, d_state, losses = step(g, d, g_state, d_state, real, jax.random.fold_in(keys[2], i))
         history.append({"step": i + 1} | {name: float(loss) for name, loss in losses.items()})
 
-    drawn = generator.evaluation().forward(g, jax.random.normal(keys[2], (500, NOISE)))[0]
-    drawn, flat = np.asarray(drawn), x.reshape(len(x), -1)
+    noise = jax.random.normal(keys[2], (500, NOISE))
+    drawn, flat = np.asarray(generator.evaluation().forward(g, noise)[0]), x.reshape(len(x), -1)
     normal = np.random.default_rng(seed).multivariate_normal(flat.mean(0), np.cov(flat.T), 500).clip(0, 1)
     judge = LogisticRegression(C=30, max_iter=1000).fit(flat, label)
     with picture(out / "gan.png", columns=3, size=(13, 4)) as (left, middle, right):
@@ -89,6 +89,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     figures = [
         Figure("kinds of digits", value, 6.5, f"a Gaussian: {other:.2f}; real ones have {most:.2f}"),
         Figure("held-out digits with a forgery near", near, 0.5, f"a Gaussian: {far:.2f}"),
+        agreement(Serial(generator, Frozen(discriminator)), LOSS, (g, Buffer(d)), (noise, jnp.ones((500, 1)))),
     ]
     return Outcome({"generator": generator, "discriminator": discriminator}, figures, out / "gan.png")
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
 from examples import data
-from examples.shared import Figure, Outcome, curve, level, main, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
 from jbp import BinaryCrossEntropy, recipes
 from jbp.train import fit, start
 
@@ -34,12 +34,13 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     optimizer = optax.chain(decay, optax.sgd(0.5, momentum=0.9))
     state = start(net, optimizer, jax.random.key(seed), x)
     scores = jax.jit(lambda params: net.forward(params, held_x)[0][:, 0])
+    batch = x, benign[:, None].astype("float32")
     state, history = fit(
         net,
         loss,
         optimizer,
         state,
-        repeat((x, benign[:, None].astype("float32"))),
+        repeat(batch),
         steps=steps,
         check=lambda params: {"held-out accuracy": ((scores(params) > 0) == held_benign).mean()},
         every=max(1, steps // 10),
@@ -61,6 +62,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     figures = [
         Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.93, f"always benign: {always:.2f}"),
         Figure("the weights are off by", off, 0.01, "any direction but that of the gradient", low=True),
+        agreement(net, loss, state.params, batch),
     ]
     return Outcome({"logistic regression": net}, figures, out / "logistic.png")
 

@@ -15,7 +15,7 @@ import optax
 from sklearn.datasets import load_wine
 
 from examples import data
-from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, picture
+from examples.shared import Figure, Outcome, agreement, curve, held_out_accuracy, level, main, picture
 from jbp import SoftmaxCrossEntropy, recipes
 from jbp.train import accuracy, fit, start
 
@@ -49,7 +49,11 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         right.set_yticks(range(len(weights)), wine.feature_names, fontsize=8)
     why = f"always the commonest wine: {commonest:.2f}"
     figure = Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.9, why)
-    return Outcome({"single layer": net}, [figure], out / "perceptron.png")
+    return Outcome(
+        {"single layer": net},
+        [figure, agreement(net, SoftmaxCrossEntropy(), state.params, (x, label))],
+        out / "perceptron.png",
+    )
 
 
 if __name__ == "__main__":

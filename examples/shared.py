@@ -206,7 +206,9 @@ def agreement(
     """The figure of how far the worst leaf of the gradient is from that of jax.grad."""
     errors = disagreement(net, loss, params, *batch)
     worst = max(errors, key=lambda leaf: errors[leaf])
-    return Figure(f"{name}a leaf of the gradient is off by", errors[worst], bar, f"at {worst}", low=True)
+    return Figure(
+        f"{name}worst leaf against jax.grad", errors[worst], bar, f"a wrong gradient (worst at {worst})", low=True
+    )
 
 
 def disagreement(net: Layer, loss: Layer, params: Any, x: Any, target: Any) -> dict[str, float]:
@@ -216,8 +218,7 @@ def disagreement(net: Layer, loss: Layer, params: Any, x: Any, target: Any) -> d
     gradient zero, and there is no more than rounding to be compared.
     """
     with jax.enable_x64(True):
-        params = cast(params, "float64")
-        x = x.astype("float64") if np.issubdtype(x.dtype, np.floating) else x
+        params, x, target = cast((params, x, target), "float64")
         ours, theirs = (jax.jit(f(net, loss))(params, x, target)[1] for f in (by_hand, by_jax))
         least = 1e-3 * max(float(abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
         leaves = zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)

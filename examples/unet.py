@@ -16,7 +16,7 @@ import optax
 from sklearn.datasets import load_sample_images
 
 from examples.data import images, minibatches
-from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
 from jbp import BinaryCrossEntropy, recipes
 from jbp.train import fit, start
 
@@ -52,13 +52,13 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     bright = pages.min(-1, keepdims=True)
     plain = max(overlap(bright > threshold, ink) for threshold in np.arange(0, 1, 0.02))
 
-    net, optimizer = recipes.unet(), optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    net, loss, optimizer = recipes.unet(), BinaryCrossEntropy(), optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     state = start(net, optimizer, jax.random.key(seed), pages[:16])
     quiet = net.evaluation()
     said = jax.jit(lambda params: quiet.forward(params, pages)[0] > 0)
     state, history = fit(
         net,
-        BinaryCrossEntropy(),
+        loss,
         optimizer,
         state,
         batches(digits, temple, seed),
@@ -75,7 +75,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
             mosaic(axes, part[:16], 4, title)
     why = f"the best threshold on brightness: {plain:.2f}"
     figure = Figure("held-out overlap", history[-1]["held-out overlap"], 0.72, why)
-    return Outcome({"U-Net": net}, [figure], out / "unet.png")
+    return Outcome({"U-Net": net}, [figure, agreement(net, loss, state.params, (pages[:8], ink[:8]))], out / "unet.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import optax
 from scipy.special import logsumexp
 
 from examples.data import images, minibatches
-from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
 from jbp import BinaryCrossEntropy, Penalized, recipes
 from jbp.train import fit, start
 
@@ -62,7 +62,11 @@ def run(steps: int, seed: int, out: Path, data: Path | None = None) -> Outcome:
         mosaic(middle, both.reshape(48, side, side), 8, "held-out digits, and below each\nwhat came back")
         mosaic(right, jax.nn.sigmoid(drawn).reshape(64, side, side), 8, "drawn from the prior")
     figure = Figure(key, history[-1][key], plain, f"a mixture of ten mean images: {plain:.1f}", low=True)
-    return Outcome({"variational autoencoder": net}, [figure], out / "vae.png")
+    return Outcome(
+        {"variational autoencoder": net},
+        [figure, agreement(net, loss, state.params, (x[:64], x[:64]))],
+        out / "vae.png",
+    )
 
 
 if __name__ == "__main__":
