@@ -239,7 +239,6 @@ def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
-@pytest.mark.parametrize(("layer", "spec"), EVERY)
 @pytest.mark.parametrize("dropout", [None, 0.1])
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("causal", [False, True])

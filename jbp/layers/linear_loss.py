@@ -30,7 +30,7 @@ class LinearCrossEntropy(Entropy):
     """
 
     vocabulary: int
-    chunk: int = 1024
+    chunk: int = 256
     bias: bool = True
     smoothing: float = 0.0
     weights: tuple[float, ...] | None = None
@@ -38,13 +38,13 @@ class LinearCrossEntropy(Entropy):
     z_loss: float = 0.0
     cap: float | None = None
 
-    columns: int = 8192
+    columns: int = 4096
 
     def __post_init__(self):
         super().__post_init__()
         if self.chunk < 1 or self.columns < 1:
             raise LayerError(
-                self, f"got chunk={self.chunk} and columns={self.columns}; expected 1 or more. Try 1024 and 8192."
+                self, f"got chunk={self.chunk} and columns={self.columns}; expected 1 or more. Try 256 and 4096."
             )
 
     def _check(self, x):
