@@ -78,7 +78,7 @@ class Bench:
         """The shapes and dtypes of the subject's float outputs."""
         key = ("outputs", case.shapes, str(dtype))
         if key not in self.memo:
-            self.memo[key] = self._guarded("forward", lambda: jax.eval_shape(self.flat.primal, *case.at(dtype)), dtype)
+            self.memo[key] = self.guarded("forward", lambda: jax.eval_shape(self.flat.primal, *case.at(dtype)), dtype)
         return self.memo[key]
 
     def cotangent(self, case: Case, dy: Leaves, dtype: Any) -> Leaves:
@@ -92,7 +92,7 @@ class Bench:
         if fresh or key not in self.memo:
             down = self.cotangent(case, dy, dtype)
             way = self._native if mode == "jit" and dtype == self.native else self._ways[mode]
-            got = self._guarded("backward", lambda: sample(*way(*case.at(dtype), down)), dtype)
+            got = self.guarded("backward", lambda: sample(*way(*case.at(dtype), down)), dtype)
             self.memo[key] = (got, case)  # holding the case keeps its id its own
         got = self.memo[key][0]
         self.calls += 1
@@ -106,7 +106,7 @@ class Bench:
             values = case.at(dtype if low else "float64")
             down = tuple(np.asarray(d, np.float64) for d in self.cotangent(case, dy, dtype)) if low else dy
             floats, others = (tuple(map(_widened, leaves)) for leaves in values)
-            got = self._guarded("reference", lambda: sample(*self._truth(floats, others, down)), "float64")
+            got = self.guarded("reference", lambda: sample(*self._truth(floats, others, down)), "float64")
             self.memo[key] = (got, case)
         return self.memo[key][0]
 
@@ -121,15 +121,84 @@ class Bench:
                 down = tuple(d.astype(s.dtype) for d, s in zip(dy, y, strict=True))
                 return sample(*self._plain(floats, others, down))
 
-            self.memo[key] = (self._guarded("reference", run, dtype), case)
+            self.memo[key] = (self.guarded("reference", run, dtype), case)
         return self.memo[key][0]
+
+    def second(self, whose: str, draw: Any, v: Leaves) -> Sample:
+        """The derivative along v of the cotangents, by reverse mode or, where that fails, by forward mode."""
+        case, _, dy = draw
+        floats, others = case.at("float64")
+        down = self.cotangent(case, dy, "float64")
+        one = _vjp(self.oracle.primal) if whose == "truth" else self.flat.vjp
+
+        def backward(floats, others, dy, v):
+            return jax.vjp(lambda floats: one(floats, others, dy)[1], floats)[1](v)[0]
+
+        def forward(floats, others, dy, v):
+            return jax.jvp(lambda floats: one(floats, others, dy)[1], (floats,), (v,))[1]
+
+        def run():
+            key = ("second", whose)
+            if key not in self.memo:
+                try:
+                    jax.eval_shape(backward, floats, others, down, v)
+                    self.memo[key] = quick_jit(backward)
+                except Exception:  # noqa: BLE001 - a while loop, for example; what forward mode says is reported
+                    self.memo[key] = quick_jit(forward)
+            return sample((), self.memo[key](floats, others, down, v))
+
+        return self.guarded("reference" if whose == "truth" else "backward", run, "float64")
+
+    @property
+    def primitives(self) -> set[str]:
+        """The names of all primitives in the subject's way forth and back."""
+        return self._looked()[0]
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether a rule is told of symbolic zeros."""
+        return self._looked()[1]
+
+    @property
+    def equations(self) -> int:
+        """The number of equations in the subject's way forth and back."""
+        return self._looked()[2]
+
+    def _looked(self) -> tuple[set[str], bool, int]:
+        """(primitives, whether symbolic zeros are asked for, equations) in the jaxprs of primal and vjp."""
+        if "looked" not in self.memo:
+            self.memo["looked"] = self._look()
+        return self.memo["looked"]
+
+    def _look(self) -> tuple[set[str], bool, int]:
+        floats, others = self.example.at("float64")
+
+        def run():
+            dy = tuple(np.ones(s.shape, s.dtype) for s in jax.eval_shape(self.flat.primal, floats, others))
+            return [
+                jax.make_jaxpr(self.flat.primal)(floats, others).jaxpr,
+                jax.make_jaxpr(self.flat.vjp)(floats, others, dy).jaxpr,
+            ]
+
+        try:
+            jaxprs = self.guarded("backward", run, "float64")
+        except Refused:
+            return set(), False, 0
+        names, symbolic, count = set(), False, 0
+        while jaxprs:
+            for eqn in jaxprs.pop().eqns:
+                names.add(eqn.primitive.name)
+                count += 1
+                symbolic |= bool(eqn.params.get("symbolic_zeros"))
+                jaxprs += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+        return names, symbolic, count
 
     def at(self, case: Case, floats: Leaves, dy: Leaves) -> Leaves:
         """The oracle's cotangents at other values of the same shapes, not kept."""
         others = case.at("float64")[1]
-        return self._guarded("reference", lambda: sample(*self._truth(floats, others, dy)), "float64").cotangents
+        return self.guarded("reference", lambda: sample(*self._truth(floats, others, dy)), "float64").cotangents
 
-    def _guarded(self, stage: str, run: Callable[[], Any], dtype: Any) -> Any:
+    def guarded(self, stage: str, run: Callable[[], Any], dtype: Any) -> Any:
         try:
             with wide("float64" if "float64" in str(dtype) else "float32" if "float32" in str(dtype) else "float16"):
                 return run()

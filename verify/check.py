@@ -1,20 +1,23 @@
 """The conductor: one call audits one subject, and every law has to reject its canaries before it may say "pass"."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from verify import inputs, measure, oracles
-from verify.bench import Bench, Refused, finite, narrow
-from verify.budget import largest
-from verify.diagnose import diagnose
+from verify.bench import Bench, Refused
+from verify.canaries import canaries
+from verify.findings import blind, note, told
 from verify.inputs import Case
-from verify.laws import LAWS, Breach, Draw, Law, Plan
+from verify.law import Breach, Law, Plan
+from verify.laws import LAWS, QUICK
+from verify.plan import arranged, native, plan
 from verify.report import Canary, Finding, Report
-from verify.subject import Flat, SubjectError, lay_out, subject
+from verify.subject import Flat, SubjectError, subject
 from verify.tokens import token
 
 LEVELS = ("quick", "standard")
@@ -26,19 +29,21 @@ def check(
     reference: Callable[..., Any] | None = None,
     seed: int = 0,
     level: str = "standard",
+    captured: Sequence[tuple] = (),
 ) -> Report:
     """Audit the backward pass of f at inputs made from one ordinary example.
 
     f is a function with a custom VJP or JVP, a layer (init, forward, backward, gradient), or `verify.pair(fwd, bwd)`.
     reference is its plain definition, for a layer by default its own `reference`. A layer takes x, or params and x.
-    level "quick" leaves out other sizes, lower precisions, vmap and calls that are not compiled.
+    level "quick" leaves out other sizes, lower precisions, second derivatives, vmap, loops and calls that are not
+    compiled. captured holds more arguments, each a tuple like the example's: real activations, for instance.
 
     Raises SubjectError if there is nothing to audit. Whatever f itself raises becomes a finding.
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
     with np.errstate(all="ignore"):  # overflow is what some inputs are for
-        report = _audit(f, example_args, reference, seed, level)
+        report = _audit(f, example_args, reference, seed, level, tuple(captured))
     return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
 
 
@@ -52,13 +57,16 @@ def _replayable(report: Report, f: Any, args: tuple, reference: Any, seed: int, 
     return replace(report, findings=tuple(told))
 
 
-def _audit(f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str) -> Report:
+def _audit(
+    f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str, captured: tuple
+) -> Report:
     begun = time.monotonic()
     what, args = subject(f, example_args, reference, seed)
-    layout = lay_out(args, what.labels)
+    layout, notes = arranged(what, args)
     flat = Flat(what, layout)
     floats, others = layout.split(args)
-    native = _native(floats)
+    kind = next((x.dtype for x in floats if hasattr(x, "dtype")), np.dtype(np.float32))
+    floats = tuple(np.asarray(x, kind) if isinstance(x, float) else x for x in floats)  # Python's own have no dtype
     example = Case(
         "example",
         tuple(inputs.single(x) for x in floats),
@@ -67,79 +75,27 @@ def _audit(f: Any, example_args: tuple, reference: Callable[..., Any] | None, se
     )
     if not floats:
         return _nothing(what.name, "no argument has a gradient: give floating-point arrays", begun)
+    if not any(map(np.size, floats)):
+        return _nothing(what.name, "the example is empty: give arrays with elements", begun)
+    if not all(np.isfinite(x).any() for x in floats if np.size(x)):
+        return _nothing(what.name, "an argument of the example has no finite element", begun)
 
-    oracle, notes = oracles.find(flat, *example.at("float64"))
-    bench = Bench(flat, oracle, example, native)
+    oracle, more = oracles.find(flat, *example.at("float64"))
+    notes += more
+    bench = Bench(flat, oracle, example, native(floats))
     try:
-        plan = _plan(bench, seed, level)
+        if not bench.outputs(example, "float64"):
+            return _nothing(what.name, "no output has a gradient: nothing floating-point is returned", begun)
+        tried = plan(bench, seed, level, captured)
     except Refused as refused:
         return _raised(bench, refused, begun)
-    if not plan.ordinary:
+    if not tried.ordinary:
         text = "the reference has no finite gradient at the example, nor near it: nothing can be compared"
         return _nothing(what.name, text, begun)
-    breaches = _all(bench, plan)
-    canaries = list(_canaries(bench, plan, {b.law for b in breaches}))
-    findings = [*_findings(bench, breaches, seed), *(_note("oracle", text) for text in notes), *_blind(bench, plan)]
-    return _report(bench, plan, findings, canaries, begun)
-
-
-def _native(floats: tuple) -> Any:
-    kinds = tuple(str(np.asarray(x).dtype) for x in floats)
-    if len(set(kinds)) > 1:
-        return kinds
-    return kinds[0] if kinds and kinds[0] != "float64" else "float32"
-
-
-def _plan(bench: Bench, seed: int, level: str) -> Plan:
-    rng = np.random.default_rng(seed)
-    example, thorough = bench.example, level == "standard"
-    cases = [example, *(inputs.ordinary(example, rng, f"like the example {i}") for i in range(1, 6 if thorough else 3))]
-    ordinary: list[Draw] = []
-    for case in cases:
-        shapes = bench.outputs(case, "float64")
-        ordinary += [(case, label, dy) for label, dy in inputs.cotangents(shapes, rng, several=case is example)]
-    bench.pull(*ordinary[0])  # a subject that cannot be run at its example is said so at once
-    kept = []
-    for draw in ordinary:
-        truth = bench.truth(*draw)
-        if all(np.isfinite(c).any() or not c.size for c in truth.cotangents):
-            kept.append(draw)
-    bench.memo["draws"] = kept
-    bench.memo["ordinary"] = [(bench.truth(*d), d[2]) for d in kept]
-    bench.memo["inner"] = narrow(bench.flat.vjp, *example.at("float64"), _down(bench, ordinary[0]))
-    if bench.oracle.slack:  # differences cost many forwards, and mean nothing at a kink
-        rough = 3e-2 if bench.memo["inner"] else bench.oracle.slack
-        bench.oracle = replace(bench.oracle, slack=rough)
-        return Plan(tuple(kept[:1] + kept[-2:]), (), bench.native, _lower(bench, thorough)[:1], thorough)
-    others: list[Draw] = []
-    for case in inputs.values(example, rng, _inputs(bench)):
-        others += [(case, label, dy) for label, dy in inputs.cotangents(bench.outputs(case, "float64"), rng, False)]
-    if thorough:
-        for case in inputs.shapes(bench.flat, bench.oracle.primal, example, rng, count=6):
-            try:
-                shapes = bench.outputs(case, "float64")
-            except Refused:
-                continue  # the subject says that it does not take this size; that is its right
-            others += [(case, label, dy) for label, dy in inputs.cotangents(shapes, rng, False)]
-    return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
-
-
-def _lower(bench: Bench, thorough: bool) -> tuple[Any, ...]:
-    """The dtypes below float64 to try: the usual ones, or the example's own mixture."""
-    if not isinstance(bench.native, str):
-        return (bench.native,)
-    return ("float32", "bfloat16", "float16") if thorough else ("float32",)
-
-
-def _inputs(bench: Bench) -> tuple[int, ...]:
-    """The float leaves that are varied one at a time: a layer's x, or a function's first few."""
-    names = bench.flat.layout.floats
-    own = [i for i, name in enumerate(names) if bench.flat.subject.kind != "layer" or not name.startswith("params")]
-    return tuple(own[:6])
-
-
-def _down(bench: Bench, draw: Draw) -> tuple:
-    return bench.cotangent(draw[0], draw[2], "float64")
+    breaches = _all(bench, tried)
+    fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
+    findings = [*told(bench, breaches, seed), *(note("oracle", text) for text in notes), *blind(bench, tried)]
+    return _report(bench, tried, findings, fates, begun)
 
 
 def _all(bench: Bench, plan: Plan) -> list[Breach]:
@@ -157,132 +113,7 @@ def _refused(law: str, refused: Refused) -> Breach:
 
 
 def _laws(plan: Plan) -> Iterable[Law]:
-    return LAWS if plan.thorough else [law for law in LAWS if law.name not in ("eager", "vmap", "halves")]
-
-
-def _canaries(bench: Bench, plan: Plan, broken: set[str]) -> Iterable[Canary]:
-    """Each law against its wrong backwards. A law that the subject itself breaks has shown that it bites."""
-    estimates = bench.flat.subject.estimator and "dense" in broken  # its own results are not precise, nor meant to be
-    for law in _laws(plan):
-        if law.name in broken or (estimates and law.name == "precision"):
-            continue
-        for name, leaf, spoil in law.canaries(bench, plan):
-            where = bench.flat.layout.floats[leaf] if leaf is not None else ""
-            yield Canary(law.name, name, where, _fate(bench, plan, law, leaf, spoil))
-
-
-def _fate(bench: Bench, plan: Plan, law: Law, leaf: int | None, spoil: Any) -> str:
-    spoiled = bench.spoiled(spoil)
-    try:
-        if any(not breach.note for breach in law.check(spoiled, plan)):
-            return "killed"
-    except Refused:
-        return "survived"
-    return "equivalent" if leaf is not None and _same(bench, plan, leaf, spoil) else "survived"
-
-
-def _same(bench: Bench, plan: Plan, leaf: int, spoil: Any) -> bool:
-    """Whether the canary changes nothing: one element cannot be shifted, a leaf without a gradient not scaled."""
-    if _blind_leaf(bench, plan, leaf):
-        return True
-    for draw in plan.all:
-        try:
-            ours = bench.pull(*draw)
-        except Refused:
-            continue
-        there = spoil(ours, draw[2], "jit", 0).cotangents[leaf]
-        if not np.allclose(there, ours.cotangents[leaf], rtol=1e-9, atol=0, equal_nan=True):
-            return False
-    return True
-
-
-def _blind_leaf(bench: Bench, plan: Plan, leaf: int) -> bool:
-    """Whether the leaf's gradient is nothing but rounding at every input: that of a bias below a normalization."""
-    for draw in plan.all:
-        try:
-            found = bench.truth(*draw).cotangents
-        except Refused:
-            continue
-        if largest(found[leaf]) > 1e-11 * max(map(largest, found)):
-            return False
-    return len(bench.flat.layout.floats) > 1
-
-
-def _findings(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
-    """One finding for each law and leaf, with the inputs at which it was seen."""
-    together: dict[Any, list[Breach]] = {}
-    for b in breaches:
-        together.setdefault((b.law, b.leaf, b.where, b.note), []).append(b)
-    findings = []
-    told = {leaf for law, leaf, _, note in together if law == "dense" and not note}
-    for (law, leaf, where, note), group in together.items():
-        if (law == "adjoint" and told) or (law == "precision" and leaf in told):
-            continue  # the same mistake, seen less sharply
-        worst = max(group, key=lambda b: b.size)
-        place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
-        labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in group if b.draw))
-        at = (
-            f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
-        )
-        estimates = bench.flat.subject.estimator and law in ("dense", "adjoint", "precision", "finite")
-        softened = note or estimates
-        if estimates and law == "dense" and leaf is not None:
-            worst = replace(worst, text=_bias(bench, leaf))
-        findings.append(
-            Finding(
-                law,
-                "note" if softened else "error",
-                place,
-                float(worst.size),
-                "" if note else diagnose(group),
-                _replay(bench, seed, worst),
-                worst.text + at,
-            )
-        )
-    return findings
-
-
-def _bias(bench: Bench, leaf: int) -> str:
-    """An estimator's angle and length against the true gradient, over the ordinary draws."""
-    draws = list(bench.memo["draws"])
-    ours = np.concatenate([bench.pull(*d).cotangents[leaf].ravel() for d in draws])
-    truth = np.concatenate([bench.truth(*d).cotangents[leaf].ravel() for d in draws])
-    lengths = float(np.linalg.norm(ours)), float(np.linalg.norm(truth))
-    if not all(lengths):
-        return f"an estimator: its length is {lengths[0]:.2g}, the true gradient's {lengths[1]:.2g}"
-    angle = np.degrees(np.arccos(np.clip(ours @ truth / (lengths[0] * lengths[1]), -1, 1)))
-    return f"an estimator: {angle:.1f}° from the true gradient, {lengths[0] / lengths[1]:.3g} times as long"
-
-
-def _replay(bench: Bench, seed: int, breach: Breach) -> str:
-    case = f"  # {breach.draw[0].label}, {breach.draw[1]}, {breach.dtype}" if breach.draw else ""
-    shown = ", ".join(f"{x.dtype}{list(np.shape(x))}" for x in bench.example.floats + bench.example.others)
-    return f"verify.check({bench.flat.subject.name}, <{shown}>, seed={seed}){case}"
-
-
-def _note(law: str, text: str) -> Finding:
-    return Finding(law, "note", "", 0.0, "", "", text)
-
-
-def _blind(bench: Bench, plan: Plan) -> list[Finding]:
-    """What the inputs could not show: leaves without a gradient, references that are not finite."""
-    notes = []
-    for k, name in enumerate(bench.flat.layout.floats):
-        if _blind_leaf(bench, plan, k):
-            text = "its gradient is zero, but for rounding, at every input: a factor in it cannot be seen"
-            notes.append(Finding("dense", "note", name, 0.0, "", "", text))
-    unsure = [d for d in plan.all if not _known(bench, d)]
-    if unsure:
-        labels = list(dict.fromkeys(d[0].label for d in unsure))
-        notes.append(_note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
-    return notes
-
-
-def _known(bench: Bench, draw: Draw) -> bool:
-    try:
-        return finite(bench.truth(*draw).cotangents)
-    except Refused:
-        return False
+    return LAWS if plan.thorough else [law for law in LAWS if law.name in QUICK]
 
 
 def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Canary], begun: float) -> Report:
@@ -297,6 +128,8 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
         "inputs": cases,
         "shapes": list(dict.fromkeys(d[0].shapes for d in plan.all)),
         "laws": [law.name for law in _laws(plan)],
+        "settings": [label for label, *_ in bench.memo.get("settings", ())],
+        "skipped": _skipped(plan),
     }
     return Report(
         bench.flat.subject.name,
@@ -313,9 +146,17 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
     )
 
 
+def _skipped(plan: Plan) -> list[str]:
+    """What would have been tried, and why it was not."""
+    left = [law.name for law in LAWS if not plan.thorough and law.name not in QUICK]
+    alone = jax.device_count() < 2 and plan.thorough
+    devices = "sharded: one device (XLA_FLAGS=--xla_force_host_platform_device_count=4 makes four of it)"
+    return left + [devices] * alone
+
+
 def _nothing(name: str, text: str, begun: float) -> Report:
     return Report(
-        name, "inconclusive", (_note("runs", text),), "none", "nothing ran", {}, (), 0, time.monotonic() - begun
+        name, "inconclusive", (note("runs", text),), "none", "nothing ran", {}, (), 0, time.monotonic() - begun
     )
 
 

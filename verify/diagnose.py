@@ -10,40 +10,142 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from verify.budget import largest
-from verify.laws import Breach
+from verify.bench import Bench, Refused
+from verify.budget import Draw, largest
+from verify.inputs import is_key
+from verify.law import Breach
 
 FINE = 1e-3  # how much of what is wrong a kind may leave unexplained
 BY_LAW = {
     "structure": "wrong dtype or tree",
     "pure": "impure",
     "eager": "impure",
+    "loop": "impure",
+    "leaks": "impure",
     "linear": "not linear in the cotangent",
     "zero": "not linear in the cotangent",
     "precision": "precision loss",
     "value": "the forward differs",
+    "twice": "wrong second derivative",
+    "parts": "symbolic zeros",
+    "settings": "setting ignored or stale",
+    "runs": "raises",
 }
+BEHIND = ("linear", "zero", "pure", "eager", "loop", "leaks")  # laws that explain a wrong number, if nothing else does
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def diagnose(breaches: list[Breach]) -> str:
-    """The kind of mistake that explains all of these breaches of one law by one leaf, or "unknown"."""
+def diagnose(breaches: list[Breach], bench: Bench, broken: set[str]) -> str:
+    """The kind of mistake that explains all of these breaches of one law by one leaf, or "unknown".
+
+    broken are the laws that this leaf breaks besides."""
     law = breaches[0].law
-    if law in BY_LAW and not (law == "precision" and _gross(breaches)):
+    if law == "precision" and _gross(breaches):
+        far = any(not np.isfinite(b.size) for b in breaches) or any(
+            b.shown is not None and not np.isfinite(b.shown[0]).all() for b in breaches
+        )
+        ordinary = all(b.draw is not None and b.draw[0].ordinary for b in breaches)
+        return "overflow" if far else f"wrong in {breaches[0].dtype} only" if ordinary else "precision loss"
+    if law in BY_LAW:
         return BY_LAW[law]
     seen = [b for b in breaches if b.shown is not None and b.draw is not None]
     if law == "finite" or not seen:
         return _unbounded(breaches) if law == "finite" else "unknown"
-    if law not in ("dense", "halves", "vmap"):
-        return "unknown"
     kinds: tuple[Callable[[list[Breach]], str], ...] = (
-        _repeated, _factor, _transpose, _reversal, _off_by_one, _part, _row, _term, _rounding,
+        _repeated, _factor, _transpose, _reversal, _off_by_one, _masked, _part, _row,
     )  # fmt: skip
-    name = next((name for kind in kinds if (name := kind(seen))), "unknown")
-    if law == "dense" and not any(b.draw and b.draw[0].ordinary and b.draw[0].label != "example" for b in seen):
+    name = next((name for kind in kinds if (name := kind(seen))), "")
+    name = (
+        name
+        or _elsewhere(bench, seen)
+        or _term(seen)
+        or _rounding(seen)
+        or next((BY_LAW[b] for b in BEHIND if b in broken), "")
+    )
+    name = name or _where(seen) or ("wrong under vmap" if law == "vmap" else "unknown")
+    if law == "dense" and not any(b.draw and b.draw[0].ordinary for b in seen) and not name.startswith("only"):
         return f"{name}, at some inputs only"
     return name
+
+
+def _elsewhere(bench: Bench, breaches: list[Breach]) -> str:
+    """What came is the truth of another input, or of a cotangent without one of its parts."""
+    some = [b for b in breaches if b.draw and b.draw[0].shapes == bench.example.shapes][:4]
+    if len(some) < 2:
+        return ""
+
+    def all_are(change: Callable[[Draw], Draw]) -> bool:
+        for b in some:
+            assert b.draw is not None
+            assert b.shown is not None
+            assert b.leaf is not None
+            try:
+                there = bench.truth(*change(b.draw)).cotangents[b.leaf]
+            except Refused:
+                return False
+            if not _same(b.shown[0], there, _gap(b.shown)):
+                return False
+        return True
+
+    earlier = [case for case, label, _ in bench.memo["draws"] if label == "noise"][:2]
+    for case in earlier:
+        if all(b.draw and b.draw[0] is not case for b in some) and all_are(
+            lambda d, c=case: (c, f"as if {id(d)}", d[2])
+        ):
+            return "stale residual"
+    for j in range(len(some[0].draw[2])) if some[0].draw and len(some[0].draw[2]) > 1 else ():
+
+        def without(draw: Draw, j=j) -> Draw:
+            dy = tuple(np.zeros_like(v) if i == j else v for i, v in enumerate(draw[2]))
+            return draw[0], f"{draw[1]} without {j}", dy
+
+        if all_are(without):
+            return f"missing term: the cotangent of output {j}"
+    return ""
+
+
+FAR = ("x3", "x30", "x1e3", "x1e4", "offset", "one large", "huge range", "large", "near overflow", "grid")
+TIES = ("ties", "constant", "equal rows", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
+SIZES = (
+    "first axes",
+    "last axes",
+    "all axes",
+    "axes",
+    "odd",
+    "falling",
+    "alike",
+    "two",
+    "empty",
+    "long axis",
+    "on tile",
+)
+SIZES += ("off tile", "broadcast")
+
+
+def _where(breaches: list[Breach]) -> str:
+    """Only ever at inputs of one class."""
+    labels = {b.draw[0].label for b in breaches if b.draw}
+    for name, starts in (("only far out", FAR), ("only at ties or zeros", TIES), ("only at some sizes", SIZES)):
+        if labels and all(label.startswith(starts) for label in labels):
+            return name
+    return ""
+
+
+def _masked(breaches: list[Breach]) -> str:
+    """Wrong only where a mask among the arguments is false."""
+    hits = 0
+    for b in breaches:
+        assert b.shown is not None
+        assert b.draw is not None
+        wrong = np.abs(b.shown[0] - b.shown[1]) > FINE * _gap(b.shown)
+        masks = [np.asarray(m) for m in b.draw[0].others if not is_key(m) and np.asarray(m).dtype == bool]
+        masks += [m > 0 for m in map(np.asarray, b.draw[0].floats) if m.size > 1 and np.isin(m, (0, 1)).all()]
+        masks = [m for m in masks if m.ndim and wrong.shape[: m.ndim] == m.shape and not m.all()]
+        if not any(not wrong[m].any() for m in masks):
+            return ""
+        hits += 1
+    return "masked region leaks" if hits else ""
 
 
 def _repeated(breaches: list[Breach]) -> str:
@@ -51,7 +153,7 @@ def _repeated(breaches: list[Breach]) -> str:
     if any(b.draw and b.draw[0].label == "example" for b in breaches):
         return ""
     for i, x in enumerate(breaches[0].draw[0].others if breaches[0].draw else ()):
-        if not np.issubdtype(getattr(x, "dtype", object), np.integer) or np.size(x) < 2:
+        if is_key(x) or not np.issubdtype(x.dtype, np.integer) or np.size(x) < 2:
             continue
         values = [np.asarray(b.draw[0].others[i]) for b in breaches if b.draw]
         if all(len(np.unique(v)) < v.size for v in values):
@@ -65,7 +167,8 @@ def _gross(breaches: list[Breach]) -> bool:
 
 def _unbounded(breaches: list[Breach]) -> str:
     labels = {b.draw[0].label for b in breaches if b.draw}
-    big = ("large", "x30", "x1e3", "x1e4", "one large", "huge range", "offset")
+    if any(b.draw and b.draw[0].ordinary for b in breaches):
+        return "unknown"
     none = (
         "zeros",
         "signed zeros",
@@ -77,7 +180,9 @@ def _unbounded(breaches: list[Breach]) -> str:
         "tiny",
         "denormal",
     )
-    if labels and all(name.startswith(big) for name in labels):
+    if labels == {"empty"}:
+        return "division by zero"
+    if labels and all(name.startswith(FAR) for name in labels):
         return "overflow"
     if labels and any("zero" in name for name in labels) and all(name.startswith(none) for name in labels):
         return "division by zero"

@@ -57,9 +57,9 @@ def is_key(x: Any) -> bool:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the example tells of where a float leaf lives."""
+    """What the example tells of where a float leaf lives. sign: 1 if nothing is below zero, -1 if nothing is above."""
 
-    low: float
+    sign: int
     high: float
     binary: bool
     simplex: bool
@@ -67,72 +67,128 @@ class Domain:
     @staticmethod
     def of(x: np.ndarray) -> "Domain":
         x = np.asarray(x, np.float64)
+        x = x[np.isfinite(x)] if not np.isfinite(x).all() else x
         if not x.size:
-            return Domain(-np.inf, np.inf, False, False)
+            return Domain(0, np.inf, False, False)
         constant = x.size > 1 and bool((x == x.flat[0]).all())
         binary = bool(np.isin(x, (0.0, 1.0)).all()) and not constant and x.size > 1
-        low = 0.0 if x.min() >= 0 and not constant else -np.inf
-        high = 1.0 if low == 0 and x.max() <= 1 and x.size > 3 else np.inf
-        simplex = low == 0 and x.ndim > 0 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
-        return Domain(low, high, binary, simplex)
+        sign = 0 if constant else 1 if x.min() >= 0 else -1 if x.max() <= 0 else 0
+        high = 1.0 if sign == 1 and x.max() <= 1 and x.size > 3 else np.inf
+        simplex = sign == 1 and x.ndim > 0 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
+        return Domain(sign, high, binary, simplex)
 
     def keep(self, x: np.ndarray) -> np.ndarray:
         """x brought back to where the example lives."""
         if self.binary:
             return (np.abs(x) > 0.5).astype(np.float64)
-        x = np.clip(np.abs(x) if self.low == 0 else x, self.low, self.high)
+        x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
         if self.simplex:
             total = x.sum(-1, keepdims=True)
             x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / x.shape[-1])
         return x
 
 
-def ordinary(example: Case, rng: np.random.Generator, label: str) -> Case:
-    """Other values like those of the example: drawn anew with its spread, its signs and its bounds."""
-    floats = tuple(single(_like(x, rng)) for x in example.floats)
+def ordinary(example: Case, rng: np.random.Generator, label: str, near: bool = False) -> Case:
+    """Other values like those of the example: drawn anew with its spread, its signs and its bounds, or, if `near`, the
+    example's own values in another order, next to where they were."""
+    draw = _near if near else _like
+    floats = tuple(single(_held(x, draw(x, rng))) for x in example.floats)
     return Case(label, floats, tuple(_other_like(x, rng) for x in example.others), ordinary=True)
+
+
+def _held(example: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """x with the infinities of the example where they are there, as in masks that are added."""
+    sure = np.isfinite(example)
+    return x if sure.all() or x.shape != example.shape else np.where(sure, x, example)
+
+
+def _near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    if not x.size or not np.isfinite(x).all():
+        return x
+    domain = Domain.of(x)
+    drawn = x if domain.simplex else rng.permutation(x.ravel()).reshape(x.shape)
+    if domain.binary:
+        return drawn
+    return domain.keep(np.clip(drawn * np.exp(0.1 * rng.normal(size=x.shape)), *_span(x)))
+
+
+def _span(x: np.ndarray) -> tuple[float, float]:
+    """Between the least and the largest of x, or around it where they are one."""
+    low, high = float(x.min()), float(x.max())
+    return (low, high) if low < high else (low - 0.2 * abs(low), high + 0.2 * abs(high))
 
 
 def _like(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x = np.asarray(x, np.float64)
-    if not x.size:
+    known = x[np.isfinite(x)]
+    if not known.size:
         return x
     domain = Domain.of(x)
     if domain.binary:
         return rng.permutation(x.ravel()).reshape(x.shape)
     if domain.simplex:
         return domain.keep(x * np.exp(0.5 * rng.normal(size=x.shape)))
-    spread = x.std() or (abs(float(x.flat[0])) or 1.0)
-    if domain.low == 0:
+    if domain.sign and known.size == x.size:
         drawn = rng.permutation(x.ravel()).reshape(x.shape) * np.exp(0.3 * rng.normal(size=x.shape))
-        return domain.keep(np.minimum(drawn, domain.high))
-    return x.mean() + spread * rng.normal(size=x.shape)
+        return domain.keep(drawn)
+    spread = known.std() or (abs(float(known[0])) or 1.0)
+    return known.mean() + spread * rng.normal(size=x.shape)
 
 
 def _other_like(x: Any, rng: np.random.Generator) -> Any:
     if is_key(x):
         return jax.random.key(int(rng.integers(2**31)), impl=jax.random.key_impl(x)) if x.shape == () else x
     x = np.asarray(x)
+    if _raw_key(x):
+        return rng.integers(2**32, size=x.shape, dtype=np.uint32)
     if x.dtype == bool:
         return rng.permutation(x.ravel()).reshape(x.shape)
-    if not np.issubdtype(x.dtype, np.integer) or x.size < 2 or _fixed(x):
+    if not np.issubdtype(x.dtype, np.integer) or x.size < 2 or _permutation(x):
         return x
-    return rng.integers(_least(x), x.max(), size=x.shape, endpoint=True).astype(x.dtype)
+    drawn = rng.choice(_known(x), size=x.shape).astype(x.dtype)
+    if _rising(x):  # pointers and sorted segments: so they stay, with the same ends
+        drawn = np.sort(drawn)
+        drawn[0], drawn[-1] = x[0], x[-1]
+    return drawn
 
 
-def _least(x: np.ndarray) -> int:
-    """The least value to try: 0 is as good an index as those that the example happens to have."""
-    return min(int(x.min()), 0)
+def _known(x: np.ndarray) -> np.ndarray:
+    """The integers that x could hold: from 0 to its largest, and below zero those that it has, which mean something."""
+    below = np.unique(x[x < 0])
+    if len(below) > 2:
+        return np.arange(x.min(), x.max() + 1)
+    return np.concatenate([below, np.arange(0, max(int(x.max()), 0) + 1)])
+
+
+def _rising(x: np.ndarray) -> bool:
+    return x.ndim == 1 and x.size > 3 and bool((np.diff(x) >= 0).all()) and x[0] != x[-1]
+
+
+def _pointers(example: Case, x: np.ndarray) -> bool:
+    """Whether these integers cut an axis into parts: from 0 to its end, rising."""
+    return _rising(x) and x[0] == 0 and int(x[-1]) in {n for leaf in example.floats for n in np.shape(leaf)}
+
+
+def _permutation(x: np.ndarray) -> bool:
+    return x.ndim == 1 and x.size > 3 and bool((np.sort(x) == np.arange(x.size)).all())
+
+
+def _raw_key(x: np.ndarray) -> bool:
+    """The bits of a random key of the old kind."""
+    return x.dtype == np.uint32 and x.shape == (2,)
 
 
 def _fixed(x: np.ndarray) -> bool:
-    """A permutation, or raw bits of a random key: what must not be drawn element by element."""
-    whole = x.ndim == 1 and x.size > 3 and bool((np.sort(x) == np.arange(x.size)).all())
-    return whole or x.dtype == np.uint32
+    """What must not be drawn element by element."""
+    return _permutation(x) or x.dtype == np.uint32
 
 
-def _rows(x, f):
-    return f(x.copy()) if x.ndim and x.shape[0] else x
+def _top(example: Case, x: np.ndarray) -> int:
+    """The largest integer to try in place of x's: if it may point into an axis, that axis's last place."""
+    sizes = sorted({n for leaf in example.floats for n in np.shape(leaf)})
+    high = int(x.max())
+    return high if high in sizes else next((n - 1 for n in sizes if n > high), high)
 
 
 def _set(x, index, value):
@@ -157,12 +213,15 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "constant rows": lambda x, r: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim and x.size else x,
     "first row zero": lambda x, r: _set(x, 0, 0.0),
     "last row zero": lambda x, r: _set(x, -1, 0.0),
+    "grid": lambda x, r: r.permutation(np.linspace(-9, 9, x.size) + 0.1).reshape(x.shape) if x.size else x,
+    "x3": lambda x, r: 3 * x,
     "x1e3": lambda x, r: 1e3 * x,
     "x1e4": lambda x, r: 1e4 * x,
     "x30": lambda x, r: 30 * x,
     "x1e-4": lambda x, r: 1e-4 * x,
     "integers": lambda x, r: np.rint(3 * x),
     "offset 1e3": lambda x, r: x + 1e3,
+    "offset 1e4": lambda x, r: x + 1e4,
     "huge range": lambda x, r: x * 10 ** r.uniform(-5, 5, size=x.shape),
     "one large": lambda x, r: x + 50 * np.abs(x).max(initial=0) * _one_hot(x, r),
     "one-hot": _one_hot,
@@ -174,9 +233,13 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "tiny": lambda x, r: 1e-30 * x,
     "large": lambda x, r: 1e18 * x,
     "denormal": lambda x, r: 1e-40 * x,
+    "near overflow": lambda x, r: 1e30 * x,
 }
-ALONE = ("zeros", "constant", "ties", "equal rows")  # also for one leaf at a time, the others ordinary
-EXTREME = ("x1e3", "x1e4", "x30", "offset 1e3", "huge range", "one large", "large")  # only one leaf at a time
+ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
+FAR = ("x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
+HUGE = ("large", "near overflow")
+EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
+TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
 
 
 def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
@@ -194,16 +257,20 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> 
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
     for i, x in enumerate(example.others):
-        for name, changed in _other_values(x, rng):
+        for name, changed in _other_values(example, x, rng):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
 
 
 def _changed(change, rng):
-    return lambda example, x: single(Domain.of(example).keep(change(np.asarray(x, np.float64), rng)))
+    def changed(example, x):
+        x = np.where(np.isfinite(x), x, 0.0)
+        return single(_held(example, Domain.of(example).keep(change(np.asarray(x, np.float64), rng))))
+
+    return changed
 
 
-def _other_values(x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
+def _other_values(example: Case, x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
     if is_key(x):
         return
     x = np.asarray(x)
@@ -213,11 +280,16 @@ def _other_values(x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]
         if x.ndim:
             yield "first row false", _set(x | True, 0, False)
             yield "last row false", _set(x | True, -1, False)
-    elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x):
-        yield "all first", np.full_like(x, _least(x))
-        yield "all last", np.full_like(x, x.max())
+    elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x) and not _pointers(example, x):
+        known = _known(x)
+        yield "all first", np.full_like(x, known.min())
+        yield "all zero", np.zeros_like(x)
+        yield "all last", np.full_like(x, _top(example, x))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
+    elif np.issubdtype(x.dtype, np.integer) and x.size == 1 and x.dtype != np.uint32:
+        yield "first", np.zeros_like(x)
+        yield "one less", np.maximum(x, 1) - 1
 
 
 def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterator[tuple[str, Leaves]]:
@@ -253,7 +325,16 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
     of its size, then with all of them, less those that can stay behind. Axes of size 0 and 1 are left as they are.
     """
     leaves = (*example.floats, *example.others)
-    free = [(i, a) for i, x in enumerate(leaves) if not is_key(x) for a in range(np.ndim(x)) if np.shape(x)[a] > 1]
+    cuts = [
+        i for i, x in enumerate(leaves) if not is_key(x) and x.dtype.kind in "iu" and _pointers(example, np.asarray(x))
+    ]
+    free = [
+        (i, a)
+        for i, x in enumerate(leaves)
+        if not is_key(x) and i not in cuts
+        for a in range(np.ndim(x))
+        if np.shape(x)[a] > 1
+    ]
     if flat.subject.remake:  # the parameters follow x
         own = sum(name.startswith("params") for name in flat.layout.floats)
         skip = len(example.floats) + sum(
@@ -303,11 +384,11 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
     """The example with other sizes: float leaves drawn like it, integers kept below the sizes they may point into."""
     leaves = (*example.floats, *example.others)
     shapes = [list(np.shape(x)) for x in leaves]
-    shrunk = {}
+    moved = {}
     for (i, a), n in sizes.items():
-        if n < shapes[i][a]:
-            shrunk[shapes[i][a]] = n
+        moved[shapes[i][a]] = n
         shapes[i][a] = n
+    tallest = max((n for x in example.floats for n in np.shape(x)), default=0)
     new = []
     for i, (x, shape) in enumerate(zip(leaves, shapes, strict=True)):
         if is_key(x) or tuple(shape) == np.shape(x):
@@ -315,7 +396,7 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
         else:
             y = np.resize(np.asarray(x), shape) if np.size(x) else np.zeros(shape, x.dtype)
         if i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
-            y = _below(np.asarray(x), np.asarray(y), shrunk, fresh=tuple(shape) != np.shape(x), rng=rng)
+            y = _below(np.asarray(x), np.asarray(y), moved, tallest, fresh=tuple(shape) != np.shape(x), rng=rng)
         new.append(y)
     case = Case(label, tuple(new[: len(example.floats)]), tuple(new[len(example.floats) :]))
     if flat.subject.remake and sizes:
@@ -326,38 +407,86 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
 
 
 def _below(
-    old: np.ndarray, new: np.ndarray, shrunk: dict[int, int], fresh: bool, rng: np.random.Generator
+    old: np.ndarray, new: np.ndarray, moved: dict[int, int], tallest: int, fresh: bool, rng: np.random.Generator
 ) -> np.ndarray:
+    """Integers that may point into an axis kept below its new size; lengths and pointers that reach its end, at it."""
     if not new.size or not old.size or (_fixed(old) and not fresh):
         return new
-    if _fixed(old) and old.dtype != np.uint32:
+    if _permutation(old):
         return rng.permutation(new.size).astype(new.dtype).reshape(new.shape)
-    limits = [n for before, n in shrunk.items() if old.max() < before]
-    return new % min(limits) if limits else new
+    high = int(old.max())
+    if high in moved and high < tallest and _rising(old):
+        raise ValueError("pointers to the end of an axis, or sorted numbers: it cannot be told which")
+    if high in moved and high >= tallest:
+        new = np.where(new == high, moved[high], np.minimum(new, moved[high])).astype(new.dtype)
+    else:
+        limits = [n for before, n in moved.items() if n < before and high < before]
+        new = np.where(new < 0, new, new % max(min(limits), 1)) if limits else new
+    return np.sort(new) if _rising(old) else new
 
 
-def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Other sizes that f accepts, at most `count`: each group at 1, all at 1, distinct primes, off any tile, large."""
+PRIMES = (3, 5, 7, 11, 13, 2)
+OFF_TILE = (33, 17, 9, 5)
+
+
+def shapes(
+    flat: Flat, f: Callable, example: Case, rng: np.random.Generator, count: int, long: int = 1027
+) -> Iterator[Case]:
+    """Other sizes that f accepts, at most `count`: at 1, 2 and 0, alike, distinct primes, off and on any tile, long,
+    broadcast, and of another rank."""
     sets = groups(flat, f, example)
-    if not sets:
+    if sets:
+        for label, sizes in _sizes(sets, long):
+            if count <= 0:
+                return
+            if accepts(flat, f, example, sizes):
+                count -= 1
+                yield resized(flat, example, sizes, rng, label)
+    if count > 0 and not flat.subject.remake:
+        yield from ranked(flat, f, example, rng)
+
+
+def _sizes(sets: list[tuple[Axis, ...]], long: int) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """(label, size of each axis that changes), the most telling first."""
+    k = len(sets)
+
+    def plan(label: str, *sizes: int | None):
+        return label, {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
+
+    yield plan("first axes 1", 1, *[None] * (k - 1))
+    yield plan("odd", *(PRIMES[i % 6] for i in range(k)))
+    yield plan(f"long axis {k - 1}", *(PRIMES[i % 3] for i in range(k - 1)), long)
+    if k > 1:
+        yield plan("last axes 1", *[None] * (k - 1), 1)
+        yield plan("alike", *[4] * k)
+        yield plan("long axis 0", 131, *(PRIMES[i % 3] for i in range(k - 1)))
+    yield plan("on tile", *[8] * (k - 1), 256)
+    for group in [g for g in sets if len(g) > 1][:2]:
+        for axis in group[:2]:
+            yield f"broadcast {axis[0]}", {axis: 1}
+    yield plan("two", *[2] * k)
+    yield plan("empty", 0, *[None] * (k - 1))
+    if k > 1:
+        yield plan("falling", *(PRIMES[:5][::-1][i % 5] for i in range(k)))
+        yield plan("all axes 1", *[1] * k)
+    yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))
+    for i in range(1, k - 1):
+        yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))
+
+
+def ranked(flat: Flat, f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """The example with one axis more in front of its leaves of the highest rank, or of all, if f accepts it."""
+    leaves = (*example.floats, *example.others)
+    highest = max((np.ndim(x) for x in example.floats), default=0)
+    for least in (highest, 1):
+        new = [np.stack([x] * 3) if not is_key(x) and np.ndim(x) >= max(least, 1) else x for x in leaves]
+        floats = tuple(single(_like(x, rng)) for x in new[: len(example.floats)])
+        case = Case("rank", floats, tuple(new[len(example.floats) :]))
+        try:
+            with wide("float64"):
+                jax.eval_shape(f, case.floats, case.others)
+        except Exception:  # noqa: BLE001 - as in `accepts`
+            continue
+        if highest:
+            yield case
         return
-    several = len(sets) > 1
-    primes = (3, 5, 7, 11, 13, 2)
-    plans: list[tuple[str, list[int | None]]] = [("first axes 1", [1, *[None] * (len(sets) - 1)])]
-    plans.append(("odd", [primes[i % 6] for i in range(len(sets))]))
-    if several:
-        plans.append(("last axes 1", [*[None] * (len(sets) - 1), 1]))
-    for i in (0, len(sets) - 1) if several else (0,):
-        plans.append((f"long axis {i}", [(131 if j == i else primes[j % 3]) for j in range(len(sets))]))
-    if several:
-        plans.append(("all axes 1", [1] * len(sets)))
-        plans.append(("off tile", [(33, 17, 9, 5)[min(i, 3)] for i in range(len(sets))]))
-    plans += [(f"axes {i} 1", [1 if j == i else None for j in range(len(sets))]) for i in range(1, len(sets) - 1)]
-    plans.append(("larger", [37 if i == 0 else None for i in range(len(sets))]))
-    for label, plan in plans:
-        if count <= 0:
-            return
-        sizes = {axis: n for group, n in zip(sets, plan, strict=True) if n for axis in group}
-        if accepts(flat, f, example, sizes):
-            count -= 1
-            yield resized(flat, example, sizes, rng, label)

@@ -8,7 +8,7 @@ import numpy as np
 from verify import budget
 from verify.bench import Bench, Refused
 from verify.budget import Draw
-from verify.laws import Plan
+from verify.law import Plan
 from verify.report import Heat, Measured
 
 SIDE = 24  # of a heat map, at most

@@ -33,12 +33,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Canary:
-    """A wrong backward made from the subject's own, and what became of it: "killed", "survived" or "equivalent"."""
+    """A wrong backward made from the subject's own, and what became of it: "killed", "survived" or "equivalent".
+
+    needed: the input with which a survivor would have been caught.
+    """
 
     law: str
     name: str
     where: str
     fate: str
+    needed: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,11 @@ class Report:
         killed = sum(c.fate == "killed" for c in self.canaries)
         survived = [c for c in self.canaries if c.fate == "survived"]
         lines = [f"{self.verdict.upper()}: {self.subject}", f"  oracle: {self.oracle} ({self.strength})"]
-        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items()]
+        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items() if what]
         lines.append(
             f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
         )
-        lines += [f"  survived: {c.name} ({c.law}) {c.where}" for c in survived]
+        lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
         lines += [f"  {finding}" for finding in self.findings]
         return "\n".join(lines)
 

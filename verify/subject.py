@@ -70,11 +70,17 @@ class Subject:
 def subject(f: Any, args: tuple[Tree, ...], reference: Callable[..., Any] | None, seed: int) -> tuple[Subject, tuple]:
     """(the subject, its example arguments). A layer given with x alone gets parameters of its own, away from ones and
     zeros. Raises SubjectError if f is nothing that can be audited."""
+    if reference is not None and not callable(reference):
+        raise SubjectError(f"check got reference={show(reference)}; expected a function of the same arguments.")
     if isinstance(f, Pair):
+        if any(hasattr(v, "dtype") and jnp.issubdtype(v.dtype, jnp.complexfloating) for v in jax.tree.leaves(args)):
+            raise SubjectError("check got a pair with complex arguments; make it a jax.custom_vjp function.")
         return _of_pair(f, args, reference), args
     if _is_layer(f):
         return _of_layer(f, args, reference, seed)
     if callable(f):
+        for function in (f, *([reference] if reference else [])):
+            _takes(function, args)
         labels = _names(f, len(args))
 
         def pullback(*args):
@@ -89,6 +95,21 @@ def subject(f: Any, args: tuple[Tree, ...], reference: Callable[..., Any] | None
 
 def _name(f: Any) -> str:
     return getattr(f, "__name__", None) or type(f).__name__
+
+
+def _takes(f: Any, args: tuple) -> None:
+    """SubjectError if f cannot be called with these arguments."""
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args)
+    except TypeError as error:
+        raise SubjectError(
+            f"{_name(f)}{signature} cannot be called with the {len(args)} example arguments: {error}. Give all of them "
+            "in their order; what is passed by keyword goes in with functools.partial or a lambda."
+        ) from None
 
 
 def _names(f: Any, count: int) -> tuple[str, ...]:
@@ -236,7 +257,10 @@ def show(tree: Tree) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a subject's arguments fall apart into leaves and come together again. roles: 'float', 'other' or 'static'."""
+    """How a subject's arguments fall apart into leaves and come together again.
+
+    roles: 'float', 'complex' (two float leaves: its real and its imaginary part), 'other' or 'static' (a setting).
+    """
 
     structure: Any
     roles: tuple[str, ...]
@@ -246,29 +270,47 @@ class Layout:
     @property
     def floats(self) -> tuple[str, ...]:
         """The names of the leaves that have cotangents."""
-        return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role == "float")
+        found = []
+        for name, role in zip(self.names, self.roles, strict=True):
+            found += [name] if role == "float" else [f"{name}.real", f"{name}.imag"] if role == "complex" else []
+        return tuple(found)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of what is neither differentiated nor an array."""
+        return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role == "static")
 
     def args(self, floats: tuple, others: tuple) -> tuple[Tree, ...]:
         sources = {"float": iter(floats), "other": iter(others), "static": iter(self.static)}
-        return jax.tree.unflatten(self.structure, [next(sources[role]) for role in self.roles])
+        take = lambda role: next(sources[role])  # noqa: E731
+        leaves = [
+            jax.lax.complex(take("float"), take("float")) if role == "complex" else take(role) for role in self.roles
+        ]
+        return jax.tree.unflatten(self.structure, leaves)
 
     def split(self, args: tuple[Tree, ...]) -> tuple[tuple, tuple]:
         """(floats, others) of arguments with this structure."""
-        leaves = jax.tree.leaves(args)
-        pick = lambda role: tuple(v for v, r in zip(leaves, self.roles, strict=True) if r == role)  # noqa: E731
-        return pick("float"), pick("other")
+        floats, others = [], []
+        for leaf, role in zip(jax.tree.leaves(args), self.roles, strict=True):
+            if role == "complex":
+                floats += [np.real(leaf), np.imag(leaf)]
+            elif role != "static":
+                (floats if role == "float" else others).append(leaf)
+        return tuple(floats), tuple(others)
 
 
-def lay_out(args: tuple[Tree, ...], labels: tuple[str, ...]) -> Layout:
-    """Python numbers, strings and functions are configuration and stay as they are, unless nothing else is there."""
+def lay_out(args: tuple[Tree, ...], labels: tuple[str, ...], numbers: bool = False) -> Layout:
+    """Python's numbers, strings and functions are settings and stay as they are; its floats are differentiated too if
+    `numbers`, or if there is nothing else to differentiate."""
     paths, structure = jax.tree_util.tree_flatten_with_path(args)
     arrays = any(hasattr(leaf, "dtype") and _floating(leaf) for _, leaf in paths)
     roles, names, static = [], [], []
     for (path, leaf), buffer in zip(paths, _in_buffer(args), strict=True):
         names.append(labels[path[0].idx] + jax.tree_util.keystr(path[1:]))
         if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
-            roles.append("float" if _floating(leaf) and not buffer else "other")
-        elif isinstance(leaf, float) and not arrays:
+            complex_ = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+            roles.append("other" if buffer else "float" if _floating(leaf) else "complex" if complex_ else "other")
+        elif isinstance(leaf, float) and (numbers or not arrays):
             roles.append("float")
         else:
             roles.append("static")
@@ -312,7 +354,14 @@ class Flat:
 
 
 def float_leaves(y: Tree) -> tuple:
-    return tuple(jnp.asarray(v) for v in jax.tree.leaves(y) if jnp.issubdtype(jnp.result_type(v), jnp.floating))
+    """The float leaves of an output; a complex one is two of them."""
+    found = []
+    for v in map(jnp.asarray, jax.tree.leaves(y)):
+        if jnp.issubdtype(v.dtype, jnp.complexfloating):
+            found += [jnp.real(v), jnp.imag(v)]
+        elif jnp.issubdtype(v.dtype, jnp.floating):
+            found.append(v)
+    return tuple(found)
 
 
 def _cotangent(y: Tree, dy: tuple) -> Tree:

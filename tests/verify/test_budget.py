@@ -23,7 +23,7 @@ def only(dtype, factor):
 
 @pytest.mark.parametrize(
     ("dtype", "factor", "level"),
-    [("float64", 1 + 1e-9, "quick"), ("float32", 1 + 1e-4, "quick"), ("bfloat16", 1.25, "standard")],
+    [("float64", 1 + 1e-9, "quick"), ("float32", 1 + 1e-4, "quick"), ("bfloat16", 1.05, "standard")],
 )
 def test_detection_floor(dtype, factor, level):
     report = verify.check(

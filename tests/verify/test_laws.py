@@ -13,7 +13,8 @@ def test_every_law_has_a_canary_that_dies():
     f, plain, args = zoo.RIGHT["linear_"]()
     report = verify.check(f, *args, reference=plain)
     killed = {c.law for c in report.canaries if c.fate == "killed"}
-    assert killed == {law.name for law in LAWS} - {"halves"}  # only layers have halves
+    # only layers have halves; here are no settings, no symbolic zeros, and seldom more devices than one
+    assert killed >= {law.name for law in LAWS} - {"halves", "settings", "parts", "sharded"}
     assert not [c for c in report.canaries if c.fate == "survived"]
     for name in ("zero", "sign", "x1.01", "one element", "shifted"):
         dead = {c.where for c in report.canaries if (c.law, c.name, c.fate) == ("dense", name, "killed")}

@@ -1,0 +1,133 @@
+"""Mistakes that show only in one way of calling, at one setting or in one dtype; right rules that look suspicious.
+
+One entry for each law and kind of input; `python -m benchmarks.verify.strangers` audits them all.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import zoo
+import zoo_edges
+import zoo_right
+
+import verify
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+
+def audit(make, **options):
+    f, plain, args = make()
+    return verify.check(f, *args, reference=plain, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "law", "diagnosis"),
+    [
+        (zoo_edges.relu6_without_six, "dense", "only far out"),
+        (zoo_edges.variance_from_squares, "precision", ""),
+        (zoo_edges.minus_zero, "dense", "only at ties or zeros"),
+        (zoo_edges.scale_as_a_python_number, "dense", "constant factor 0.5"),
+        (zoo_edges.nothing_masked, "dense", ""),
+        (zoo_edges.complex_not_conjugated, "dense", ""),
+        (zoo_edges.second_output_ignored, "dense", "missing term: the cotangent of output 1"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_values_and_settings(make, law, diagnosis):
+    errors = audit(make, level="quick").errors
+    assert any(f.law == law and f.diagnosis.startswith(diagnosis) for f in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("make", "law"),
+    [
+        (zoo_edges.beyond_512, "dense"),
+        (zoo_edges.square_weights_not_transposed, "dense"),
+        (zoo_edges.empty_batch, "finite"),
+        (zoo_edges.bias_broadcast_over_rows, "dense"),
+        (zoo_edges.big_constant_in_half, "precision"),
+        (zoo_edges.batched_input_alone, "vmap"),
+        (zoo_edges.second_derivative_stopped, "twice"),
+        (zoo_edges.symbolic_zeros_swapped, "parts"),
+        (zoo.last_call_wins, "leaks"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_sizes_dtypes_and_transforms(make, law):
+    report = audit(make)
+    assert law in {f.law for f in report.errors}, str(report)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        zoo_right.clip_open_at_its_ends,
+        zoo_right.logit_of_probabilities,
+        zoo_right.scale_of_ones_is_positive,
+        zoo_right.additive_mask,
+        zoo_right.pointers_of_rows,
+        zoo_right.labels_of_minus_one_are_ignored,
+        zoo_right.quadratic_form,
+        zoo_right.slope_as_a_setting,
+        zoo_right.symbolic_zeros,
+        zoo_right.complex_square,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_right_rules_that_look_suspicious_pass(make):
+    report = audit(make)
+    assert report.verdict == "pass", str(report)
+
+
+def test_what_cannot_be_called_is_said():
+    def keywords(x, *, scale):
+        return x * scale
+
+    with pytest.raises(verify.SubjectError, match=r"cannot be called.*missing a required argument: 'scale'.*partial"):
+        verify.check(keywords, zoo.example(3))
+    with pytest.raises(verify.SubjectError, match="expected a function of the same arguments"):
+        verify.check(jnp.sin, zoo.example(3), reference=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(verify.SubjectError, match="another structure than the example"):
+        verify.check(jnp.sin, zoo.example(3), reference=jnp.sin, captured=[(zoo.example(3), zoo.example(3))])
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "text"),
+    [
+        (lambda x: (x > 0).sum(), (zoo.example(3),), "no output has a gradient"),
+        (lambda x: x, (jnp.zeros((0, 3)),), "the example is empty"),
+        (lambda x: x, (jnp.full(3, jnp.nan),), "no finite element"),
+    ],
+)
+def test_nothing_to_compare_is_never_a_pass(f, args, text):
+    report = verify.check(f, *args, reference=f, level="quick")
+    assert report.verdict == "inconclusive"
+    assert text in str(report)
+
+
+def test_captured_arguments_are_tried():
+    """Wrong only next to 77.7, which nobody would think of."""
+    make = zoo_edges.elementwise(jnp.sin, lambda x: jnp.where(jnp.abs(x - 77.7) < 0.01, 0, jnp.cos(x)))
+    f, plain, args = make
+    assert verify.check(f, *args, reference=plain, level="quick").verdict == "pass"
+    report = verify.check(f, *args, reference=plain, level="quick", captured=[(jnp.full((2, 3), 77.7),)])
+    assert "captured 0" in str(report.errors[0])
+
+
+def test_a_survivor_says_what_it_needs():
+    blind = zoo.rule(lambda x: 0 * x, lambda x: (0 * x, x), lambda x, d: (0 * d,))
+    report = verify.check(blind, zoo.example(3), reference=lambda x: 0 * x, level="quick")
+    assert report.verdict == "inconclusive", str(report)
+    assert "needed: " in str(report)
+
+
+def test_a_second_derivative_that_is_not_there_is_a_note():
+    report = audit(zoo_right.not_twice)
+    assert report.verdict == "pass", str(report)
+    assert any(f.law == "twice" and f.severity == "note" for f in report.findings), str(report)
+
+
+@pytest.mark.skipif(jax.device_count() > 1, reason="there are devices to spread over")
+def test_what_was_skipped_is_said():
+    report = audit(zoo.relu_, level="quick")
+    assert "vmap" in report.tried["skipped"]

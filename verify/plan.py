@@ -1,0 +1,171 @@
+"""What one audit tries: the ordinary draws, the adversary's inputs and sizes, the dtypes and the settings."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from verify import inputs, oracles
+from verify.bench import Bench, Refused, finite, narrow
+from verify.inputs import Case
+from verify.law import Draw, Plan
+from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
+
+LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
+LARGE = 250  # equations; a program with more takes seconds to compile for each size
+
+
+def arranged(what: Subject, args: tuple) -> tuple[Layout, list[str]]:
+    """The layout of the arguments, and notes. Python's floats among them count as leaves if the function can be
+    differentiated with respect to them, and says that they have a cotangent other than zero."""
+    plain, notes = lay_out(args, what.labels), []
+    if what.kind != "function" or not any(isinstance(v, float) for v in plain.static):
+        return plain, notes
+    layout = lay_out(args, what.labels, numbers=True)
+    floats, others = layout.split(args)
+    floats = tuple(np.asarray(x, np.float32) if isinstance(x, float) else x for x in floats)
+
+    def slopes(floats, others):
+        y, pull = jax.vjp(lambda floats: Flat(what, layout).primal(floats, others), floats)
+        return pull(tuple(jax.numpy.ones_like(v) for v in y))[0]
+
+    try:
+        with wide("float32"):
+            given = jax.jit(slopes)(floats, others)
+    except Exception:  # noqa: BLE001 - a setting, not a number to differentiate by: a stranger's code says so in many ways
+        return plain, notes
+    numbers = [name for name in layout.floats if name not in plain.floats]
+    if any(not np.any(g) for name, g in zip(layout.floats, given, strict=True) if name in numbers):
+        notes.append(f"the cotangent of {', '.join(numbers)} is zero: taken for settings")
+        return plain, notes
+    return layout, notes
+
+
+def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
+    """(label, bench, case) for other values of Python's numbers and flags, one at a time, where the definition and the
+    subject's forward accept them; at most four."""
+    count = 0
+    for i, (name, old) in enumerate(zip(flat.layout.settings, flat.layout.static, strict=True)):
+        for new in _others(old):
+            static = (*flat.layout.static[:i], new, *flat.layout.static[i + 1 :])
+            other = Flat(flat.subject, replace(flat.layout, static=static))
+            try:
+                with wide("float64"):
+                    values = example.at("float64")
+                    shapes = [jax.eval_shape(f, *values) for f in (other.primal, other.reference)]
+                if [s.shape for s in shapes[0]] != [s.shape for s in shapes[1]] or count == 4:
+                    continue
+                oracle, _ = oracles.find(other, *values)
+            except Exception:  # noqa: BLE001 - a value that is refused is not tried
+                continue
+            count += 1
+            yield f"{name}={new!r}", Bench(other, oracle, example, native), example
+
+
+def _others(old: Any) -> tuple[Any, ...]:
+    if isinstance(old, bool):
+        return (not old,)
+    if isinstance(old, int):
+        return old - 1, old + 1
+    if isinstance(old, float):
+        return 0.5 * old, 1.7 * old
+    return ()
+
+
+def native(floats: tuple) -> Any:
+    """The dtype of the user's own example; for a mixture one for each leaf; float32 where that was float64."""
+    kinds = tuple(str(np.asarray(x).dtype) for x in floats)
+    if len(set(kinds)) > 1:
+        return kinds
+    return kinds[0] if kinds and kinds[0] != "float64" else "float32"
+
+
+def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Plan:
+    """All inputs of one audit. Raises Refused if the subject does not run at its example."""
+    rng = np.random.default_rng(seed)
+    example, thorough = bench.example, level != "quick"
+    draws = [
+        (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
+    ]
+    bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
+    whole = finite(bench.truth(*draws[0]).cotangents)
+    for i in range(1, 6 if thorough else 3):
+        draws += _anew(bench, rng, f"like the example {i}", whole)
+    kept = [d for d in draws if _known(bench, d)]
+    bench.memo["draws"] = kept
+    bench.memo["ordinary"] = [(bench.truth(*d), d[2]) for d in kept]
+    bench.memo["inner"] = narrow(
+        bench.flat.vjp, *example.at("float64"), bench.cotangent(example, draws[0][2], "float64")
+    )
+    if bench.oracle.slack:  # differences cost many forwards, and mean nothing at a kink
+        rough = 3e-2 if bench.memo["inner"] else bench.oracle.slack
+        bench.oracle = replace(bench.oracle, slack=rough)
+        return Plan(tuple(kept[:1] + kept[-2:]), (), bench.native, _lower(bench, thorough)[:1], thorough)
+    others = [*_captured(bench, captured, rng), *_values(bench, rng)]
+    if thorough:
+        others += _shapes(bench, rng)
+    if bench.flat.subject.reference is not None and bench.flat.layout.static:
+        bench.memo["settings"] = list(settings(bench.flat, example, bench.native))
+    return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
+
+
+def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool) -> list[Draw]:
+    """A case like the example; next to it, where the definition is finite at the example and not at others."""
+    for near in (False, True):
+        case = inputs.ordinary(bench.example, rng, label, near)
+        ((name, dy),) = inputs.cotangents(bench.outputs(case, "float64"), rng, several=False)
+        if not whole or finite(bench.truth(case, name, dy).cotangents):
+            break
+    return [(case, name, dy)]
+
+
+def _known(bench: Bench, draw: Draw) -> bool:
+    return all(np.isfinite(c).any() or not c.size for c in bench.truth(*draw).cotangents)
+
+
+def _with_noise(bench: Bench, cases: Any, rng: np.random.Generator) -> Iterator[Draw]:
+    for case in cases:
+        try:
+            shapes = bench.outputs(case, "float64")
+        except Refused:
+            continue  # the subject says that it does not take this size; that is its right
+        yield from ((case, label, dy) for label, dy in inputs.cotangents(shapes, rng, False))
+
+
+def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
+    names = bench.flat.layout.floats
+    own = [i for i, name in enumerate(names) if bench.flat.subject.kind != "layer" or not name.startswith("params")]
+    inner = bench.memo["inner"]  # what the subject computes in a narrower dtype ends where that does
+    beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
+    beyond += inputs.FAR if inner == "float16" else ()
+    cases = inputs.values(bench.example, rng, tuple(own[:6]))
+    return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
+
+
+def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
+    names, large = bench.primitives, bench.equations > LARGE
+    long = 37 if LINALG & names else 131 if large or "scan" in names or "while" in names else 1027
+    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, 6 if large else 13, long)
+    return _with_noise(bench, found, rng)
+
+
+def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:
+    """Arguments that the user has recorded, as they are."""
+    layout, cases = bench.flat.layout, []
+    for i, args in enumerate(captured):
+        if jax.tree.structure(args) != layout.structure:
+            raise SubjectError(f"captured[{i}] has another structure than the example: {jax.tree.structure(args)}.")
+        floats, others = layout.split(args)
+        floats = tuple(inputs.single(x) for x in floats)
+        cases.append(Case(f"captured {i}", floats, tuple(x if inputs.is_key(x) else np.asarray(x) for x in others)))
+    return _with_noise(bench, cases, rng)
+
+
+def _lower(bench: Bench, thorough: bool) -> tuple[Any, ...]:
+    """The dtypes below float64 to try: the usual ones, or the example's own mixture."""
+    if not isinstance(bench.native, str):
+        return (bench.native,)
+    half = thorough and "complex" not in bench.flat.layout.roles
+    return ("float32", "bfloat16", "float16") if half else ("float32",)

@@ -1,0 +1,148 @@
+"""The laws of lower precision: no more lost than the definition's own gradient loses, and nothing infinite."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ml_dtypes import finfo
+
+from verify import budget
+from verify.bench import Bench, Refused, Sample, finite
+from verify.budget import Draw, largest, off
+from verify.inputs import FAR, HUGE, TINY, ordinary, single
+from verify.law import Breach, Plan, leaves
+
+
+def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
+    """In each lower dtype the error stays within what the definition's own gradient loses in it."""
+    for dtype in plan.dtypes:
+        draws = [d for d in plan.ordinary if d[1] in ("noise", "more noise")]
+        try:
+            for k in leaves(bench):
+                rows = budget.low(bench, draws, dtype, k)
+                rows = [row for row in rows if _visible(bench, row[3], k)]
+                over = [row for row in rows if row[0] > row[1]]
+                bench.comparisons += len(rows)
+                # one draw may fall on a kink that rounding moves to the other side; most may not
+                if rows and len(over) * 2 > len(rows):
+                    mine, room, s, draw = max(over, key=lambda row: row[0] / max(row[2], 1e-300))
+                    text = f"off by {mine:.2g} in {dtype}, where the definition's own gradient allows {room:.1g}"
+                    shown = bench.pull(*draw, dtype).cotangents[k], bench.truth(*draw, dtype).cotangents[k]
+                    yield Breach("precision", k, mine / max(s, 1e-300), text, draw, shown, dtype=str(dtype))
+            if dtype in ("bfloat16", "float16") and not budget.random(bench):
+                yield from _gains(bench, dtype)
+        except Refused:
+            continue  # the structure law has said so
+
+
+DRAWS, GAIN = 32, 0.03
+
+
+def _gains(bench: Bench, dtype: str) -> Iterator[Breach]:
+    """Element by element the slope of what came over what was due, across many draws, where rounding averages out."""
+    if ("gains", dtype) not in bench.memo:
+        rng, drawn = np.random.default_rng(5), []
+        for i in range(DRAWS):
+            case = ordinary(bench.example, rng, f"draw {i}", near=True)
+            dy = tuple(single(rng.normal(size=s.shape)) for s in bench.outputs(case, dtype))
+            drawn.append((case, "noise", dy))
+        bench.memo["gains", dtype] = drawn
+    draws: list[Draw] = bench.memo["gains", dtype]
+    answers = [
+        [bench.truth(*d, dtype).cotangents for d in draws],
+        [bench.plain(*d, dtype).cotangents for d in draws],
+        [bench.pull(*d, dtype).cotangents for d in draws],
+    ]
+    for k in leaves(bench):
+        true, plain, ours = (np.stack([c[k] for c in several]) for several in answers)
+        if ours.shape != true.shape or not true.size or not all(np.isfinite(v).all() for v in (true, plain, ours)):
+            continue
+        bench.comparisons += 1
+        halves = [slice(0, DRAWS // 2), slice(DRAWS // 2, None)]
+        usual = max(GAIN, 4 * max(np.abs(_slope(plain[h], true[h])).max(initial=0.0) for h in halves))
+        both = [_slope(ours[h], true[h]) for h in halves]
+        wrong = (np.minimum(*np.abs(both)) > usual) & (np.sign(both[0]) == np.sign(both[1]))
+        if wrong.any():
+            gain = 1 + float(both[0][wrong][0])
+            text = f"{int(wrong.sum())} of {wrong.size} elements are {gain:.3g} times what they should be in {dtype}"
+            yield Breach("precision", k, abs(gain - 1), text, draws[0], dtype=str(dtype))
+
+
+def _visible(bench: Bench, draw: Draw, k: int) -> bool:
+    """Whether leaf k is not next to zero here, in comparison with other draws."""
+    size = budget.usual(bench, k) * max(map(largest, draw[2]), default=0.0)
+    return largest(bench.truth(*draw).cotangents[k]) > 1e-3 * size
+
+
+def imprecise(bench: Bench, plan: Plan):
+    # only results in a lower precision are touched: those in float64 are the dense law's affair
+    def wrong(s: Sample, dy, mode, n):
+        low = s.types and s.types[0][1] != "float64"
+        return replace(s, cotangents=tuple(1.5 * c for c in s.cotangents)) if low else s
+
+    yield "x1.5 in low precision", None, wrong
+
+
+def _slope(v: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Over draws, by how much v is more than once the truth, element by element; 0 where there is little of it."""
+    square = (true**2).sum(0)
+    return np.where(square > 1e-3 * square.max(), ((v - true) * true).sum(0) / np.maximum(square, 1e-300), 0.0)
+
+
+def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
+    """At extreme inputs, in the user's own dtype and in float16, no overflow and no gross loss where the definition has
+    none."""
+    dtypes = dict.fromkeys((plan.native, *(d for d in plan.dtypes if d == "float16")))
+    here = [d for d in plan.others if d[0].shapes == bench.example.shapes]  # other sizes would have to be compiled
+    for dtype in dtypes:
+        for draw in here:
+            try:
+                yield from _bounded(bench, draw, dtype)
+            except Refused:
+                continue
+
+
+def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
+    truth, plain, ours = (run(*draw, dtype) for run in (bench.truth, bench.plain, bench.pull))
+    top = min(float(finfo(d).max) for d in (dtype if isinstance(dtype, tuple) else (dtype,)))
+    here = zip(draw[0].at(dtype)[0], draw[0].floats, strict=True)
+    if not finite(plain.y) or any((np.isfinite(x) != np.isfinite(v)).any() for x, v in here):
+        return
+    for k in leaves(bench):
+        true, rough, mine = (s.cotangents[k] for s in (truth, plain, ours))
+        if not (np.isfinite(true).all() and np.isfinite(rough).all()) or mine.shape != true.shape:
+            continue
+        if dtype != bench.native and largest(true) > top / 64:
+            continue  # in half precision everything is near its end
+        bench.comparisons += 1
+        size = budget.scale(bench, draw[0], draw[2], k, true)
+        gap, theirs = off(mine, true), off(rough, true)
+        underflow = draw[0].label.startswith(TINY)
+        if not finite((mine,)):
+            text = f"not finite in {dtype}, where the definition's own gradient is"
+            # far out a right formula may overflow too; it counts where there is a gradient to be had
+            out = draw[0].label.startswith(HUGE if dtype == bench.native else (*HUGE, *FAR))
+            little = out and largest(true[~np.isfinite(mine)]) < 1e-3 * size
+            yield Breach("finite", k, np.inf, text, draw, (mine, true), underflow or little, dtype=str(dtype))
+            continue
+        # where the float64 result is wrong too, the dense law says it
+        if gap > 0.05 * size + 100 * theirs and off(bench.pull(*draw).cotangents[k], true) <= 1e-3 * size:
+            text = f"off by {gap:.2g} in {dtype}, the definition's own gradient by {theirs:.1g}"
+            # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
+            alone = bench.flat.subject.kind != "layer" and not underflow and dtype == bench.native
+            gross = alone and gap > 3 * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
+            yield Breach("precision", k, gap / size, text, draw, note=not gross, dtype=str(dtype))
+
+
+def plan_native(bench: Bench) -> Any:
+    return bench.native
+
+
+def infinite(bench: Bench, plan: Plan):
+    def wrong(s: Sample, dy, mode, n):
+        low = s.types and s.types[0][1] != "float64"
+        return replace(s, cotangents=tuple(np.full_like(c, np.nan) for c in s.cotangents)) if low else s
+
+    if plan.others:
+        yield "NaN in low precision", None, wrong
