@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 THREADS ?= 2
 
-.PHONY: help demo gallery test lint bench bench-quick bench-steps clean
+.PHONY: help demo gallery test lint bench bench-quick clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
@@ -15,7 +15,6 @@ help:
 	@echo "make test         lint, types and all tests"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
-	@echo "make bench-steps  step time and memory of the example networks, beside jax.grad"
 	@echo "make clean        remove .venv, caches and what the examples wrote"
 
 demo: $(VENV)/.installed-examples
@@ -38,9 +37,6 @@ bench: $(VENV)/.installed-bench
 
 bench-quick: $(VENV)/.installed-bench
 	$(RUN) -m benchmarks --quick
-
-bench-steps: $(VENV)/.installed-examples
-	$(RUN) -m benchmarks.steps
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

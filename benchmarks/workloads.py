@@ -118,6 +118,8 @@ def layers() -> Iterator[Workload]:
     song = partial(normal, 16, 128, 64)
     yield Workload("LSTM", "layer", lambda: both_ways(jbp.LSTM(128), song()), 0.65, True)
     yield Workload("GRU", "layer", lambda: both_ways(jbp.GRU(128), song()), 0.8)
+    scan = jbp.SelectiveStateSpace(16)
+    yield Workload("selective state space", "layer", lambda: both_ways(scan, normal(4, 256, 64)), 1.02)
     for n in (512, 1024, 2048, 4096):
         yield Workload(
             f"causal attention, n = {n}",
@@ -186,6 +188,20 @@ def depth() -> Iterator[Workload]:
             "depth",
             lambda n=remat, f=checkpointed: both_ways(n, x(), f),
             1.02,
+        )
+        half = jbp.Serial(jbp.LayerNorm(), jbp.Dense(128), jbp.GELU(), jbp.Dense(64))
+        pairs = jbp.Reversible(half, half, times=times // 2)
+
+        def alternating(params, x, half=half):
+            def pair(x, p):
+                a, b = jnp.split(x, 2, -1)
+                a = a + half.reference(p[0], b)
+                return jnp.concatenate([a, b + half.reference(p[1], a)], -1), None
+
+            return lax.scan(pair, x, params)[0]
+
+        yield Workload(
+            f"Reversible, {times} layers", "depth", lambda n=pairs, f=alternating: both_ways(n, x(), f), None
         )
     for layers in (16, 64):
         net = jbp.Serial(*[jbp.Dense(512), jbp.Tanh()] * layers)
