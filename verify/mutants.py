@@ -86,6 +86,7 @@ VALUES = {
 }
 
 
+@cache
 def _layers(name: str) -> dict[type, list[tuple[Any, Any]]]:
     """(layer, inputs) by class: everything in the catalogue, and its combinators around its own layers."""
     source, found = catalogue(name), {}
@@ -94,7 +95,9 @@ def _layers(name: str) -> dict[type, list[tuple[Any, Any]]]:
         for inputs in (i for i in source.layers[0].inputs if not isinstance(i, tuple) and i.below is None):
             inner = [c.layer for c in source.layers if inputs in c.inputs and _keeps(c.layer, inputs)]
             if len(inner) >= len(form.keeps):
-                cases.append((form.build(*inner[: len(form.keeps)]), inputs))
+                layer = form.build(*inner[: len(form.keeps)])
+                if after(layer, inputs) is not None:
+                    cases.append((layer, inputs))
     for layer, inputs in cases:
         if not getattr(layer, "estimator", False):
             found.setdefault(type(layer), []).append((layer, inputs))
@@ -120,16 +123,16 @@ def _exams(name: str, number: int, changes: str) -> tuple[Exam, ...]:
 
 
 def _exam(layer: Any, inputs: Any, seed: int, label: str, change: Callable) -> Exam | None:
-    params, x, rng = values(Network(layer, inputs, seed))
-    x = jax.tree.map(lambda v: change(v) if is_float(v) else v, x)
-    y, residuals = layer.forward(params, x)
-    dy = jax.tree.map(jnp.asarray, output_error(y, rng))
-    *_, (true_dparams, true_dx) = hand_and_true(layer, params, x, dy)
-    true = true_dx, true_dparams
-    exam = Exam(layer, f"{layer!r} {label}", params, x, residuals, dy, true)
     try:
+        params, x, rng = values(Network(layer, inputs, seed))
+        x = jax.tree.map(lambda v: change(v) if is_float(v) else v, x)
+        y, residuals = layer.forward(params, x)
+        dy = jax.tree.map(jnp.asarray, output_error(y, rng))
+        *_, (true_dparams, true_dx) = hand_and_true(layer, params, x, dy)
+        true = true_dx, true_dparams
+        exam = Exam(layer, f"{layer!r} {label}", params, x, residuals, dy, true)
         sound = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(true)) and not exam.rejects(apply(layer, None))
-    except Exception:  # noqa: BLE001 - code that is not written for strict promotion; `check` judges it
+    except Exception:  # noqa: BLE001 - it refuses this input, or strict promotion: `check` judges it
         return None
     return exam if sound else None
 
