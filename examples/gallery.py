@@ -34,6 +34,8 @@ EXAMPLES = (
     "unet",
     "hopfield",
     "boltzmann",
+    "deep_belief",
+    "feedback",
     "spiking",
     "dqn",
     "ppo",
