@@ -52,7 +52,8 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem; border-top: 1px solid #ddd; p
 img { max-width: 100% } code, pre { font: 13px/1.45 ui-monospace, monospace } .bad { color: #b00020; font-weight: 600 }
 pre { background: #f6f6f4; padding: .7rem 1rem; overflow-x: auto } summary { cursor: pointer }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .8rem .25rem 0;
-        border-bottom: 1px solid #e5e5e5; vertical-align: top } .number { font-variant-numeric: tabular-nums }
+        border-bottom: 1px solid #e5e5e5; vertical-align: top }
+.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 """
 
 
@@ -99,7 +100,7 @@ def row(name: str, outcome: dict[str, Any]) -> str:
         style = "number" if figure["reached"] else "number bad"
         cells = "" if i else f'<td rowspan="{len(outcome["figures"])}">{link}</td>'
         cells += f'<td>{html.escape(figure["name"])}</td><td class="{style}">{figure["value"]:.4g}</td>'
-        lines.append(f"<tr>{cells}<td>{figure['wanted']}</td><td>{html.escape(figure['why'])}</td></tr>")
+        lines.append(f"<tr>{cells}<td class='number'>{figure['wanted']}</td><td>{html.escape(figure['why'])}</td></tr>")
     return "".join(lines)
 
 

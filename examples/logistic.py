@@ -57,7 +57,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         right.plot(theirs[order], range(12), "k|", markersize=12, label="scikit-learn's solver")
         right.set_yticks(range(12), np.array(cells.feature_names)[order], fontsize=8)
         right.set(title="the largest weights: above 0 for benign")
-        right.legend(frameon=False, fontsize=8, loc="lower left")
+        right.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.08), ncols=2)
     off = float(abs(ours - theirs).max() / abs(theirs).max())
     figures = [
         Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.93, f"always benign: {always:.2f}"),
