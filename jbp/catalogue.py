@@ -228,7 +228,7 @@ FORMS = (
 )
 
 LOSSES = (
-    Case(jbp.MeanSquaredError(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(jbp.MeanSquaredError(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5)), (f(1, 1), f(1, 1))),
     *(
         Case(loss(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5)))
         for loss in (
