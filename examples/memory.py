@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from examples.data import minibatches
-from examples.shared import Figure, Outcome, curve, level, main, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
 from examples.source import NAMES, SPAN, SYMBOLS, WORDS, files, functions, phrase, questions
 from jbp import SoftmaxCrossEntropy, recipes
 from jbp.train import accuracy, fit, start
@@ -63,7 +63,9 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         axes.set_title(f"{phrase(question, number)}   answer: @{truth[np.flatnonzero(right)[seed]]}")
     why = ", ".join(f"{name}: {share:.2f}" for name, share in blind.items())
     figure = Figure("held-out accuracy", history[-1]["held-out accuracy"], 0.5, why)
-    return Outcome({"memory network": net}, [figure], out / "memory.png")
+    batch = tuple(part[:64] for part in x), answer[:64]
+    exact = agreement(net, SoftmaxCrossEntropy(), state.params, batch)
+    return Outcome({"memory network": net}, [figure, exact], out / "memory.png")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import optax
 from sklearn.datasets import load_wine
 
 from examples import data
-from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, picture
+from examples.shared import Figure, Outcome, agreement, curve, held_out_accuracy, level, main, picture
 from jbp import Frozen, Serial, SoftmaxCrossEntropy, recipes
 from jbp.train import fit, start
 
@@ -61,6 +61,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     figures = [
         Figure("held-out accuracy", reached, 0.95, f"bumps that stay: {still:.2f}"),
         Figure("training loss", loss, 0.1, f"bumps that stay: {lazy:.2f}", low=True),
+        agreement(net, SoftmaxCrossEntropy(), states["all is trained"].params, (x, label), bar=1e-9),
     ]
     return Outcome(nets, figures, out / "radial.png")
 

@@ -18,7 +18,7 @@ import optax
 from sklearn.linear_model import LogisticRegression
 
 from examples.data import minibatches
-from examples.shared import Figure, Outcome, curve, level, main, picture
+from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
 from examples.source import KINDS, arrays, comparisons, files
 from jbp import SoftmaxCrossEntropy, recipes
 from jbp.train import accuracy, fit, start
@@ -42,7 +42,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     (words, children, label), (held_words, held_children, truth) = (arrays(part, number) for part in found)
     linear = LogisticRegression(max_iter=200, tol=1e-2).fit(bag(words), label).score(bag(held_words), truth)
     commonest = np.bincount(truth).max() / len(truth)
-    histories, said = {}, np.zeros(len(truth), int)
+    histories, exact, said = {}, [], np.zeros(len(truth), int)
     for name, net in NETS.items():
         optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.1)
         state = start(net, optimizer, jax.random.key(seed), (words[:BATCH], children[:BATCH]))
@@ -58,6 +58,8 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
             every=max(1, steps // 8),
             title=name,
         )
+        batch = (words[:BATCH], children[:BATCH]), label[:BATCH]
+        exact.append(agreement(net, SoftmaxCrossEntropy(), state.params, batch, f"{name}: "))
         said = np.asarray(scores(state.params).argmax(-1))
 
     with picture(out / "recursive.png", columns=3, size=(14, 4.2)) as (left, middle, right):
@@ -76,7 +78,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     why = f"the leaves without their places: {linear:.2f}, the commonest: {commonest:.2f}"
     reached = {name: history[-1]["held-out accuracy"] for name, history in histories.items()}
     figures = [Figure(f"{name}: held-out accuracy", value, 0.7, why) for name, value in reached.items()]
-    return Outcome(NETS, figures, out / "recursive.png")
+    return Outcome(NETS, figures + exact, out / "recursive.png")
 
 
 if __name__ == "__main__":
