@@ -77,9 +77,10 @@ def drifting(bench: Bench, plan: Plan):
 
 def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Compiled or not, and with another call in between, the result is the same but for rounding."""
-    first, second = _two(plan)
+    two: tuple[Draw, Draw] = bench.memo["two"]
+    first, second = two
     try:
-        found = bench.memo.get("eager") or _interleaved(bench, plan, first, second)
+        found = bench.memo.get("eager") or interleaved(bench, first, second)
     except Refused as refused:
         yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
         return
@@ -100,21 +101,21 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
 
 
-def _interleaved(bench: Bench, plan: Plan, *draws: Draw) -> list[Sample]:
+def interleaved(bench: Bench, *draws: Draw) -> list[Sample]:
     """Forward for all draws, then the way back for all, uncompiled."""
 
     def run():
-        down = [bench.cotangent(case, dy, plan.native) for case, _, dy in draws]
-        values = [tuple(map(as_arrays, case.at(plan.native))) for case, _, _ in draws]
+        down = [bench.cotangent(case, dy, bench.native) for case, _, dy in draws]
+        values = [tuple(map(as_arrays, case.at(bench.native))) for case, _, _ in draws]
         ahead = [bench.flat.pullback(floats, others) for floats, others in values]
         return [sample(y, pull(as_arrays(d))) for (y, pull), d in zip(ahead, down, strict=True)]
 
     try:
-        return bench.guarded("backward", run, plan.native)
+        return bench.guarded("backward", run, bench.native)
     except Refused as refused:
         case = draws[0][0]
         try:
-            bench.guarded("forward", lambda: bench.flat.primal(*map(as_arrays, case.at(plan.native))), plan.native)
+            bench.guarded("forward", lambda: bench.flat.primal(*map(as_arrays, case.at(bench.native))), bench.native)
         except Refused as earlier:
             raise earlier from refused
         raise

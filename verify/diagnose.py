@@ -229,6 +229,8 @@ def _factor(breaches: list[Breach]) -> str:
     cs = np.array(factors)
     if np.all(np.abs(cs) < 1e-6):
         return "zero"
+    if len(cs) < 2 and all(truth.size < 2 for _, truth in _arrays(breaches)):
+        return ""  # any number is a multiple of any other
     sizes = _sizes(breaches)
     constant = np.ptp(cs) <= 1e-6 * np.abs(cs).max() and np.ptp(cs) <= 0.01 * np.abs(cs - 1).max()
     if constant and abs(cs[0] + 1) < 1e-6:

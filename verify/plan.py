@@ -1,6 +1,7 @@
 """What one audit tries: the ordinary draws, the adversary's inputs and sizes, the dtypes and the settings."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from verify import inputs, oracles
 from verify.bench import Bench, Refused, finite, narrow
+from verify.calls import interleaved
 from verify.inputs import Case
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
@@ -89,8 +91,12 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     draws = [
         (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
     ]
-    bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
     whole = finite(bench.truth(*draws[0]).cotangents)
+    bench.memo["two"] = draws[0], _anew(bench, rng, "like the example", whole)[0]
+    if thorough:  # first of all: what is kept from a first call is kept from one that is not compiled
+        with suppress(Refused):  # the law of it calls again, and says so
+            bench.memo["eager"] = interleaved(bench, *bench.memo["two"])
+    bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
     for i in range(1, 6 if thorough else 3):
         draws += _anew(bench, rng, f"like the example {i}", whole)
     kept = [d for d in draws if _known(bench, d)]

@@ -143,16 +143,19 @@ def main() -> int:
     parser.add_argument("--alone", action="store_true", help="without the other checkers")
     options = parser.parse_args()
     table = zoo()
-    jobs = [(k, n) for k in ("RIGHT", "WRONG") for n in getattr(table, k) if options.only in n]
+    jobs = [(k, n) for k in ("WRONG", "RIGHT") for n in getattr(table, k) if options.only in n]
+    rows, keep = [], not options.only and not options.alone
+    RESULTS.mkdir(exist_ok=True)
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(one, *job, options.seed, not options.alone) for job in jobs]
-        rows = [future.result() for future in track(as_completed(futures), "audits", len(jobs))]
-    rows.sort(key=lambda row: (row["kind"], row["name"]))
+        for future in track(as_completed(futures), "audits", len(jobs)):
+            rows.append(future.result())
+            rows.sort(key=lambda row: (row["kind"], row["name"]))
+            if keep:  # what is interrupted is not lost
+                (RESULTS / "strangers.json").write_text(json.dumps(rows, indent=1) + "\n")
     text = summary(rows)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
-    if not options.only and not options.alone:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "strangers.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if keep:
         (RESULTS / "strangers.md").write_text(text + "\n")
     wrong = [r for r in rows if r["verify"] != ("pass" if r["kind"] == "RIGHT" else "fail")]
     return 1 if wrong else 0
