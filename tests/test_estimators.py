@@ -46,7 +46,7 @@ def straight(hard, soft):
         (jbp.StraightThroughOneHot(), straight(lambda x: jax.nn.one_hot(x.argmax(-1), x.shape[-1]), lambda x: x)),
         (jbp.GradientReversal(0.3), straight(lambda x: x, lambda x: -0.3 * x)),
     ],
-    ids=repr,
+    ids=["round", "sign", "one-hot", "reversal"],
 )
 def test_a_straight_way_through(layer, rule):
     for spec in (f(3, 5), f(2, 1), f(0, 4)):

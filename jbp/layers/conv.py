@@ -102,14 +102,14 @@ class Conv(Layer):
         return {"w": dw, "b": dy.sum(leading(dy))}
 
     def reference(self, params, x, /):
-        rank = len(self.kernel)
+        rank, axes = len(self.kernel), "XYZUV"[: len(self.kernel)]
         return along(params["b"], x) + lax.conv_general_dilated(
             x,
             params["w"],
             spread(self.stride, rank),
             self.padding,
             rhs_dilation=spread(self.dilation, rank),
-            dimension_numbers=[f"N{'XYZUV'[:rank]}C", f"{'XYZUV'[:rank]}IO", f"N{'XYZUV'[:rank]}C"],
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             feature_group_count=self.groups,
         )
 
