@@ -22,7 +22,7 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
     for (law, leaf, where, note), group in together.items():
         if (law == "adjoint" and shown) or (law == "precision" and leaf in shown):
             continue  # the same mistake, seen less sharply
-        if (law in ("finite", "settings", "parts") and leaf in plain) or (law == "twice" and plain):
+        if (law in ("settings", "parts") and leaf in plain) or (law == "twice" and plain):
             continue  # what is wrong everywhere is wrong here too
         worst = max(group, key=lambda b: b.size)
         place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
