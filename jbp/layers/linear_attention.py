@@ -125,7 +125,8 @@ class LinearAttention(Layer):
         q, k = (jnp.where(a > 0, a + 1, jnp.exp(jnp.where(a > 0, 0, a))) for a in (q, k))
         s = jnp.einsum("bhqd,bhkd->bhqk", q, k)
         s = jnp.where(jnp.tri(x.shape[1], dtype=bool)[None, None], s, 0) if self.causal else s
-        return jnp.einsum("bhqk,bhkd,hdf->bqf", s / (1e-6 + s.sum(-1, keepdims=True)), v, params["o"])
+        o = s @ v / (1e-6 + s.sum(-1, keepdims=True))
+        return jnp.einsum("bhqd,hdf->bqf", o, params["o"])
 
 
 _EPSILON = 1e-6
