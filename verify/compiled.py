@@ -31,7 +31,7 @@ class Compiled:
         shapes = _init_shapes(self.layer, _frozen(x))
         plain = all(hasattr(leaf, "dtype") and is_float(leaf) for leaf in jax.tree.leaves(shapes, is_leaf=is_buffer))
         if plain:
-            return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)  # `values` draws them
+            return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)  # `values` draws them
         return _jitted_init(self.layer, _frozen(x))(key)
 
     def forward(self, params, x):

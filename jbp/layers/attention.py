@@ -108,7 +108,7 @@ def _probabilities(rule, parts, now, k, start):
     if rule.window is not None:
         seen &= (jnp.abs(far) < rule.window)[None]
     if "mask" in parts:
-        seen &= (_cut(parts["mask"], start, span, -1) != 0)[:, None]
+        seen &= _cut(parts["mask"], start, span, -1).astype(bool)[:, None]
     if "segments" in now:
         seen &= now["segments"] == _cut(parts["segments"], start, span, -1)[:, None]
     s = jnp.where(seen[:, None, None], s, -jnp.inf)

@@ -212,7 +212,7 @@ class MultiHeadAttention(Layer):
         seen = ((j <= i) | (not self.causal)) & (jnp.abs(i - j) < (self.window or max(i.size, j.size, 1)))
         seen = jnp.broadcast_to(seen[None], (x.shape[0], i.size, j.size))
         if "mask" in given:
-            seen &= given["mask"][:, None] != 0
+            seen &= given["mask"][:, None].astype(bool)
         if "segments" in given:
             seen &= given["segments"][:, :, None] == given["source_segments"][:, None]
         bias = jnp.zeros((1, 1, 1, 1), x.dtype) if "bias" not in given else given["bias"]

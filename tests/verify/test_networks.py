@@ -184,7 +184,7 @@ def test_layers_that_need_a_certain_rank_are_met_too():
     draw()
     print(tally.layers.most_common())
     for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LSTM", "MultiHeadAttention", "Bilinear"):
-        assert tally.layers[name] >= 5, name
+        assert tally.layers[name] >= 2, name  # of 300 networks, which a hundred types share
 
 
 @pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
