@@ -28,12 +28,14 @@ Plain = Callable[[Any, Any], Any]
 class Contest:
     """`ways` take the arguments; `others` make whole training steps of other libraries, which hold their own.
 
-    With `exact`, the ways agree on a tree, and jax.grad's in float64 is the truth that errors are measured against.
+    With `states`, one for each way, a way takes its state first and gives back the next one first. With `exact`, the
+    ways agree on a tree, and jax.grad's in float64 is the truth that errors are measured against.
     """
 
     arguments: tuple
     ways: Mapping[str, Callable[..., Any]]
     exact: bool = True
+    states: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, Callable[[], Callable[[], Any]]] = field(default_factory=dict)
 
 
@@ -116,19 +118,19 @@ def training(net: jbp.Layer, loss: jbp.Layer, x: Any, target: Any, others: Mappi
     params, adam = initialize(net, jax.random.key(0), x), optax.adam(1e-3)
     sweep, plain = value_and_grad(net, loss, has_aux=True), jax.value_and_grad(_loss(net, loss))
 
-    def ours(params, state, x, target):
-        (value, aux), grads = sweep(params, x, target)
-        return value, *optimized(adam, grads, state, aux.params)
+    def ours(state, x, target):
+        (value, aux), grads = sweep(state[0], x, target)
+        return optimized(adam, grads, state[1], aux.params), value
 
-    def by_jax(params, state, x, target):
-        value, grads = plain(trainable(params), params, x, target)
-        return value, *optimized(adam, grads, state, params)
+    def by_jax(state, x, target):
+        value, grads = plain(trainable(state[0]), state[0], x, target)
+        return optimized(adam, grads, state[1], state[0]), value
 
     size = sum(w.size for w in jax.tree.leaves(trainable(params)))
     made = {name: partial(make, x, target, size) for name, make in others.items()}
-    return Contest(
-        (params, adam.init(trainable(params)), x, target), {OURS: ours, JAX: by_jax}, exact=False, others=made
-    )
+    start = params, adam.init(trainable(params))
+    states: dict[str, Any] = {OURS: start, JAX: start}
+    return Contest((x, target), {OURS: ours, JAX: by_jax}, False, states, made)
 
 
 def clipped(net: jbp.Layer, x: Any, target: Any) -> Contest:
@@ -139,12 +141,8 @@ def clipped(net: jbp.Layer, x: Any, target: Any) -> Contest:
     theirs = ours.params, chain.init(trainable(ours.params))
     step, plain = inside.step(net, loss, adam, 1.0), jax.value_and_grad(_loss(net, loss))
 
-    def by_jax(ours, theirs, x, target):
-        params, state = theirs
-        value, grads = plain(trainable(params), params, x, target)
-        return value, optimized(chain, grads, state, params)
+    def by_jax(state, x, target):
+        value, grads = plain(trainable(state[0]), state[0], x, target)
+        return optimized(chain, grads, state[1], state[0]), value
 
-    def by_hand(ours, theirs, x, target):
-        return step(ours, x, target)
-
-    return Contest((ours, theirs, x, target), {OURS: by_hand, JAX: by_jax}, exact=False)
+    return Contest((x, target), {OURS: step, JAX: by_jax}, False, {OURS: ours, JAX: theirs})

@@ -16,7 +16,7 @@ COLUMNS = "temp", "peak", "flops", "compile", "error"
 
 def summary(records: list[Record]) -> list[str]:
     """Geometric means against jax.grad, what is behind it, and how times grow with size."""
-    against = [r for r in records if r["peer"] == JAX and r["group"] != "growth"]
+    against = [r for r in records if r["peer"] == JAX and r["group"] != "growth" and "failed" not in r]
     times, temps = ([r[key] for r in against if r[key]] for key in ("time_ratio", "temp_ratio"))
     lines = []
     if times:
@@ -40,7 +40,9 @@ def summary(records: list[Record]) -> list[str]:
 
 def slopes(records: list[Record]) -> dict[str, tuple[float, float]]:
     """What grows -> the slopes of log time over log size, ours and jax.grad's."""
-    grown = sorted((r for r in records if r.get("grows") and r["peer"] == JAX), key=lambda r: r["grows"])
+    grown = sorted(
+        (r for r in records if r.get("grows") and r["peer"] == JAX and "failed" not in r), key=lambda r: r["grows"]
+    )
     found = {}
     for what, of in groupby(grown, key=lambda r: r["grows"][0]):
         rows = list(of)
@@ -79,7 +81,7 @@ def figure(records: list[Record], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [r for r in records if r["peer"] == JAX and r["group"] != "growth"][::-1]
+    rows = [r for r in records if r["peer"] == JAX and r["group"] != "growth" and "failed" not in r][::-1]
     grown = slopes(records)
     size = (14 if grown else 8, max(4, 0.22 * len(rows)))
     fig, axes = plt.subplots(1, 2 if grown else 1, figsize=size, layout="constrained", squeeze=False)

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 ROUND = 0.02  # seconds that a contender runs in a round, at least: enough calls to be well above the clock's grain
 
@@ -40,14 +41,30 @@ class Compiled:
 
 def compiled(f: Callable[..., Any], args: tuple) -> Compiled:
     """f traced, lowered and compiled for these arguments, the seconds of all three counted."""
+    program, lap = _program(jax.jit(f), args)
+    return Compiled(lambda: jax.block_until_ready(program(*args)), lap)
+
+
+def threaded(f: Callable[..., Any], state: Any, args: tuple) -> Compiled:
+    """f(state, *args) -> (state, ...) that takes over the memory of its state, as training steps do."""
+    program, lap = _program(jax.jit(f, donate_argnums=0), (state, *args))
+    held = [jax.tree.map(lambda a: jnp.array(a, copy=True), state)]
+
+    def run():
+        held[0], *others = jax.block_until_ready(program(held[0], *args))
+        return others
+
+    return Compiled(run, lap)
+
+
+def _program(f: Any, args: tuple) -> tuple[Any, Lap]:
     begin = perf_counter()
-    program = jax.jit(f).lower(*args).compile()
+    program = f.lower(*args).compile()
     seconds = perf_counter() - begin
     memory: Any = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    costs = program.cost_analysis() or {}
-    lap = Lap([], memory.temp_size_in_bytes, held + memory.temp_size_in_bytes, costs.get("flops"), seconds)
-    return Compiled(lambda: jax.block_until_ready(program(*args)), lap)
+    flops = (program.cost_analysis() or {}).get("flops")
+    return program, Lap([], memory.temp_size_in_bytes, held + memory.temp_size_in_bytes, flops, seconds)
 
 
 def held(make: Callable[[], Callable[[], Any]]) -> Compiled:

@@ -77,3 +77,19 @@ def test_the_command_writes_records_a_table_and_a_figure(tmp_path, monkeypatch, 
     assert "behind their aims: tanh" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["benchmarks", "--only", "nothing of the kind"])
     assert command.main() == 2
+
+
+def test_a_workload_that_fails_is_told_and_the_others_go_on(monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("no room")
+
+    chosen = [
+        Workload("broken", "layer", broken),
+        Workload("tanh", "layer", lambda: both_ways(Tanh(), normal(8, 16))),
+    ]
+    monkeypatch.setattr(command, "workloads", lambda: chosen)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--seconds", "0.01"])
+    assert command.main() == 1
+    said = capsys.readouterr().out
+    assert "RuntimeError: no room" in said
+    assert "tanh" in said
