@@ -6,6 +6,7 @@ is another network, and an error.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -275,9 +276,8 @@ def _equinox(name, x, target, size) -> Step:
 
 
 def _torch(name, x, target, size, compiled) -> Step:
-    import torch
-    from torch import nn
-    from torch.nn import functional
+    torch: Any = import_module("torch")  # by name, for it is in none of the extras that the type check has
+    nn, functional = torch.nn, torch.nn.functional
 
     torch.manual_seed(0)
 
