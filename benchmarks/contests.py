@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import jbp
+from examples.shared import by_hand, by_jax
 from jbp import buffers, merge, trainable, value_and_grad
 from jbp.sweep import initialize
 from jbp.train import inside
@@ -70,11 +71,11 @@ def both_ways(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
         dx, grads = layer.pull(params, residuals, dy)
         return y, (grads, dx)
 
-    def by_jax(params, x, dy):
+    def plainly(params, x, dy):
         y, back = _vjp(plain or layer.reference, params, x)
         return y, back(dy)
 
-    return Contest((params, x, dy), {OURS: ours, JAX: by_jax})
+    return Contest((params, x, dy), {OURS: ours, JAX: plainly})
 
 
 def way_back(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
@@ -91,46 +92,30 @@ def way_back(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
     return Contest((params, kept, back, dy), {OURS: ours, JAX: lambda params, kept, back, dy: back(dy)}, exact=False)
 
 
-def _loss(net: jbp.Layer, loss: jbp.Layer) -> Callable[..., Any]:
-    def value(weights, params, x, *target):
-        output = net.reference(merge(weights, buffers(params)), x)
-        return loss.reference((), (output, *target) if target else output)
-
-    return value
-
-
-def gradient(net: jbp.Layer, loss: jbp.Layer, x: Any, *target: Any) -> Contest:
+def gradient(net: jbp.Layer, loss: jbp.Layer, x: Any, target: Any) -> Contest:
     """The value of a loss and the whole gradient."""
     params = initialize(net, jax.random.key(0), x)
-    sweep, plain = value_and_grad(net, loss, has_aux=True), jax.value_and_grad(_loss(net, loss))
-
-    def ours(params, x, *target):
-        (value, _), grads = sweep(params, x, *target)
-        return value, grads
-
-    return Contest(
-        (params, x, *target), {OURS: ours, JAX: lambda params, *data: plain(trainable(params), params, *data)}
-    )
+    return Contest((params, x, target), {OURS: by_hand(net, loss), JAX: by_jax(net, loss)})
 
 
 def training(net: jbp.Layer, loss: jbp.Layer, x: Any, target: Any, others: Mapping[str, Any]) -> Contest:
     """A step with Adam, beside jax.grad with optax and what users of other libraries write."""
     params, adam = initialize(net, jax.random.key(0), x), optax.adam(1e-3)
-    sweep, plain = value_and_grad(net, loss, has_aux=True), jax.value_and_grad(_loss(net, loss))
+    sweep, plain = value_and_grad(net, loss, has_aux=True), by_jax(net, loss)
 
     def ours(state, x, target):
         (value, aux), grads = sweep(state[0], x, target)
         return optimized(adam, grads, state[1], aux.params), value
 
-    def by_jax(state, x, target):
-        value, grads = plain(trainable(state[0]), state[0], x, target)
+    def autodiff_step(state, x, target):
+        value, grads = plain(state[0], x, target)
         return optimized(adam, grads, state[1], state[0]), value
 
     size = sum(w.size for w in jax.tree.leaves(trainable(params)))
     made = {name: partial(make, x, target, size) for name, make in others.items()}
     start = params, adam.init(trainable(params))
     states: dict[str, Any] = {OURS: start, JAX: start}
-    return Contest((x, target), {OURS: ours, JAX: by_jax}, False, states, made)
+    return Contest((x, target), {OURS: ours, JAX: autodiff_step}, False, states, made)
 
 
 def clipped(net: jbp.Layer, x: Any, target: Any) -> Contest:
@@ -139,10 +124,10 @@ def clipped(net: jbp.Layer, x: Any, target: Any) -> Contest:
     chain = optax.chain(optax.clip_by_global_norm(1.0), adam)
     ours = inside.start(net, adam, jax.random.key(0), x)
     theirs = ours.params, chain.init(trainable(ours.params))
-    step, plain = inside.step(net, loss, adam, 1.0), jax.value_and_grad(_loss(net, loss))
+    step, plain = inside.step(net, loss, adam, 1.0), by_jax(net, loss)
 
-    def by_jax(state, x, target):
-        value, grads = plain(trainable(state[0]), state[0], x, target)
+    def autodiff_step(state, x, target):
+        value, grads = plain(state[0], x, target)
         return optimized(chain, grads, state[1], state[0]), value
 
-    return Contest((x, target), {OURS: step, JAX: by_jax}, False, {OURS: ours, JAX: theirs})
+    return Contest((x, target), {OURS: step, JAX: autodiff_step}, False, {OURS: ours, JAX: theirs})

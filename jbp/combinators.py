@@ -267,13 +267,7 @@ class Repeat(Layer):
         return params
 
     def forward(self, params, x, /):
-        wrong = {p.shape[:1] for p in jax.tree.leaves(params)} - {(self.times,)}
-        if wrong:
-            raise LayerError(
-                self,
-                f"got parameters {show(params)}; expected each with a first axis of {self.times}. "
-                "Are these the parameters of another network? Make them with net.init(key, x).",
-            )
+        stacked(self, params, self.times)
 
         def step(x, params):
             with at(self):
@@ -566,6 +560,16 @@ class Frozen(Layer):
 
     def reference(self, params, x, /):
         return self.layer.reference(params.value, x)
+
+
+def stacked(layer: Layer, params: Any, times: int | None) -> None:
+    """An error unless every parameter has a first axis of `times`."""
+    if {p.shape[:1] for p in jax.tree.leaves(params)} - {(times,)}:
+        raise LayerError(
+            layer,
+            f"got parameters {show(params)}; expected each with a first axis of {times}. "
+            "Are these the parameters of another network? Make them with net.init(key, x).",
+        )
 
 
 def same_shape(layer: Layer, x: Any, y: Any) -> None:

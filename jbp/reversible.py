@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.combinators import after, same_shape, shape_after
+from jbp.combinators import after, same_shape, shape_after, stacked
 from jbp.errors import LayerError, at, floats, show
 from jbp.layer import Layer
 
@@ -96,13 +96,7 @@ class Reversible(Layer):
         return y, y
 
     def _scanned(self, step, carry, params, reverse=False):
-        wrong = {p.shape[:1] for p in jax.tree.leaves(params)} - {(self.times,)}
-        if wrong:
-            raise LayerError(
-                self,
-                f"got parameters {show(params)}; expected each with a first axis of {self.times}. "
-                "Are these the parameters of another network? Make them with net.init(key, x).",
-            )
+        stacked(self, params, self.times)
         return lax.scan(step, carry, params, length=self.times, reverse=reverse)
 
     def _down(self, visit, params, y, dy):

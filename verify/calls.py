@@ -186,13 +186,17 @@ def _mixed(bench: Bench, first: Draw, draw: Draw, axes: Axes, name: str) -> Draw
 
 def _as_alone(bench: Bench, draw: Draw, got: Sample, law: str, how: str) -> Iterator[Breach]:
     """What one call of many gave is what the same call gives alone."""
-    each = bench.pull(*draw)
-    for k, (a, b) in enumerate(zip(got.cotangents, each.cotangents, strict=True)):
+    yield from _unlike(bench, draw, got, bench.pull(*draw), law, f"{how} the result", "that of single calls")
+
+
+def _unlike(bench: Bench, draw: Draw, got: Sample, right: Sample, law: str, what: str, which: str) -> Iterator[Breach]:
+    """Where two calls that should agree to rounding do not."""
+    for k, (a, b) in enumerate(zip(got.cotangents, right.cotangents, strict=True)):
         bench.comparisons += 1
         gap = off(a, b)
         room = budget.tight(bench, draw[0], draw[2], k, b)
         if gap > room and gap > room + budget.measured(bench, draw, k):
-            text = f"{how} the result is off by {gap:.2g} from that of single calls"
+            text = f"{what} is off by {gap:.2g} from {which}"
             yield Breach(law, k, gap / max(largest(b), 1e-300), text, draw, (a, b))
 
 
@@ -427,13 +431,7 @@ def apart(bench: Bench, plan: Plan) -> Iterator[Breach]:
         except Refused as refused:
             yield refusal("halves", draw, refused, note=False)
             return
-        for k, (a, b) in enumerate(zip(halves.cotangents, ours.cotangents, strict=True)):
-            bench.comparisons += 1
-            gap = off(a, b)
-            room = budget.tight(bench, draw[0], draw[2], k, b)
-            if gap > room and gap > room + budget.measured(bench, draw, k):
-                text = f"backward and then gradient is off by {gap:.2g} from pull"
-                yield Breach("halves", k, gap / max(largest(b), 1e-300), text, draw, (a, b))
+        yield from _unlike(bench, draw, halves, ours, "halves", "backward and then gradient", "pull")
 
 
 def apart_only(bench: Bench, plan: Plan):
