@@ -1,11 +1,12 @@
 """A race: the same numbers computed in several ways, compiled, in turn, in one process, on the same arguments.
 
-Times are compared pair by pair: in every round each contender runs once, in an order that turns from round to round,
-and a ratio is taken between neighbours in time. Machines are shared and noisy; what is common to a round cancels.
+Times are compared pair by pair: in every round each contender runs once, in an order drawn anew, and a
+ratio is taken between neighbours in time. Machines are shared and noisy; what is common to a round cancels.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from random import Random
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -89,11 +90,11 @@ def race(contenders: Mapping[str, Compiled], seconds: float = 4.0, rounds: int =
         c.run()  # the first call allocates
         calls[name] = max(1, round(ROUND / timed(c.run, 1)))
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    order, end = list(contenders), perf_counter() + seconds
+    order, end, dice = list(contenders), perf_counter() + seconds, Random(0)
     while perf_counter() < end or len(times[order[0]]) < rounds:
+        dice.shuffle(order)  # who follows whom changes too: PyTorch's threads spin on for a while
         for name in order:
             times[name].append(timed(contenders[name].run, calls[name]))
-        order = order[1:] + order[:1] if len(order) > 2 else order[::-1]
     return {name: replace(c.lap, seconds=times[name]) for name, c in contenders.items()}
 
 

@@ -1,6 +1,7 @@
 """The harness of the benchmarks: what it records, and that it refuses a race between different functions."""
 
 import json
+from itertools import pairwise
 
 import jax
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.contests import JAX, OURS, Contest, both_ways, normal
 from benchmarks.page import slopes, summary
-from benchmarks.race import Lap, ratio
+from benchmarks.race import Compiled, Lap, race, ratio
 from benchmarks.workloads import Workload, workloads
 from jbp import Softmax, Tanh
 
@@ -49,6 +50,14 @@ def test_a_peer_that_cannot_run_is_recorded_with_its_error():
 
 def test_ratios_are_taken_pair_by_pair():
     assert ratio(Lap([1.0, 2.0, 3.0, 4.0]), Lap([2.0, 4.0, 6.0, 8.0])) == (0.5, 0.5, 0.5)
+
+
+def test_no_contender_always_runs_after_the_same_one(monkeypatch):
+    """One whose threads spin on after it is done would slow down none but its follower."""
+    monkeypatch.setattr("benchmarks.race.ROUND", 0.0)
+    names, ran = "abcd", []
+    race({name: Compiled(lambda name=name: ran.append(name), Lap([])) for name in names}, 0.0, rounds=30)
+    assert all({b for one, b in pairwise(ran) if one == a} >= set(names) - {a} for a in names)
 
 
 def test_the_slope_of_a_cost_curve():
