@@ -268,11 +268,14 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
 
 
 def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
-    """Arrays like `inputs`: signed normal numbers, integers below their bound."""
+    """Arrays like `inputs`: signed normal numbers, integers below their bound, the largest of them at least once."""
     if isinstance(inputs, tuple):
         return tuple(draw_inputs(x, rng, dtype) for x in inputs)
     if inputs.below is not None:
-        return jnp.asarray(rng.integers(0, max(inputs.below, 1), inputs.shape), jnp.int32)
+        drawn = rng.integers(0, max(inputs.below, 1), inputs.shape, np.int32)
+        if drawn.size > 1 and drawn.max() < inputs.below - 1:
+            drawn.flat[-1] = inputs.below - 1  # a mask that is all zero shows nothing
+        return jnp.asarray(drawn)
     return jnp.asarray(rng.normal(size=inputs.shape), dtype)
 
 

@@ -44,14 +44,16 @@ def scale(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> fl
 
 
 def usual(bench: Bench, k: int) -> float:
-    key = ("usual", k)
-    if key not in bench.memo:
+    """The size of leaf k at ordinary draws, for a cotangent of size one; of the largest leaf where k's own is nothing
+    but what rounding leaves of it, as below a normalization."""
+    if "usual" not in bench.memo:
         found = [
-            largest(sample.cotangents[k]) / max(max(map(largest, dy), default=0.0), 1e-300)
+            [largest(c) / max(max(map(largest, dy), default=0.0), 1e-300) for c in sample.cotangents]
             for sample, dy in bench.memo.get("ordinary", ())
         ]
-        bench.memo[key] = max(found, default=0.0)
-    return bench.memo[key]
+        sizes = [max(column) for column in zip(*found, strict=True)] or [0.0] * len(bench.flat.layout.floats)
+        bench.memo["usual"] = [size if size > 1e-13 * max(sizes) else max(sizes) for size in sizes]
+    return bench.memo["usual"][k]
 
 
 def tight(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:

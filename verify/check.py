@@ -17,7 +17,7 @@ from verify.law import Breach, Law, Plan
 from verify.laws import LAWS, QUICK
 from verify.plan import arranged, native, plan
 from verify.report import Canary, Finding, Report
-from verify.subject import Flat, SubjectError, subject
+from verify.subject import Flat, Subject, SubjectError, subject
 from verify.tokens import token
 
 LEVELS = ("quick", "standard")
@@ -57,11 +57,33 @@ def _replayable(report: Report, f: Any, args: tuple, reference: Any, seed: int, 
     return replace(report, findings=tuple(told))
 
 
+class Nothing(Exception):  # noqa: N818 - a signal within this file: there is nothing that could be compared
+    pass
+
+
 def _audit(
     f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str, captured: tuple
 ) -> Report:
     begun = time.monotonic()
     what, args = subject(f, example_args, reference, seed)
+    try:
+        bench, notes = benched(what, args)
+    except Nothing as nothing:
+        return _nothing(what.name, str(nothing), begun)
+    try:
+        tried = planned(bench, seed, level, captured)
+    except Nothing as nothing:
+        return _nothing(what.name, str(nothing), begun)
+    except Refused as refused:
+        return _raised(bench, refused, begun)
+    breaches = _all(bench, tried)
+    fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
+    findings = [*told(bench, breaches, seed), *(note("oracle", text) for text in notes), *blind(bench, tried)]
+    return _report(bench, tried, findings, fates, begun)
+
+
+def benched(what: Subject, args: tuple) -> tuple[Bench, list[str]]:
+    """The bench on which a subject is run at an example, and notes. Raises Nothing where no argument has a gradient."""
     layout, notes = arranged(what, args)
     flat = Flat(what, layout)
     floats, others = layout.split(args)
@@ -74,28 +96,23 @@ def _audit(
         ordinary=True,
     )
     if not floats:
-        return _nothing(what.name, "no argument has a gradient: give floating-point arrays", begun)
+        raise Nothing("no argument has a gradient: give floating-point arrays")
     if not any(map(np.size, floats)):
-        return _nothing(what.name, "the example is empty: give arrays with elements", begun)
+        raise Nothing("the example is empty: give arrays with elements")
     if not all(np.isfinite(x).any() for x in floats if np.size(x)):
-        return _nothing(what.name, "an argument of the example has no finite element", begun)
-
+        raise Nothing("an argument of the example has no finite element")
     oracle, more = oracles.find(flat, *example.at("float64"))
-    notes += more
-    bench = Bench(flat, oracle, example, native(floats))
-    try:
-        if not bench.outputs(example, "float64"):
-            return _nothing(what.name, "no output has a gradient: nothing floating-point is returned", begun)
-        tried = plan(bench, seed, level, captured)
-    except Refused as refused:
-        return _raised(bench, refused, begun)
+    return Bench(flat, oracle, example, native(floats)), notes + more
+
+
+def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
+    """What is tried on this bench. Raises Nothing where nothing can be compared, Refused if the subject does not run."""
+    if not bench.outputs(bench.example, "float64"):
+        raise Nothing("no output has a gradient: nothing floating-point is returned")
+    tried = plan(bench, seed, level, captured)
     if not tried.ordinary:
-        text = "the reference has no finite gradient at the example, nor near it: nothing can be compared"
-        return _nothing(what.name, text, begun)
-    breaches = _all(bench, tried)
-    fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
-    findings = [*told(bench, breaches, seed), *(note("oracle", text) for text in notes), *blind(bench, tried)]
-    return _report(bench, tried, findings, fates, begun)
+        raise Nothing("the reference has no finite gradient at the example, nor near it: nothing can be compared")
+    return tried
 
 
 def _all(bench: Bench, plan: Plan) -> list[Breach]:

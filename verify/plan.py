@@ -99,7 +99,7 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
     for i in range(1, 6 if thorough else 3):
         draws += _anew(bench, rng, f"like the example {i}", whole)
-    kept = [d for d in draws if _known(bench, d)]
+    kept = sorted((d for d in draws if _known(bench, d)), key=lambda d: not _alive(bench, d))
     bench.memo["draws"] = kept
     bench.memo["ordinary"] = [(bench.truth(*d), d[2]) for d in kept]
     bench.memo["inner"] = narrow(
@@ -129,6 +129,11 @@ def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool) -> li
 
 def _known(bench: Bench, draw: Draw) -> bool:
     return all(np.isfinite(c).any() or not c.size for c in bench.truth(*draw).cotangents)
+
+
+def _alive(bench: Bench, draw: Draw) -> bool:
+    """Whether anything moves: what is dropped, masked or satisfied shows no mistake."""
+    return any(map(np.any, bench.truth(*draw).cotangents))
 
 
 def _with_noise(bench: Bench, cases: Any, rng: np.random.Generator) -> Iterator[Draw]:

@@ -1,0 +1,153 @@
+"""python -m benchmarks.verify.floor: how small a mistake in one element may be and still be found, as a curve.
+
+Right rules of the zoo in tests/verify are benched as `verify.check` does at level standard. Then one element of one
+cotangent is multiplied by 1 + r in every result that comes in one dtype, rounded to that dtype, and the laws of numbers
+(LAWED) are asked again. r = 0 is the rule as it is: whatever is found there is a false alarm. The element is drawn among those that are
+no smaller than a tenth of the leaf's largest. Figures and the curve go into results/.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.verify.strangers import RESULTS, zoo
+from verify.bench import Bench, Sample
+from verify.check import benched, planned
+from verify.law import Plan
+from verify.laws import LAWS
+from verify.outputs import write
+from verify.subject import subject
+
+SIZES = {
+    "float64": (0.0, *np.logspace(-13, -8, 11)),
+    "float32": (0.0, *np.logspace(-7, -3, 9)),
+    "bfloat16": (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.2),
+    "float16": (0.0, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1),
+}
+LAWED = tuple(law for law in LAWS if law.name in ("dense", "precision"))
+BARS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05}
+
+
+def one_element(bench: Bench, plan: Plan, rng: np.random.Generator) -> tuple[int, int] | None:
+    """(leaf, place in it) of an element that matters at the example; None where every gradient is zero."""
+    found = bench.pull(*plan.ordinary[0]).cotangents
+    great = [(k, i) for k, c in enumerate(found) for i in np.flatnonzero(np.abs(c) > 0.1 * np.abs(c).max(initial=0))]
+    return great[rng.integers(len(great))] if great else None
+
+
+def planted(leaf: int, place: int, r: float, dtype: str) -> Any:
+    """What makes element `place` of cotangent `leaf` wrong by the factor 1 + r in results of this dtype."""
+
+    def spoil(s: Sample, dy: Any, mode: str, n: int) -> Sample:
+        if s.types[leaf][1:] != (dtype,) or not s.cotangents[leaf].size or mode != "jit":
+            return s
+        c = s.cotangents[leaf].copy()
+        at = place % c.size
+        c.flat[at] = np.asarray(c.flat[at] * (1 + r)).astype(jax.numpy.dtype(dtype)).astype(np.float64)
+        return replace(s, cotangents=(*s.cotangents[:leaf], c, *s.cotangents[leaf + 1 :]))
+
+    return spoil
+
+
+def noticed(bench: Bench, plan: Plan) -> bool:
+    return any(not breach.note for law in LAWED for breach in law.check(bench, plan))
+
+
+@np.errstate(all="ignore")  # overflow is what some inputs are for
+def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
+    """One rule: how many of some elements are found wrong, for each dtype and size of the mistake."""
+    f, plain, args = zoo().RIGHT[name]()
+    bench, _ = benched(*subject(f, args, plain, seed))
+    tried, rng, rows = planned(bench, seed, "standard", ()), np.random.default_rng(seed), []
+    places = [p for p in (one_element(bench, tried, rng) for _ in range(elements)) if p]
+    for dtype, sizes in SIZES.items():
+        if not isinstance(bench.native, str):
+            continue  # a mixture of dtypes is tried as it is
+        for r in sizes:
+            at = places[: 1 if r == 0 else None]
+            found = sum(noticed(bench.spoiled(planted(*place, r, dtype)), tried) for place in at)
+            rows.append({"rule": name, "dtype": dtype, "size": float(r), "found": found, "of": len(at)})
+    return rows
+
+
+def shares(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float, int]]]:
+    """dtype -> (size, share found, how many planted), by size."""
+    told = {}
+    for dtype, sizes in SIZES.items():
+        told[dtype] = []
+        for r in sizes:
+            here = [row for row in rows if row["dtype"] == dtype and row["size"] == r]
+            found, planted = sum(row["found"] for row in here), sum(row["of"] for row in here)
+            told[dtype].append((float(r), found / max(planted, 1), planted))
+    return told
+
+
+def figure(told: dict[str, list[tuple[float, float, int]]], file: Any) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for (dtype, points), colour in zip(told.items(), ("#2a6f97", "#e07a1f", "#3a7d44", "#8a4fa3"), strict=True):
+        size, share, _ = zip(*points[1:], strict=True)
+        axes.plot(size, share, "o-", ms=4, color=colour, label=f"{dtype}, {points[0][1]:.1%} false alarms")
+        if dtype in BARS:
+            axes.axvline(BARS[dtype], color=colour, lw=0.8, ls=":")
+    axes.set(xscale="log", ylim=(-0.02, 1.02), ylabel="share found", xlabel="relative mistake in one element of one leaf")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    fig.savefig(file, dpi=130)
+    plt.close(fig)
+
+
+def table(told: dict[str, list[tuple[float, float, int]]], rules: int) -> str:
+    lines = [f"{rules} right rules, one element wrong by the factor 1 + r: the share that the audit finds.", ""]
+    for dtype, points in told.items():
+        lines += ["| r in " + dtype + " | " + " | ".join(f"{r:.1e}" for r, *_ in points) + " |"]
+        lines += ["|---" * (1 + len(points)) + "|"]
+        lines += ["| found | " + " | ".join(f"{share:.1%}" for _, share, _ in points) + " |"]
+        lines += ["| of | " + " | ".join(str(n) for *_, n in points) + " |", ""]
+    return "\n".join(lines)
+
+
+def chosen(count: int) -> Iterable[str]:
+    names = list(zoo().RIGHT)
+    return names[:: max(1, len(names) // count)][:count]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rules", type=int, default=30, help="how many rules of the zoo")
+    parser.add_argument("--elements", type=int, default=4, help="elements of each rule, one at a time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    names, rows = list(chosen(options.rules)), []
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(rows_of, name, options.elements, options.seed) for name in names]
+        for future in track(futures, "rules", console=Console(stderr=True)):
+            rows += future.result()
+    told = shares(rows)
+    RESULTS.mkdir(exist_ok=True)
+    text = table(told, len(names))
+    write(RESULTS / "floor.json", json.dumps(rows, indent=1) + "\n")
+    write(RESULTS / "floor.md", text)
+    figure(told, RESULTS / "floor.png")
+    print(text)
+    missed = [d for d, bar in BARS.items() if any(share < 0.99 for r, share, _ in told[d] if r >= bar)]
+    return 1 if missed or any(points[0][1] for points in told.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
