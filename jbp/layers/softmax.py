@@ -25,7 +25,8 @@ class Softmax(Layer):
 
     def forward(self, params, x, /):
         floats(self, x, "(..., n)")
-        y = jnp.exp(wide(x) - log_sum_exp(x)).astype(x.dtype)
+        e = jnp.exp(wide(x) - wide(x).max(-1, keepdims=True, initial=-jnp.inf))
+        y = (e / e.sum(-1, keepdims=True)).astype(x.dtype)
         return y, y
 
     def backward(self, params, y, dy, /):
