@@ -371,6 +371,23 @@ def test_both_ways_lower_for_every_platform(layer, spec):
     assert lowered.platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.parametrize(
+    ("layer", "spec"),
+    [
+        (jbp.LSTM(2), f(2, 3, 4)),
+        (jbp.GRU(2), f(2, 3, 4)),
+        (jbp.SelectiveStateSpace(2), f(2, 19, 3)),
+        (jbp.Conv(4, groups=2), f(2, 3, 5, 4)),
+        (jbp.Conv(4, groups=4), f(2, 3, 5, 4)),
+    ],
+)
+def test_the_form_for_other_platforms_keeps_the_laws_too(layer, spec, monkeypatch):
+    taken = []
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, default, **others: taken.append(x) or default(*x))
+    audit(layer, draw(spec))
+    assert taken
+
+
 def test_linear_cross_entropy_never_holds_the_logits():
     rows, features, vocabulary, chunk = 1000, 8, 2048, 64
     x = draw((f(rows, features), i(rows, below=vocabulary)), dtype="float32")

@@ -91,9 +91,10 @@ class GRU(Layer):
         du = e (h_{t−1} − n) u (1 − u)      dr = dn a r (1 − r)
         dx = (du|dr|dn) Wᵀ    dW = Σ xᵀ (du|dr|dn)    dU = Σ h_{t−1}ᵀ (du|dr|da)    db = Σ (du|dr|dn)    dc = Σ da
 
-    delta is (du|dr|dn|da) of all steps. Keeps x, h, which is y, and (u|r|n|a). h starts at zero. Shapes: x (b, t, i),
-    W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the order u, r, n. (Cho et al., *Learning Phrase
-    Representations*, 2014, §2.3, with r after the product as in cuDNN, PyTorch and Keras.) LayerError for another rank.
+    delta is ((du|dr), dn, da) of all steps. Keeps x, h, which is y, and (u|r|n|a). h starts at zero. Shapes:
+    x (b, t, i), W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the order u, r, n. (Cho et al., *Learning
+    Phrase Representations*, 2014, §2.3, with r after the product as in cuDNN, PyTorch and Keras.) Raises LayerError for
+    another rank.
     """
 
     features: int
@@ -134,31 +135,28 @@ class GRU(Layer):
 
     def backward(self, params, residuals, dy, /):
         _, h, gates = residuals
-        w, u = params["w"], params["u"]
+        u, w, w_n = params["u"], *jnp.split(params["w"], [2 * self.features], -1)
 
         def step(recurrent, now):
             dy, before, gates = now
             update, r, n, a = jnp.split(gates, 4, -1)
             e = dy + recurrent
             dn = e * (1 - update) * (1 - n * n)
-            du = e * (before - n) * update * (1 - update)
-            dr, da = dn * a * r * (1 - r), dn * r
-            return e * update + jnp.concatenate([du, dr, da], -1) @ u.T, jnp.concatenate([du, dr, dn, da], -1)
+            da = dn * r
+            both = jnp.concatenate([e * (before - n) * update * (1 - update), da * a * (1 - r)], -1)
+            return e * update + jnp.concatenate([both, da], -1) @ u.T, (both, dn, da)
 
         zero = jnp.zeros(h.shape[1:], h.dtype)
         _, delta = lax.scan(step, zero, (time_first(dy), _before(h), gates), reverse=True)
-        return time_first(delta[..., : 3 * self.features] @ w.T), delta
+        both, dn, _ = delta
+        return time_first(both @ w.T + dn @ w_n.T), delta
 
     def gradient(self, residuals, delta, /):
-        x, h, _ = residuals
-        du, dr, _, da = jnp.split(delta, 4, -1)
-        outer, inner = delta[..., : 3 * self.features], jnp.concatenate([du, dr, da], -1)
-        return {
-            "w": jnp.einsum("bti,tbz->iz", x, outer),
-            "u": jnp.einsum("tbh,tbz->hz", h[:-1], inner[1:]),
-            "b": outer.sum((0, 1)),
-            "c": da.sum((0, 1)),
-        }
+        (x, h, _), (both, dn, da) = residuals, delta
+        w = [jnp.einsum("bti,tbz->iz", x, d) for d in (both, dn)]
+        u = [jnp.einsum("tbh,tbz->hz", h[:-1], d[1:]) for d in (both, da)]
+        b, b_n, c = (d.sum((0, 1)) for d in delta)
+        return {"w": jnp.concatenate(w, -1), "u": jnp.concatenate(u, -1), "b": jnp.concatenate([b, b_n]), "c": c}
 
     def reference(self, params, x, /):
         n = self.features

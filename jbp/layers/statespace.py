@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,8 @@ class SelectiveStateSpace(Layer):
 
     delta is (dB, dC, dp, dq, dy, dα of each example). Keeps x, p, Δ, B, C and the state at the start of every 16 steps;
     the states between, which are `states` times as large as x, are made again on the way back, a chunk at a time by an
-    associative scan. Shapes: x and y (b, t, f), α (f, n), P (f, rank), R (rank, f), W_B and W_C (f, n), b and D (f,).
+    associative scan, and on CPUs one by one: there the scan's parallel steps are only more work. Shapes: x and
+    y (b, t, f), α (f, n), P (f, rank), R (rank, f), W_B and W_C (f, n), b and D (f,).
     A starts at −1, ..., −n, Δ between 0.001 and 0.1. (Gu & Dao, *Mamba: Linear-Time Sequence Modeling with Selective
     State Spaces*, 2023, §3.2, algorithm 2.) Raises LayerError for another rank.
     """
@@ -167,10 +169,12 @@ class SelectiveStateSpace(Layer):
         b, c = x @ w_b, x @ w_c
         negative = -jnp.exp(wide(a))
 
+        def steps(start, now):
+            end, (_, y) = lax.scan(partial(_up, negative), start, _alone(now))
+            return end, (start, y[:, 0])
+
         def chunk(start, now):
-            x, delta, b, c = now
-            h = _states(start, *_step(negative, x, delta, b))
-            return h[-1], (start, jnp.einsum("tbfn,tbn->tbf", h, c))
+            return lax.platform_dependent(start, now, cpu=steps, default=partial(_up, negative))
 
         start = jnp.zeros((x.shape[0], *a.shape), negative.dtype)
         _, (starts, y) = lax.scan(chunk, start, tuple(map(_chunks, (x, delta, b, c))))
@@ -181,24 +185,15 @@ class SelectiveStateSpace(Layer):
         x, _, delta, b, c, starts = residuals
         negative = -jnp.exp(wide(params["a"]))
 
+        def steps(carry, now):
+            *now, start = now
+            now = _alone(now)
+            _, (starts, _) = lax.scan(partial(_up, negative), start, now[:4])
+            carry, down = lax.scan(partial(_down, negative), carry, (*now, starts), reverse=True)
+            return carry, [v[:, 0] for v in down]
+
         def chunk(carry, now):
-            g, da = carry  # of the next chunk's first step: a g, and the sum for A so far
-            x, delta, b, c, dy, start = now
-            a, u = _step(negative, x, delta, b)
-            h = _states(start, a, u)
-            before = jnp.concatenate([start[None], h[:-1]])
-            e = dy[..., None] * c[:, :, None]
-            e = e.at[-1].add(g)
-            g = _scan(jnp.concatenate([a[1:], jnp.ones_like(a[:1])]), e, reverse=True)
-            k = g * before * a
-            gb = jnp.einsum("tbfn,tbn->tbf", g, b)
-            down = (
-                gb * delta,
-                jnp.einsum("tbfn,fn->tbf", k, negative) + gb * x,
-                jnp.einsum("tbfn,tbf->tbn", g, delta * x),
-                jnp.einsum("tbfn,tbf->tbn", h, dy),
-            )
-            return (a[0] * g[0], da + jnp.einsum("tbfn,tbf->bfn", k, delta)), down
+            return lax.platform_dependent(carry, now, cpu=steps, default=partial(_down, negative))
 
         zero = jnp.zeros((x.shape[0], *negative.shape), negative.dtype)
         parts = (*map(_chunks, (x, delta, b, c, dy)), starts)
@@ -240,6 +235,39 @@ class SelectiveStateSpace(Layer):
         sequences = x, delta, x @ params["w_b"], x @ params["w_c"]
         start = jnp.zeros((x.shape[0], *params["a"].shape), x.dtype)
         return time_first(lax.scan(step, start, tuple(map(time_first, sequences)))[1])
+
+
+def _up(negative, start, now):
+    """(h at the end, (h at the start, y)) of a chunk (t, b, ...) of x, Δ, B and C."""
+    x, delta, b, c = now
+    h = _states(start, *_step(negative, x, delta, b))
+    return h[-1], (start, jnp.einsum("tbfn,tbn->tbf", h, c))
+
+
+def _down(negative, carry, now):
+    """((a g, dA), (dx, dΔ, dB, dC)) of a chunk. The carry is a g of the next chunk's first step, and dA so far."""
+    g, da = carry
+    x, delta, b, c, dy, start = now
+    a, u = _step(negative, x, delta, b)
+    h = _states(start, a, u)
+    before = jnp.concatenate([start[None], h[:-1]])
+    e = dy[..., None] * c[:, :, None]
+    e = e.at[-1].add(g)
+    g = _scan(jnp.concatenate([a[1:], jnp.ones_like(a[:1])]), e, reverse=True)
+    k = g * before * a
+    gb = jnp.einsum("tbfn,tbn->tbf", g, b)
+    down = [
+        gb * delta,
+        jnp.einsum("tbfn,fn->tbf", k, negative) + gb * x,
+        jnp.einsum("tbfn,tbf->tbn", g, delta * x),
+        jnp.einsum("tbfn,tbf->tbn", h, dy),
+    ]
+    return (a[0] * g[0], da + jnp.einsum("tbfn,tbf->bfn", k, delta)), down
+
+
+def _alone(sequences):
+    """A chunk of many steps as that many chunks of one."""
+    return [v[:, None] for v in sequences]
 
 
 def _step(negative, x, delta, b):
