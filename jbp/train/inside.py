@@ -51,6 +51,10 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     if not max_norm > 0:
         raise LayerError(net, f"got max_norm={max_norm}; expected a positive number.")
 
+    def moved(layer, scale, params, state, residuals, delta):
+        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
+        return optimized(optimizer, grads, state, layer.advance(params, residuals))
+
     @partial(jax.jit, donate_argnums=0)
     def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
         output, residuals = net.forward(state.params, x)
@@ -71,15 +75,16 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         scale = jnp.where(norm < max_norm, 1, max_norm / norm)
 
         turn = jnp.zeros((), value.dtype)  # 0, and known only when the layer before is done
-        moved, states = [], []
+        params, states = [], []
         for (layer, p, r, d), s in zip(reversed(parts), reversed(state.optimizer), strict=True):
-            grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(r, _after(d, turn)))
-            new, new_state = optimized(optimizer, grads, s, layer.advance(p, r))
-            new, new_state = jax.tree.map(partial(jnp.where, good), (new, new_state), (p, s))
+            # A cond, for with a select of every array XLA copies the optimizer's state first.
+            new, new_state = jax.lax.cond(
+                good, partial(moved, layer, scale), lambda p, s, *_: (p, s), p, s, r, _after(d, turn)
+            )
             turn = _turn(turn, trainable(new))
-            moved.append(new)
+            params.append(new)
             states.append(new_state)
-        params = _whole(net, reversed(moved))
+        params = _whole(net, reversed(params))
         steps = state.steps + good.astype(state.steps.dtype)
         return State(params, tuple(reversed(states)), steps), {"loss": value, "norm": norm, "finite": good}
 
