@@ -379,6 +379,7 @@ def test_both_ways_lower_for_every_platform(layer, spec):
         (jbp.SelectiveStateSpace(2), f(2, 19, 3)),
         (jbp.Conv(4, groups=2), f(2, 3, 5, 4)),
         (jbp.Conv(4, groups=4), f(2, 3, 5, 4)),
+        (jbp.MaxPool((2, 3), stride=1), f(2, 3, 5, 4)),
     ],
 )
 def test_the_form_for_other_platforms_keeps_the_laws_too(layer, spec, monkeypatch):
