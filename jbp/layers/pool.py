@@ -60,8 +60,8 @@ class MaxPool(Layer):
         return y, (place, Static(x.shape))
 
     def _one_by_one(self, x):
-        """A loop over the examples, for windows that overlap. Else XLA merges the search into the way back on CPUs, where
-        it runs once for each place of the window, and keeps x for it: measured, twice as slow."""
+        """A loop over the examples, for windows that overlap. Else XLA merges the search into the way back on CPUs,
+        where it runs once for each place of the window, and keeps x for it: measured, twice as slow."""
         y, place = lax.map(self._greatest, x[:, None])
         return y[:, 0], place[:, 0]
 
