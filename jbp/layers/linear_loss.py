@@ -72,7 +72,7 @@ class LinearCrossEntropy(Entropy):
 
     def _across(self, step, carry):
         """`step(carry, first, size)` over pieces of the vocabulary; the classes that are left come last."""
-        size = min(self.columns, self.vocabulary)
+        size = self.vocabulary // -(-self.vocabulary // self.columns)  # even pieces: often none is left to compile
         pieces, left = divmod(self.vocabulary, size)
         if pieces == 1:
             carry = step(carry, 0, size)
