@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.inputs import Case, Leaves, is_float
-from verify.oracles import Oracle, inner_jaxprs, open_jaxpr
+from verify.oracles import Oracle, inner_jaxprs, look, open_jaxpr, without_rules
 from verify.subject import Flat, wide
 
 
@@ -110,6 +110,16 @@ class Bench:
             self.memo[key] = (got, case)
         return self.memo[key][0]
 
+    def own(self, case: Case, label: str, dy: Leaves, dtype: Any = "float64") -> Sample:
+        """The subject's answer in float64 at the values that `dtype` can hold, as it is without `spoil`."""
+        key = ("own", id(case), label, str(dtype))
+        if key not in self.memo:
+            floats, others = (tuple(map(_widened, leaves)) for leaves in case.at(dtype))
+            down = tuple(np.asarray(d, np.float64) for d in self.cotangent(case, dy, dtype))
+            got = self.guarded("backward", lambda: sample(*self._ways["jit"](floats, others, down)), "float64")
+            self.memo[key] = (got, case)
+        return self.memo[key][0]
+
     def plain(self, case: Case, label: str, dy: Leaves, dtype: Any) -> Sample:
         """What automatic differentiation of the definition itself answers in `dtype`."""
         key = ("plain", id(case), label, str(dtype))
@@ -164,6 +174,30 @@ class Bench:
         """The number of equations in the subject's way forth and back."""
         return self._looked()[2]
 
+    @property
+    def defined(self) -> set[str]:
+        """The names of all primitives in the definition."""
+        if "defined" not in self.memo:
+            run = lambda: look([jax.make_jaxpr(self.oracle.primal)(*self.example.at("float64")).jaxpr])[0]  # noqa: E731
+            self.memo["defined"] = self.guarded("reference", run, "float64")
+        return self.memo["defined"]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the definition stops gradients in such a way that they are not its own derivatives any more."""
+        if "stopped" not in self.memo:
+            self.memo["stopped"] = self.guarded("reference", self._stops, "float64")
+        return self.memo["stopped"]
+
+    def _stops(self) -> bool:
+        floats, others = self.example.at("float64")
+        if "stop_gradient" not in self.defined:
+            return False
+        dy = tuple(np.ones(s.shape, s.dtype) for s in jax.eval_shape(self.oracle.primal, floats, others))
+        free = _vjp(without_rules(self.oracle.primal, moving=True))
+        held, moved = (quick_jit(f)(floats, others, dy)[1] for f in (self.oracle.vjp, free))
+        return any(not np.allclose(a, b, 1e-6, 1e-9, equal_nan=True) for a, b in zip(held, moved, strict=True))
+
     def _looked(self) -> tuple[set[str], bool, int]:
         """(primitives, whether symbolic zeros are asked for, equations) in the jaxprs of primal and vjp."""
         if "looked" not in self.memo:
@@ -184,14 +218,7 @@ class Bench:
             jaxprs = self.guarded("backward", run, "float64")
         except Refused:
             return set(), False, 0
-        names, symbolic, count = set(), False, 0
-        while jaxprs:
-            for eqn in jaxprs.pop().eqns:
-                names.add(eqn.primitive.name)
-                count += 1
-                symbolic |= bool(eqn.params.get("symbolic_zeros"))
-                jaxprs += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
-        return names, symbolic, count
+        return look(jaxprs)
 
     def at(self, case: Case, floats: Leaves, dy: Leaves) -> Leaves:
         """The oracle's cotangents at other values of the same shapes, not kept."""

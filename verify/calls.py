@@ -368,6 +368,11 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         except Refused as refused:
             yield refusal("twice", draws[0], refused, note=True)
             return
+    if bench.stopped:
+        text = "the definition stops gradients: it has no second derivative of its own to compare with"
+        found.clear()
+        yield Breach("twice", None, 1.0, text, draws[0], note=True)
+        return
     over: dict[int, list[Breach]] = {}
     for draw, got, true in found:
         got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got

@@ -106,7 +106,7 @@ def benched(what: Subject, args: tuple) -> tuple[Bench, list[str]]:
 
 
 def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
-    """What is tried on this bench. Raises Nothing where nothing can be compared, Refused if the subject does not run."""
+    """What is tried on this bench. Raises Nothing where nothing can be compared, Refused if the subject fails."""
     if not bench.outputs(bench.example, "float64"):
         raise Nothing("no output has a gradient: nothing floating-point is returned")
     tried = plan(bench, seed, level, captured)
@@ -167,7 +167,7 @@ def _skipped(plan: Plan) -> list[str]:
     """What would have been tried, and why it was not."""
     left = [law.name for law in LAWS if not plan.thorough and law.name not in QUICK]
     alone = jax.device_count() < 2 and plan.thorough
-    devices = "sharded: one device (XLA_FLAGS=--xla_force_host_platform_device_count=4 makes four of it)"
+    devices = 'sharded: one device (jax.config.update("jax_num_cpu_devices", 4) first of all makes four of it)'
     return left + [devices] * alone
 
 

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -65,8 +66,15 @@ def _emit(reports: list[Report], options: argparse.Namespace, title: str) -> Non
         print(outputs.render(reports, options.format, title), end="")
 
 
+def _several_devices() -> None:
+    """Four CPU devices, so that the sharded law has something to spread over; unless JAX is running already."""
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", 4)
+
+
 def function(options: argparse.Namespace) -> int:
     """One function with a custom rule, against its plain definition."""
+    _several_devices()
     plain = command.function(options.reference) if options.reference else None
     arrays = command.example(options.example, options.seed)
     report = check(command.function(options.name), *arrays, reference=plain, seed=options.seed, level=options.level)
@@ -211,6 +219,7 @@ def _missing(names):
 
 def replay(options: argparse.Namespace) -> int:
     """What failed in an earlier audit, again: one token, or a file of them."""
+    _several_devices()
     known = not set(options.token).isdisjoint("./\\")  # no token holds one of these, and a file's name does
     words = tokens.corpus(Path(options.token)) if known else [options.token]
     if not words:
@@ -239,6 +248,7 @@ def _again(word: str) -> int:
 
 def scan(options: argparse.Namespace) -> int:
     """The functions with a rule of their own in a package: each is audited where an example is known or found."""
+    _several_devices()
     people, reports, waiting = _people(options), [], []
     given = scanning.examples(options.examples)
     found, failed = scanning.modules(options.package)

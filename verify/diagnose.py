@@ -22,6 +22,7 @@ BY_LAW = {
     "eager": "impure",
     "loop": "impure",
     "leaks": "impure",
+    "kernels": "race between grid points, or memory that nobody wrote",
     "linear": "not linear in the cotangent",
     "zero": "not linear in the cotangent",
     "precision": "precision loss",

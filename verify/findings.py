@@ -8,6 +8,7 @@ import numpy as np
 from verify.bench import Bench, Refused, finite
 from verify.diagnose import diagnose
 from verify.law import Breach, Draw, Plan, blind_leaf
+from verify.precision import telling
 from verify.report import Finding
 
 
@@ -26,7 +27,8 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
             continue  # what is wrong everywhere is wrong here too
         worst = max(group, key=lambda b: b.size)
         place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
-        labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in group if b.draw))
+        named = (worst, *group)  # the worst first, whose size is told
+        labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in named if b.draw))
         at = (
             f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
         )
@@ -82,6 +84,14 @@ def blind(bench: Bench, plan: Plan) -> list[Finding]:
     if unsure:
         labels = list(dict.fromkeys(d[0].label for d in unsure))
         notes.append(note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
+    if not telling(bench, plan):
+        notes.append(
+            note("precision", "the definition's own gradient loses nearly all in lower precision: not judged there")
+        )
+    if beyond := bench.memo.get("outside"):
+        labels = list(dict.fromkeys(d[0].label for d in beyond))
+        text = f"the function's own output is not finite at {', '.join(labels)}, nor at some inputs like the example"
+        notes.append(note("finite", f"{text}; taken for inputs that it is not made for"))
     return notes
 
 

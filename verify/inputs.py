@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify.oracles import look
 from verify.subject import Flat, wide
 
 Leaves = tuple[Any, ...]
@@ -57,43 +58,88 @@ def is_key(x: Any) -> bool:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the example tells of where a float leaf lives. sign: 1 if nothing is below zero, -1 if nothing is above."""
+    """What the example tells of where a float leaf lives.
 
-    sign: int
-    high: float
-    binary: bool
-    simplex: bool
+    sign: 1 if nothing is below zero, -1 if nothing is above. least: the smallest eigenvalue of a symmetric matrix, None
+    for others. unit: rows of length one. rising: the last axis goes up, in steps of at least this, None if it does not.
+    """
+
+    sign: int = 0
+    high: float = np.inf
+    binary: bool = False
+    simplex: bool = False
+    unit: bool = False
+    least: float | None = None
+    rising: float | None = None
 
     @staticmethod
     def of(x: np.ndarray) -> "Domain":
         x = np.asarray(x, np.float64)
         x = x[np.isfinite(x)] if not np.isfinite(x).all() else x
         if not x.size:
-            return Domain(0, np.inf, False, False)
+            return Domain()
         constant = x.size > 1 and bool((x == x.flat[0]).all())
         binary = bool(np.isin(x, (0.0, 1.0)).all()) and not constant and x.size > 1
         sign = 0 if constant else 1 if x.min() >= 0 else -1 if x.max() <= 0 else 0
         high = 1.0 if sign == 1 and x.max() <= 1 and x.size > 3 else np.inf
-        simplex = sign == 1 and x.ndim > 0 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
-        return Domain(sign, high, binary, simplex)
+        if x.ndim == 0 or constant or binary:
+            return Domain(sign, high, binary)
+        if x.ndim > 1 and x.shape[-1] == x.shape[-2] > 1 and np.allclose(x, np.swapaxes(x, -1, -2), 1e-5, 1e-6):
+            return Domain(least=float(np.linalg.eigvalsh(x).min()))
+        simplex = sign == 1 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
+        unit = x.shape[-1] > 1 and not simplex and bool(np.allclose((x * x).sum(-1), 1, atol=1e-3))
+        steps = np.diff(x, axis=-1)
+        rising = 0.2 * float(steps.min()) if x.shape[-1] > 4 and steps.min() > 0 else None
+        return Domain(sign, high, binary, simplex, unit, None, rising)
+
+    @property
+    def signed(self) -> bool:
+        """Whether it is only that nothing below zero was shown."""
+        return self.sign == 1 and not self.binary and not self.simplex
 
     def keep(self, x: np.ndarray) -> np.ndarray:
         """x brought back to where the example lives."""
         if self.binary:
             return (np.abs(x) > 0.5).astype(np.float64)
+        if self.least is not None:
+            return self._symmetric(x)
         x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
         if self.simplex:
             total = x.sum(-1, keepdims=True)
-            x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / x.shape[-1])
+            x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / max(x.shape[-1], 1))
+        if self.unit:
+            length = np.sqrt((x * x).sum(-1, keepdims=True))
+            x = np.where(length > 0, x / np.where(length > 0, length, 1), 1 / max(x.shape[-1], 1) ** 0.5)
+        if self.rising is not None:
+            steps = np.maximum(np.diff(np.sort(x, axis=-1), axis=-1), self.rising)
+            x = x[..., :1] + np.concatenate([np.zeros_like(x[..., :1]), np.cumsum(steps, -1)], -1)
         return x
 
+    def _symmetric(self, x: np.ndarray) -> np.ndarray:
+        """Symmetric; as far from singular as the example, or a thousandth of its largest eigenvalue, if that is
+        positive definite."""
+        if x.ndim < 2 or x.shape[-1] != x.shape[-2] or not np.isfinite(x).all():
+            return x
+        x = (x + np.swapaxes(x, -1, -2)) / 2
+        if not self.least or self.least <= 0:
+            return x
+        size, turn = np.linalg.eigh(x)
+        size = np.maximum(np.abs(size), max(self.least, 1e-3 * np.abs(size).max(initial=0)))
+        x = (turn * size[..., None, :]) @ np.swapaxes(turn, -1, -2)
+        return (x + np.swapaxes(x, -1, -2)) / 2
 
-def ordinary(example: Case, rng: np.random.Generator, label: str, near: bool = False) -> Case:
-    """Other values like those of the example: drawn anew with its spread, its signs and its bounds, or, if `near`, the
-    example's own values in another order, next to where they were."""
-    draw = _near if near else _like
+
+def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0) -> Case:
+    """Other values like those of the example: drawn anew with its spread, its signs and its bounds; if `near` is 1, the
+    example's own values in another order, next to where they were; if it is 2, a hundredth beside the example."""
+    draw = (_like, _near, _beside)[near]
     floats = tuple(single(_held(x, draw(x, rng))) for x in example.floats)
     return Case(label, floats, tuple(_other_like(x, rng) for x in example.others), ordinary=True)
+
+
+def _beside(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    return Domain.of(x).keep(x * (1 + 0.01 * rng.normal(size=x.shape))) if np.isfinite(x).all() else x
 
 
 def _held(example: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -107,7 +153,9 @@ def _near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if not x.size or not np.isfinite(x).all():
         return x
     domain = Domain.of(x)
-    drawn = x if domain.simplex else rng.permutation(x.ravel()).reshape(x.shape)
+    drawn = (
+        x if domain.simplex or domain.unit or domain.least is not None else rng.permutation(x.ravel()).reshape(x.shape)
+    )
     if domain.binary:
         return drawn
     return domain.keep(np.clip(drawn * np.exp(0.1 * rng.normal(size=x.shape)), *_span(x)))
@@ -119,12 +167,12 @@ def _span(x: np.ndarray) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.2 * abs(low), high + 0.2 * abs(high))
 
 
-def _like(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None) -> np.ndarray:
     x = np.asarray(x, np.float64)
     known = x[np.isfinite(x)]
     if not known.size:
         return x
-    domain = Domain.of(x)
+    domain = domain or Domain.of(x)
     if domain.binary:
         return rng.permutation(x.ravel()).reshape(x.shape)
     if domain.simplex:
@@ -133,7 +181,7 @@ def _like(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         drawn = rng.permutation(x.ravel()).reshape(x.shape) * np.exp(0.3 * rng.normal(size=x.shape))
         return domain.keep(drawn)
     spread = known.std() or (abs(float(known[0])) or 1.0)
-    return known.mean() + spread * rng.normal(size=x.shape)
+    return domain.keep(known.mean() + spread * rng.normal(size=x.shape))
 
 
 def _other_like(x: Any, rng: np.random.Generator) -> Any:
@@ -235,6 +283,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "denormal": lambda x, r: 1e-40 * x,
     "near overflow": lambda x, r: 1e30 * x,
 }
+UNSHOWN = "not shown by the example: "  # a difference there is told, and no mistake for sure
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
 HUGE = ("large", "near overflow")
@@ -242,8 +291,9 @@ EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
 TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
 
 
-def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
+def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], pointers: bool = True) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
+    Integers that are compared, and are no `pointers` into an axis, are also tried below zero and at an axis's size.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
@@ -256,8 +306,11 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> 
         base = ordinary(example, rng, f"{name} in leaf {i}")
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
+    if any(Domain.of(x).signed for x in example.floats if np.size(x)):
+        base = ordinary(example, rng, f"{UNSHOWN}below zero")
+        yield replace(base, floats=tuple(-x if Domain.of(x).signed else x for x in base.floats), ordinary=False)
     for i, x in enumerate(example.others):
-        for name, changed in _other_values(example, x, rng):
+        for name, changed in itertools.chain(_other_values(example, x), _beyond(example, x, pointers)):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
 
@@ -270,7 +323,26 @@ def _changed(change, rng):
     return changed
 
 
-def _other_values(example: Case, x: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
+def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
+    """Lengths that fill an axis, a label that stands for none; pointers that count from the end, or are not sorted."""
+    if is_key(x) or x.dtype == np.uint32 or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
+        return
+    x = np.asarray(x)
+    sizes = sorted({n for leaf in example.floats for n in np.shape(leaf) if n > x.max()})
+    below = _set(x.ravel(), 0, -1).reshape(x.shape)
+    if pointers:
+        if _rising(x) and not _pointers(example, x):
+            yield f"{UNSHOWN}not sorted", x[::-1]
+        if x.min() >= 0 and not _fixed(x) and not _pointers(example, x):
+            yield f"{UNSHOWN}below zero", below
+        return
+    if sizes:
+        yield "all full", np.full_like(x, sizes[0])
+    if x.size > 1 and x.min() >= 0:
+        yield "one below zero", below
+
+
+def _other_values(example: Case, x: Any) -> Iterator[tuple[str, Any]]:
     if is_key(x):
         return
     x = np.asarray(x)
@@ -293,7 +365,8 @@ def _other_values(example: Case, x: Any, rng: np.random.Generator) -> Iterator[t
 
 
 def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterator[tuple[str, Leaves]]:
-    """(label, cotangent) for outputs of these shapes: signed noise; if `several` also ones, one-hots, each alone."""
+    """(label, cotangent) for outputs of these shapes: signed noise; if `several` also ones, one-hots, each
+    output alone, and one that sums to zero."""
 
     def noise():
         return tuple(single(rng.normal(size=s.shape)) for s in shapes)
@@ -303,6 +376,7 @@ def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterat
         return
     yield "more noise", noise()
     yield "ones", tuple(np.ones(s.shape) for s in shapes)
+    yield "balanced", tuple(_balanced(s.shape, rng) for s in shapes)
     sizes = [s.size for s in shapes]
     for label, pick in (("first", 0), ("last", -1)):
         hot = [np.zeros(s.shape) for s in shapes]
@@ -313,6 +387,12 @@ def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterat
     if len(shapes) > 1:
         for i in range(len(shapes)):
             yield f"output {i} alone", tuple(d if i == j else np.zeros(d.shape) for j, d in enumerate(noise()))
+
+
+def _balanced(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Numbers that sum to exactly zero: each beside its negative, and a zero where one is left over."""
+    half = single(rng.normal(size=int(np.prod(shape)) // 2))
+    return np.resize(np.append(np.stack([half, -half], -1).ravel(), 0.0), shape)
 
 
 Axis = tuple[int, int]  # (leaf, axis), leaves counted over floats and then others
@@ -369,12 +449,17 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
     return found
 
 
+UNROLLED = 300  # equations more than at the example: a loop in Python, which takes minutes to compile when it is long
+
+
 def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
-    """Whether f can be traced with these axes resized."""
+    """Whether f can be traced with these axes resized, in no many more equations than at the example."""
     try:
         case = resized(flat, example, sizes, np.random.default_rng(0), "")
         with wide("float64"):
-            jax.eval_shape(f, case.floats, case.others)
+            before, now = (look([jax.make_jaxpr(f)(c.floats, c.others).jaxpr])[2] for c in (example, case))
+        if now > 3 * before + UNROLLED:
+            return False
     except Exception:  # noqa: BLE001 - a stranger's code says no in many ways; a size that is refused is not tried
         return False
     return True
@@ -402,7 +487,8 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
     if flat.subject.remake and sizes:
         args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
         case = Case(label, *flat.layout.split(args))
-    drawn = tuple(single(_like(x, rng)) for x in case.floats)
+    each = zip(case.floats, example.floats, strict=True)
+    drawn = tuple(single(_like(x, rng, Domain.of(old) if np.size(old) else None)) for x, old in each)
     return replace(case, floats=drawn, others=tuple(case.others))
 
 
@@ -436,7 +522,7 @@ def shapes(
     broadcast, and of another rank."""
     sets = groups(flat, f, example)
     if sets:
-        for label, sizes in _sizes(sets, long):
+        for label, sizes in _sizes(sets, long, example):
             if count <= 0:
                 return
             if accepts(flat, f, example, sizes):
@@ -446,7 +532,7 @@ def shapes(
         yield from ranked(flat, f, example, rng)
 
 
-def _sizes(sets: list[tuple[Axis, ...]], long: int) -> Iterator[tuple[str, dict[Axis, int]]]:
+def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
     """(label, size of each axis that changes), the most telling first."""
     k = len(sets)
 
@@ -459,11 +545,12 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int) -> Iterator[tuple[str, dict[
     if k > 1:
         yield plan("last axes 1", *[None] * (k - 1), 1)
         yield plan("alike", *[4] * k)
-        yield plan("long axis 0", 131, *(PRIMES[i % 3] for i in range(k - 1)))
+        yield plan("long axis 0", long, *(PRIMES[i % 3] for i in range(k - 1)))
     yield plan("on tile", *[8] * (k - 1), 256)
     for group in [g for g in sets if len(g) > 1][:2]:
         for axis in group[:2]:
             yield f"broadcast {axis[0]}", {axis: 1}
+            yield f"multiple {axis[0]}", {axis: 2 * np.shape((*example.floats, *example.others)[axis[0]])[axis[1]]}
     yield plan("two", *[2] * k)
     yield plan("empty", 0, *[None] * (k - 1))
     if k > 1:

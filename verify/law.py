@@ -4,6 +4,7 @@ A canary is a wrong backward made from the subject's own results. A law that doe
 subject has proved nothing about it.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verify.bench import Bench, Refused, Spoil
-from verify.budget import Draw, largest, usual
+from verify.budget import Draw, blur, largest, usual
 from verify.oracles import brief
 from verify.subject import StructureError
 
@@ -67,6 +68,10 @@ def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "fl
     error = refused.error
     where = error.where if isinstance(error, StructureError) else ""
     law = "structure" if where else law
+    # what this machine's compiler has not got is nobody's mistake
+    note = note or (
+        type(error).__name__ == "JaxRuntimeError" and bool(re.search("Unsupported|UNIMPLEMENTED", str(error)))
+    )
     return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, note, where, str(dtype))
 
 
@@ -76,8 +81,9 @@ def spoiled_in(mode: str, bench: Bench, little: float = 0.01) -> Spoil:
     def wrong(s, dy, how, n):
         if how != mode:
             return s
-        size = [little * usual(bench, k) for k in leaves(bench)]
-        return replace(s, cotangents=tuple((1 + little) * c + e for c, e in zip(s.cotangents, size, strict=True)))
+        more = max(little, 2 * blur(bench))
+        size = [more * usual(bench, k) for k in leaves(bench)]
+        return replace(s, cotangents=tuple((1 + more) * c + e for c, e in zip(s.cotangents, size, strict=True)))
 
     return wrong
 

@@ -33,6 +33,18 @@ def open_jaxpr(jaxpr: Any) -> Any:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
+def look(jaxprs: list[Any]) -> tuple[set[str], bool, int]:
+    """(primitives, whether symbolic zeros are asked for, equations) in jaxprs, however deep."""
+    names, symbolic, count = set(), False, 0
+    while jaxprs:
+        for eqn in jaxprs.pop().eqns:
+            names.add(eqn.primitive.name)
+            count += 1
+            symbolic |= bool(eqn.params.get("symbolic_zeros"))
+            jaxprs += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+    return names, symbolic, count
+
+
 def rules_in(jaxpr: Any) -> list[str]:
     """The names of the functions with custom rules that a jaxpr calls, however deep."""
     found = []
@@ -45,8 +57,11 @@ def rules_in(jaxpr: Any) -> list[str]:
     return sorted(set(found))
 
 
-def strip(closed: ClosedJaxpr) -> Callable[..., list]:
-    """A function of the jaxpr's inputs that computes the same without any custom rule."""
+def strip(
+    closed: ClosedJaxpr, given: Callable[[Any], dict] = lambda eqn: eqn.params, moving=False
+) -> Callable[..., list]:
+    """A function of the jaxpr's inputs that computes the same without any custom rule. Each equation is bound with the
+    parameters that `given` says; if `moving`, gradients are not stopped."""
 
     def run(*inputs):
         env = dict(zip(closed.jaxpr.invars, inputs, strict=True))
@@ -57,19 +72,21 @@ def strip(closed: ClosedJaxpr) -> Callable[..., list]:
 
         for eqn in closed.jaxpr.eqns:
             values = [read(v) for v in eqn.invars]
-            out = _bind(eqn, values)
+            out = _bind(eqn, values, given, moving)
             env.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in closed.jaxpr.outvars]
 
     return run
 
 
-def _bind(eqn: Any, values: list) -> list:
+def _bind(eqn: Any, values: list, given: Callable[[Any], dict], moving: bool) -> list:
     name = eqn.primitive.name
+    if moving and name == "stop_gradient":
+        return values
     if name in CUSTOM or name in INLINE:
         inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr") or eqn.params["jaxpr"]
-        return strip(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()))(*values)
-    params = dict(eqn.params)
+        return strip(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), given, moving)(*values)
+    params = dict(given(eqn))
     for key, value in params.items():
         if isinstance(value, ClosedJaxpr) and rules_in(value):
             params[key] = _stripped(value)
@@ -99,13 +116,13 @@ class Oracle:
     notes: tuple[str, ...] = ()
 
 
-def without_rules(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple], tuple]:
-    """f(floats, others) with the custom rules inside it taken out."""
+def without_rules(f: Callable[[tuple, tuple], tuple], moving: bool = False) -> Callable[[tuple, tuple], tuple]:
+    """f(floats, others) with the custom rules inside it taken out, and, if `moving`, without stopped gradients."""
 
     def plain(floats, others):
         leaves, structure = jax.tree.flatten((floats, others))
         closed = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))(*leaves)
-        return tuple(strip(closed)(*leaves))
+        return tuple(strip(closed, moving=moving)(*leaves))
 
     return plain
 
@@ -113,7 +130,7 @@ def without_rules(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple]
 def _dense(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple, tuple], tuple[tuple, tuple]]:
     def vjp(floats, others, dy):
         y, pull = jax.vjp(lambda floats: f(floats, others), floats)
-        return y, pull(dy)[0]
+        return y, pull(tuple(d.astype(v.dtype) for d, v in zip(dy, y, strict=True)))[0]
 
     return vjp
 

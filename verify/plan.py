@@ -16,6 +16,7 @@ from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
 LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
+POINTED = {"gather", "scatter", "scatter-add", "scatter_add", "dynamic_slice", "dynamic_update_slice"}
 LARGE = 250  # equations; a program with more takes seconds to compile for each size
 
 
@@ -66,13 +67,18 @@ def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Benc
             yield f"{name}={new!r}", Bench(other, oracle, example, native), example
 
 
+WORDS = ("mean", "sum", "none"), ("SAME", "VALID"), ("same", "valid", "full"), ("left", "right"), ("nearest", "linear")
+
+
 def _others(old: Any) -> tuple[Any, ...]:
     if isinstance(old, bool):
         return (not old,)
     if isinstance(old, int):
         return old - 1, old + 1
     if isinstance(old, float):
-        return 0.5 * old, 1.7 * old
+        return (0.5 * old, 1.7 * old) if old else (0.3,)
+    if isinstance(old, str):
+        return tuple(word for words in WORDS if old in words for word in words if word != old)
     return ()
 
 
@@ -92,7 +98,7 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
     ]
     whole = finite(bench.truth(*draws[0]).cotangents)
-    bench.memo["two"] = draws[0], _anew(bench, rng, "like the example", whole)[0]
+    bench.memo["two"] = draws[0], _anew(bench, rng, "like the example", whole, run=False)[0]
     if thorough:  # first of all: what is kept from a first call is kept from one that is not compiled
         with suppress(Refused):  # the law of it calls again, and says so
             bench.memo["eager"] = interleaved(bench, *bench.memo["two"])
@@ -102,9 +108,9 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     kept = sorted((d for d in draws if _known(bench, d)), key=lambda d: not _alive(bench, d))
     bench.memo["draws"] = kept
     bench.memo["ordinary"] = [(bench.truth(*d), d[2]) for d in kept]
-    bench.memo["inner"] = narrow(
-        bench.flat.vjp, *example.at("float64"), bench.cotangent(example, draws[0][2], "float64")
-    )
+    down = example.at("float64"), bench.cotangent(example, draws[0][2], "float64")
+    bench.memo["inner"] = narrow(bench.flat.vjp, *down[0], down[1])
+    bench.memo["both"] = bench.memo["inner"] and narrow(bench.oracle.vjp, *down[0], down[1]) == bench.memo["inner"]
     if bench.oracle.slack:  # differences cost many forwards, and mean nothing at a kink
         rough = 3e-2 if bench.memo["inner"] else bench.oracle.slack
         bench.oracle = replace(bench.oracle, slack=rough)
@@ -112,19 +118,33 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     others = [*_captured(bench, captured, rng), *_values(bench, rng)]
     if thorough:
         others += _shapes(bench, rng)
+    if bench.memo.get("narrower"):  # finite at the example and not at inputs like it: it says where it may be called
+        bench.memo["outside"] = [d for d in others if _outside(bench, d)]
+        others = [d for d in others if all(d is not other for other in bench.memo["outside"])]
     if bench.flat.subject.reference is not None and bench.flat.layout.static:
         bench.memo["settings"] = list(settings(bench.flat, example, bench.native))
     return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
 
 
-def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool) -> list[Draw]:
-    """A case like the example; next to it, where the definition is finite at the example and not at others."""
-    for near in (False, True):
+def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool, run: bool = True) -> list[Draw]:
+    """A case like the example; next to it, where the definition is finite at the example and not at others, or, if the
+    subject may be `run`, where its own output is not."""
+    for near in (0, 1, 2):
         case = inputs.ordinary(bench.example, rng, label, near)
         ((name, dy),) = inputs.cotangents(bench.outputs(case, "float64"), rng, several=False)
-        if not whole or finite(bench.truth(case, name, dy).cotangents):
+        if whole and not finite(bench.truth(case, name, dy).cotangents):
+            continue
+        if not whole or not run or not _outside(bench, (case, name, dy)):
             break
+        bench.memo["narrower"] = True
     return [(case, name, dy)]
+
+
+def _outside(bench: Bench, draw: Draw) -> bool:
+    """Whether the definition is finite here and the subject's own output is not."""
+    with suppress(Refused):
+        return finite(bench.truth(*draw).y) and not finite(bench.pull(*draw).y)
+    return False
 
 
 def _known(bench: Bench, draw: Draw) -> bool:
@@ -151,13 +171,14 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     inner = bench.memo["inner"]  # what the subject computes in a narrower dtype ends where that does
     beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
     beyond += inputs.FAR if inner == "float16" else ()
-    cases = inputs.values(bench.example, rng, tuple(own[:6]))
+    beyond += inputs.HUGE if LINALG & (bench.primitives | bench.defined) else ()  # whose squares overflow in float32
+    cases = inputs.values(bench.example, rng, tuple(own[:6]), pointers=bool(POINTED & bench.primitives))
     return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE
-    long = 37 if LINALG & names else 131 if large or "scan" in names or "while" in names else 1027
+    long = 37 if LINALG & names else 131 if large else 307 if {"scan", "while"} & names else 1027
     found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, 6 if large else 13, long)
     return _with_noise(bench, found, rng)
 

@@ -2,8 +2,8 @@
 
 Right rules of the zoo in tests/verify are benched as `verify.check` does at level standard. Then one element of one
 cotangent is multiplied by 1 + r in every result that comes in one dtype, rounded to that dtype, and the laws of numbers
-(LAWED) are asked again. r = 0 is the rule as it is: whatever is found there is a false alarm. The element is drawn among those that are
-no smaller than a tenth of the leaf's largest. Figures and the curve go into results/.
+(LAWED) are asked again. r = 0 is the rule as it is: what is found there is a false alarm. The element is drawn among
+those that are no smaller than a tenth of the leaf's largest. Figures and the curve go into results/.
 """
 
 import argparse
@@ -41,8 +41,9 @@ BARS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05}
 def one_element(bench: Bench, plan: Plan, rng: np.random.Generator) -> tuple[int, int] | None:
     """(leaf, place in it) of an element that matters at the example; None where every gradient is zero."""
     found = bench.pull(*plan.ordinary[0]).cotangents
-    great = [(k, i) for k, c in enumerate(found) for i in np.flatnonzero(np.abs(c) > 0.1 * np.abs(c).max(initial=0))]
-    return great[rng.integers(len(great))] if great else None
+    least = [0.1 * np.abs(c).max(initial=0) for c in found]
+    great = [(k, int(i)) for k, c in enumerate(found) for i in np.flatnonzero(np.abs(c) > least[k])]
+    return great[int(rng.integers(len(great)))] if great else None
 
 
 def planted(leaf: int, place: int, r: float, dtype: str) -> Any:
@@ -104,7 +105,9 @@ def figure(told: dict[str, list[tuple[float, float, int]]], file: Any) -> None:
         axes.plot(size, share, "o-", ms=4, color=colour, label=f"{dtype}, {points[0][1]:.1%} false alarms")
         if dtype in BARS:
             axes.axvline(BARS[dtype], color=colour, lw=0.8, ls=":")
-    axes.set(xscale="log", ylim=(-0.02, 1.02), ylabel="share found", xlabel="relative mistake in one element of one leaf")
+    axes.set(
+        xscale="log", ylim=(-0.02, 1.02), ylabel="share found", xlabel="relative mistake in one element of one leaf"
+    )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     fig.savefig(file, dpi=130)

@@ -131,7 +131,9 @@ class GumbelSoftmax(GumbelSoftmaxInference):
     """
 
     def _scores(self, key, x):
-        return wide(x) + jax.random.gumbel(key, x.shape, jnp.float32).astype(wide_dtype(x.dtype))
+        # the same draw in every dtype: the bits in float32, the logarithms in x's
+        u = jax.random.uniform(key, x.shape, jnp.float32, jnp.finfo(jnp.float32).tiny).astype(wide_dtype(x.dtype))
+        return wide(x) - jnp.log(-jnp.log(u))
 
     def advance(self, params, residuals, /):
         return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
