@@ -26,7 +26,6 @@ from zoo import (
     norm_fwd,
     rule,
     softmax,
-    unit,
     wrong,
     xent_fwd,
 )  # fmt: skip
@@ -423,19 +422,6 @@ def bias_broadcast_over_rows():
 
 
 # dtypes ---------------------------------------------------------------------------------------------------------------
-
-
-@wrong
-def sum_overflows_in_half():
-    def plain(x):
-        return x / jnp.sqrt((x.astype(jnp.float32) ** 2).sum(-1, keepdims=True) + 1e-6).astype(x.dtype)
-
-    def bwd(r, d):
-        y, x = r
-        n = jnp.sqrt((x * x).sum(-1, keepdims=True) + jnp.asarray(1e-6, x.dtype))
-        return ((d - y * (d * y).sum(-1, keepdims=True)) / n,)
-
-    return rule(plain, lambda x: (plain(x), (plain(x), x)), bwd), unit, X()
 
 
 @wrong
