@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 def zoo() -> Any:
     """The zoo with all of its entries."""
     sys.path[:0] = [str(ROOT / "tests" / "verify")]
-    for name in ("zoo_edges", "zoo_right"):
+    for name in ("zoo_edges", "zoo_right", "zoo_judged", "zoo_judged_right"):
         importlib.import_module(name)
     return importlib.import_module("zoo")
 

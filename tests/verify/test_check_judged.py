@@ -1,0 +1,49 @@
+"""What judges wrote who had not seen the auditor: the mistakes that it once missed, the right rules that it flagged.
+
+The most telling ones; `python -m benchmarks.verify.strangers` audits them all.
+"""
+
+import pytest
+import zoo_judged
+import zoo_judged_right
+
+import verify
+
+pytestmark = pytest.mark.usefixtures("lenient")
+
+
+def audit(make, level):
+    f, plain, args = make()
+    return verify.check(f, *args, reference=plain, level=level)
+
+
+@pytest.mark.parametrize(
+    ("make", "level"),
+    [
+        (zoo_judged.softmax_axis1_in_backward, "standard"),
+        (zoo_judged.zero_sum_cotangent_shortcut, "quick"),
+        (zoo_judged.zero_float_coefficient_ignored, "quick"),
+        (zoo_judged.cumprod_divides_by_x, "quick"),
+        (zoo_judged.kernel_races_for_the_sum, "standard"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_mistakes_are_found(make, level):
+    report = audit(make, level)
+    assert report.verdict == "fail", str(report)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        zoo_judged_right.relu_one_at_zero,
+        zoo_judged_right.log_sigmoid_vs_naive,
+        zoo_judged_right.negative_binomial_nll,
+        zoo_judged_right.linear_interp_sorted_knots,
+        zoo_judged_right.kernel_sums_one_after_another,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_right_rules_pass(make):
+    report = audit(make, "quick")
+    assert report.verdict == "pass", str(report)
