@@ -84,7 +84,7 @@ def blind(bench: Bench, plan: Plan) -> list[Finding]:
     if unsure:
         labels = list(dict.fromkeys(d[0].label for d in unsure))
         notes.append(note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
-    if not telling(bench, plan):
+    if not (bench.flat.subject.estimator or telling(bench, plan)):
         notes.append(
             note("precision", "the definition's own gradient loses nearly all in lower precision: not judged there")
         )

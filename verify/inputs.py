@@ -331,7 +331,7 @@ def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
     sizes = sorted({n for leaf in example.floats for n in np.shape(leaf) if n > x.max()})
     below = _set(x.ravel(), 0, -1).reshape(x.shape)
     if pointers:
-        if _rising(x) and not _pointers(example, x):
+        if _rising(x) and not _fixed(x) and not _pointers(example, x):
             yield f"{UNSHOWN}not sorted", x[::-1]
         if x.min() >= 0 and not _fixed(x) and not _pointers(example, x):
             yield f"{UNSHOWN}below zero", below

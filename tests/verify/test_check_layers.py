@@ -58,7 +58,7 @@ def test_integers_have_no_cotangent():
 def test_other_sizes_bring_other_parameters():
     report = verify.check(Dense(3), zoo.example(4, 5))
     assert report.verdict == "pass", str(report)
-    assert any("[131" in shape for shape in report.tried["shapes"])
+    assert any("[1027" in shape for shape in report.tried["shapes"])
 
 
 @dataclass(frozen=True, repr=False)

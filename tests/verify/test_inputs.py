@@ -1,5 +1,6 @@
 """Other sizes are found by asking, other values keep the example's domain."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,10 +40,38 @@ def test_values_keep_the_domain():
     rows[:, 0], rows[:, 1] = 0.3, 0.2
     case = Case("example", (positive, mask, rows), ())
     for new in inputs.values(case, rng, (0, 1, 2)):
+        if new.label.startswith(inputs.UNSHOWN):
+            continue
         assert (new.floats[0] >= 0).all(), new.label
         assert np.isin(new.floats[1], (0, 1)).all(), new.label
         np.testing.assert_allclose(new.floats[2].sum(-1), 1, atol=1e-6, err_msg=new.label)
     assert Domain.of(np.array([-1.0, 2.0])).sign == 0
+
+
+def test_matrices_knots_and_unit_rows_stay_what_they_are():
+    rng = np.random.default_rng(0)
+    square = rng.normal(size=(5, 5))
+    definite, knots, rows = square @ square.T + np.eye(5), np.cumsum(rng.random(6) + 0.5), rng.normal(size=(3, 4))
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    case = Case("example", (definite, knots, rows), ())
+    drawn = [inputs.ordinary(case, rng, "drawn", near) for near in (0, 1, 2)]
+    for new in (*drawn, *inputs.values(case, rng, (0, 1, 2))):
+        if new.label.startswith((inputs.UNSHOWN, *inputs.HUGE, *inputs.TINY)):
+            continue  # float32 holds no eigenvalues there
+        k, t, u = new.floats
+        scale = np.abs(k).max()
+        np.testing.assert_allclose(k, k.T, atol=1e-6 * scale, err_msg=new.label)
+        assert np.linalg.eigvalsh(k / scale).min() > 0, new.label
+        assert (np.diff(t) > 0).all(), new.label
+        np.testing.assert_allclose((u * u).sum(-1), 1, atol=1e-5, err_msg=new.label)
+
+
+def test_a_cotangent_that_sums_to_zero():
+    shapes = tuple(jax.ShapeDtypeStruct(s, "float64") for s in ((3, 5), (4,), ()))
+    found = dict(inputs.cotangents(shapes, np.random.default_rng(0), several=True))["balanced"]
+    assert [d.shape for d in found] == [(3, 5), (4,), ()]
+    assert [float(d.sum()) for d in found] == [0.0, 0.0, 0.0]
+    assert all(d.any() for d in found[:2])
 
 
 def test_values_are_single_precision():
