@@ -103,7 +103,7 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
 def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> str:
     """Why a difference in leaf k, or in an output, at an unusual input may be nobody's mistake; "" if it is one."""
     case = draw[0]
-    if case.ordinary:
+    if case.ordinary or bench.flat.subject.estimator:
         return ""
     if case.label.startswith(inputs.UNSHOWN):
         return "; the example shows nothing of the kind"
