@@ -107,7 +107,8 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
         return ""
     if case.label.startswith(inputs.UNSHOWN):
         return "; the example shows nothing of the kind"
-    if "while" in bench.primitives and case.shapes == bench.example.shapes:
+    far = case.label.startswith(inputs.EXTREME) and {"scan", "while"} & bench.defined
+    if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
         return "; its loop until convergence may not be made for such values"
     if case.label.startswith(inputs.HUGE):
         ours, true = bench.pull(*draw).y, bench.truth(*draw).y
