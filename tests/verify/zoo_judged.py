@@ -1,4 +1,4 @@
-"""Mistakes that judges planted who had not seen this auditor: about a third shows at once, the rest at an edge.
+"""Mistakes that judges planted who had not seen this auditor: a fifth of them shows at once, the rest at an edge.
 
 Each entry is (f, plain, example arguments), as in `zoo`. What an example lacks, the name or docstring says: the mistake
 must not show there.
