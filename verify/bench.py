@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify.compiled import quick_options
 from verify.inputs import Case, Leaves, is_float
 from verify.oracles import Oracle, inner_jaxprs, look, open_jaxpr, without_rules
 from verify.subject import Flat, wide
@@ -45,10 +46,8 @@ def finite(leaves: Leaves) -> bool:
 
 
 def quick_jit(f: Callable[..., Any]) -> Callable[..., Any]:
-    """f compiled with little optimization where that is known to be faster: every shape is run a few times only."""
-    on_cpu = jax.default_backend() == "cpu"
-    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(f, compiler_options=cheap if on_cpu else None)
+    """f compiled with little optimization: every shape is run a few times only."""
+    return jax.jit(f, compiler_options=quick_options())
 
 
 class Bench:

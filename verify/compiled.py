@@ -106,7 +106,7 @@ def _compiled(layer):
         _seen["shapes"] += 1  # runs when a new shape is traced, never when compiled code is called
         return both(params, x, dy)
 
-    return jax.jit(once_a_shape, compiler_options=_quick())
+    return jax.jit(once_a_shape, compiler_options=quick_options())
 
 
 _seen = Counter()
@@ -118,9 +118,9 @@ def compilations() -> int:
 
 
 @cache
-def _quick():
+def quick_options() -> dict[str, Any] | None:
     """Options for quick compilation of what runs a few times on a few numbers, where this compiler knows them."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
+    options: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
     for try_ in (options | {"xla_cpu_use_fusion_emitters": False}, options):
         try:
             jax.jit(lambda: 0, compiler_options=try_)()
