@@ -172,7 +172,9 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
     beyond += inputs.FAR if inner == "float16" else ()
     beyond += inputs.HUGE if LINALG & (bench.primitives | bench.defined) else ()  # whose squares overflow in float32
-    cases = inputs.values(bench.example, rng, tuple(own[:6]), pointers=bool(POINTED & bench.primitives))
+    cases = inputs.values(
+        bench.example, rng, tuple(own[:6]), pointers=bool(POINTED & (bench.primitives | bench.defined))
+    )
     return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
 
 

@@ -87,7 +87,7 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             bench.comparisons += 1
             if gap > 0.1 * size + 8 * theirs and not budget.apart(bench, draw, k, dtype).any():
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
-                yield Breach("precision", k, gap / size, text, draw, (ours[k], true[k]), dtype=dtype)
+                yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), dtype=dtype)
 
 
 def _small(x: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
             alone = bench.flat.subject.kind != "layer" and not beyond and dtype == bench.native
             gross = alone and gap > 3 * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
-            yield Breach("precision", k, gap / size, text, draw, note=not gross, dtype=str(dtype))
+            yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
 
 
 def infinite(bench: Bench, plan: Plan):
