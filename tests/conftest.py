@@ -8,14 +8,16 @@ pytest_plugins = ["pytest_verify"]  # also where the installation is older than 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Thousands of small programs that run a few times each: nearly all the time goes into compiling them.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.fixture(scope="module")
-def quick_to_compile():
-    """For many small programs that run a few times each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+@pytest.fixture
+def optimized():
+    """For what is said of the compiled program itself, such as its memory: as it is compiled for users."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

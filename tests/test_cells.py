@@ -210,21 +210,23 @@ BACK = Lengths(Serial(LSTM(3), GRU(2), MinimalGRU(2)))
 
 @pytest.mark.parametrize("net", [BACK, Bidirectional(Lengths(Elman(2))), Lengths(Recurrent(ELMAN, 3))], ids=repr)
 def test_an_example_of_some_length_is_as_if_alone(net):
-    x, lengths = draw(f(5, 4, 3)), jnp.array([4, 2, 0, 1, 3])
+    long = [2, 0, 3]
+    x, lengths = draw(f(3, 3, 3)), jnp.array(long)
     params = audit(net, (x, lengths))
-    dy = draw(f(5, 4, jax.eval_shape(net.forward, params, (x, lengths))[0].shape[-1]), 1)
+    dy = draw(f(3, 3, jax.eval_shape(net.forward, params, (x, lengths))[0].shape[-1]), 1)
 
+    @jax.jit
     def run(x, lengths, dy):
         y, residuals = net.forward(params, (x, lengths))
         (dx, nothing), grads = net.pull(params, residuals, dy)
         assert nothing is None
         return y, dx, grads
 
-    behind = jnp.arange(4)[None] >= lengths[:, None]
+    behind = jnp.arange(3)[None] >= lengths[:, None]
     y, dx, grads = run(jnp.where(behind[..., None], jnp.nan, x), lengths, dy)
     assert not y[behind].any()
     assert not dx[behind].any()
-    alone = [run(x[b : b + 1, :n], lengths[b : b + 1], dy[b : b + 1, :n]) for b, n in enumerate([4, 2, 0, 1, 3])]
+    alone = [run(x[b : b + 1, :n], lengths[b : b + 1], dy[b : b + 1, :n]) for b, n in enumerate(long)]
     for b, (y_alone, dx_alone, _) in enumerate(alone):
         n = y_alone.shape[1]
         np.testing.assert_allclose(y[b, :n], y_alone[0], rtol=1e-12, atol=1e-14)

@@ -94,15 +94,6 @@ NETS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _quick_to_compile(request):
-    """Small programs, run a few times each; but the compiler's own figures are looked at as it works for users."""
-    quick = not any(name in request.node.name for name in ("remat_keeps", "does_not_grow"))
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 EACH = pytest.mark.parametrize(("net", "spec"), NETS.values(), ids=NETS)
 
 
@@ -191,6 +182,7 @@ def _temporary(net, x):
     return jax.jit(run).lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.usefixtures("optimized")
 def test_remat_keeps_its_input_alone_and_runs_again():
     body = Residual(Serial(LayerNorm(), Dense(256), Tanh(), Dense(16)))
     x = draw(f(64, 16), dtype="float32")
@@ -204,6 +196,7 @@ def test_remat_keeps_its_input_alone_and_runs_again():
     assert unrolled[1] < unrolled[0] / 4
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_memory_of_a_reversible_stack_does_not_grow_with_depth():
     x = draw(f(64, 32), dtype="float32")
     f_and_g = [Serial(LayerNorm(), Dense(64), Tanh(), Dense(16))] * 2

@@ -16,7 +16,6 @@ from jbp.params import merge
 from jbp.sweep import initialize
 from jbp.train import fit, start
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 KEY = jax.random.key(5)
 
 

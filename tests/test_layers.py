@@ -17,7 +17,6 @@ from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, Case, f, i
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 KEY = jax.random.key(0)
 
 ODD = (  # sizes that the catalogue leaves out: off-block, one, none
@@ -114,7 +113,8 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
     ),
     Case(jbp.MultiHeadAttention(2, distances=1, rotary=True), (f(1, 3, 4), f(1, 5, 3)), f(0, 3, 4), f(1, 1, 4)),
     Case(jbp.MultiHeadAttention(2, distances=0, cap=2.0, dropout=0.0), f(2, 3, 4)),
-    Case(jbp.MultiHeadAttention(4, groups=2, window=2, dropout=0.4, causal=True, alibi=True), f(1, 130, 4)),
+    Case(jbp.MultiHeadAttention(4, groups=2, window=2, causal=True, alibi=True), f(1, 130, 4)),
+    Case(jbp.MultiHeadAttention(4, groups=2, window=2, dropout=0.4, causal=True, alibi=True), f(1, 5, 4)),
     Case(jbp.Rotary(10.0), f(1, 2), f(0, 3, 4), f(4, 3, 6)),
     Case(jbp.MultiHeadAttention(1, causal=True, window=100), (f(1, 257, 2), i(1, 257, below=2))),
     Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
@@ -227,7 +227,7 @@ def test_ties_in_a_maximum_follow_the_convention(layer):
     np.testing.assert_array_equal(dx.ravel(), [1, 0, 0, 0])
 
 
-@pytest.mark.parametrize(("block", "n"), [(1, 3), (3, 7), (4, 8), (1, 9)])
+@pytest.mark.parametrize(("block", "n"), [(3, 7), (4, 8), (1, 9)])
 def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     monkeypatch.setattr(jbp.layers.attention, "BLOCK", block)
     audit(jbp.CausalSelfAttention(2), draw(f(2, n, 4)))
@@ -239,6 +239,7 @@ def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
     audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("dropout", [None, 0.1])
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("causal", [False, True])
@@ -389,6 +390,7 @@ def test_the_form_for_other_platforms_keeps_the_laws_too(layer, spec, monkeypatc
     assert taken
 
 
+@pytest.mark.usefixtures("optimized")
 def test_linear_cross_entropy_never_holds_the_logits():
     rows, features, vocabulary, chunk = 1000, 8, 2048, 64
     x = draw((f(rows, features), i(rows, below=vocabulary)), dtype="float32")

@@ -17,8 +17,6 @@ from jbp.catalogue import f, i
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[parity]'")
 F = torch.nn.functional
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def first(x):
     """Channels to the place where PyTorch has them."""

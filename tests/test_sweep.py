@@ -37,14 +37,6 @@ from jbp import (
 from jbp.catalogue import f, i
 from jbp.sweep import advancing, children, initialize
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 MLP = Serial(Dense(8), Tanh(), Residual(Serial(LayerNorm(), Dense(8))), Dense(5))
 CONVOLUTIONAL = Serial(Conv(3), ReLU(), MaxPool(), Flatten(), Dense(5))
 NOISY = Serial(Dense(8), BatchNorm(), Dropout(0.5), Repeat(Residual(Serial(Dense(8), Dropout(0.3))), 2), Dense(5))

@@ -330,6 +330,7 @@ def test_clipping_inside_the_sweep_keeps_the_state_from_nan_and_refuses_what_it_
         inside.step(net, LOSS, optimizer, 0)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_clipping_inside_the_sweep_needs_a_fifth_of_the_memory():
     net = Serial(*[layer for _ in range(16) for layer in (Dense(512), Tanh())])
     x = jnp.ones((32, 512), jnp.float32)
