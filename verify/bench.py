@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.compiled import quick_options
-from verify.inputs import Case, Leaves, is_float
+from verify.inputs import Case, Leaves, is_float, is_key
 from verify.oracles import Oracle, inner_jaxprs, look, open_jaxpr, without_rules
 from verify.subject import Flat, wide
 
@@ -45,9 +45,13 @@ def finite(leaves: Leaves) -> bool:
     return all(np.isfinite(v).all() for v in leaves)
 
 
-def quick_jit(f: Callable[..., Any]) -> Callable[..., Any]:
-    """f compiled with little optimization: every shape is run a few times only."""
-    return jax.jit(f, compiler_options=quick_options())
+def quick_jit(f: Callable[..., Any], draws: bool = False) -> Callable[..., Any]:
+    """f compiled with little optimization: every shape is run a few times only. `draws` says that there are random keys
+    in it, whose bits one of the options would have computed anew in every loop that takes some of them."""
+    options = quick_options()
+    if draws and options:
+        options = {name: value for name, value in options.items() if "emitters" not in name}
+    return jax.jit(f, compiler_options=options)
 
 
 class Bench:
@@ -63,9 +67,10 @@ class Bench:
         self.comparisons = 0
         self.memo: dict[Any, Any] = {}
         self._native = jax.jit(flat.vjp)
-        self._ways = {"jit": quick_jit(flat.vjp), "apart": quick_jit(flat.vjp_apart)}
-        self._truth = oracle.vjp if oracle.slack else quick_jit(oracle.vjp)
-        self._plain = quick_jit(_vjp(oracle.primal))
+        draws = any(is_key(x) or x.dtype == np.uint32 for x in example.others)
+        self._ways = {"jit": quick_jit(flat.vjp, draws), "apart": quick_jit(flat.vjp_apart, draws)}
+        self._truth = oracle.vjp if oracle.slack else quick_jit(oracle.vjp, draws)
+        self._plain = quick_jit(_vjp(oracle.primal), draws)
 
     def spoiled(self, spoil: Spoil) -> "Bench":
         """The same bench with a subject that is wrong in one way. Results already computed are shared."""

@@ -506,7 +506,7 @@ def _below(
     if high in moved and high >= tallest:
         new = np.where(new == high, moved[high], np.minimum(new, moved[high])).astype(new.dtype)
     else:
-        limits = [n for before, n in moved.items() if n < before and high < before]
+        limits = [n for before, n in moved.items() if n < before and high <= before]
         new = np.where(new < 0, new, new % max(min(limits), 1)) if limits else new
     return np.sort(new) if _rising(old) else new
 
