@@ -85,6 +85,8 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
         for k in leaves(bench):
             size, gap, theirs = largest(true[k]), off(ours[k], true[k]), off(plain[k], true[k])
             bench.comparisons += 1
+            if size < 1e-3 * max(map(largest, true)):
+                continue  # next to zero beside the others
             if gap > 0.1 * size + 8 * theirs and not budget.apart(bench, draw, k, dtype).any():
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), dtype=dtype)
