@@ -284,6 +284,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "near overflow": lambda x, r: 1e30 * x,
 }
 UNSHOWN = "not shown by the example: "  # a difference there is told, and no mistake for sure
+BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
 HUGE = ("large", "near overflow")
@@ -337,9 +338,9 @@ def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
             yield f"{UNSHOWN}below zero", below
         return
     if sizes:
-        yield "all full", np.full_like(x, sizes[0])
+        yield BEYOND[0], np.full_like(x, sizes[0])
     if x.size > 1 and x.min() >= 0:
-        yield "one below zero", below
+        yield BEYOND[1], below
 
 
 def _other_values(example: Case, x: Any) -> Iterator[tuple[str, Any]]:
