@@ -1,5 +1,6 @@
 """The laws of how a backward pass is called: compiled or not, again, batched, looped, twice, in parts, in halves."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -330,8 +331,12 @@ def leaks(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return bench.flat.vjp(floats, others, dy)
 
     def run(check):
-        with jax.checking_leaks() if check else nullcontext():
-            jax.jit(lambda *values: leaky(*values)).trace(*values)  # a new function, or what was traced is kept
+        gc.freeze()  # the check walks over every object that there is: those from before cannot be of this trace
+        try:
+            with jax.checking_leaks() if check else nullcontext():
+                jax.jit(lambda *values: leaky(*values)).trace(*values)  # a new function, or what was traced is kept
+        finally:
+            gc.unfreeze()
 
     bench.comparisons += 1
     bench.guarded("backward", lambda: run(False), bench.native)

@@ -53,7 +53,8 @@ def _workers(jobs: int, parts: int) -> Iterator[Executor | None]:
     if jobs < 2:
         yield None
         return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as executor:
+    # a process keeps what it has compiled: after a dozen parts it holds gigabytes, and a new one takes over
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=12) as executor:
         yield executor
 
 
