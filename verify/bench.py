@@ -45,15 +45,6 @@ def finite(leaves: Leaves) -> bool:
     return all(np.isfinite(v).all() for v in leaves)
 
 
-def quick_jit(f: Callable[..., Any], draws: bool = False) -> Callable[..., Any]:
-    """f compiled with little optimization: every shape is run a few times only. `draws` says that there are random keys
-    in it, whose bits one of the options would have computed anew in every loop that takes some of them."""
-    options = quick_options()
-    if draws and options:
-        options = {name: value for name, value in options.items() if "emitters" not in name}
-    return jax.jit(f, compiler_options=options)
-
-
 class Bench:
     """Runs the subject ("jit", "apart"), the truth in float64, and the plain definition in any dtype.
 
@@ -67,10 +58,18 @@ class Bench:
         self.comparisons = 0
         self.memo: dict[Any, Any] = {}
         self._native = jax.jit(flat.vjp)
-        draws = any(is_key(x) or x.dtype == np.uint32 for x in example.others)
-        self._ways = {"jit": quick_jit(flat.vjp, draws), "apart": quick_jit(flat.vjp_apart, draws)}
-        self._truth = oracle.vjp if oracle.slack else quick_jit(oracle.vjp, draws)
-        self._plain = quick_jit(_vjp(oracle.primal), draws)
+        self.random = any(is_key(x) or x.dtype == np.uint32 for x in example.others)  # a new-style key, or its bits
+        self._ways = {"jit": self.compiled(flat.vjp), "apart": self.compiled(flat.vjp_apart)}
+        self._truth = oracle.vjp if oracle.slack else self.compiled(oracle.vjp)
+        self._plain = self.compiled(_vjp(oracle.primal))
+
+    def compiled(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """f compiled with little optimization: every shape is run a few times only. One of the options is left out
+        where keys are among the arguments: it would compute random bits anew in every loop that takes some of them."""
+        options = quick_options()
+        if self.random and options:
+            options = {name: value for name, value in options.items() if "emitters" not in name}
+        return jax.jit(f, compiler_options=options)
 
     def spoiled(self, spoil: Spoil) -> "Bench":
         """The same bench with a subject that is wrong in one way. Results already computed are shared."""
@@ -156,9 +155,9 @@ class Bench:
             if key not in self.memo:
                 try:
                     jax.eval_shape(backward, floats, others, down, v)
-                    self.memo[key] = quick_jit(backward)
+                    self.memo[key] = self.compiled(backward)
                 except Exception:  # noqa: BLE001 - a while loop, for example; what forward mode says is reported
-                    self.memo[key] = quick_jit(forward)
+                    self.memo[key] = self.compiled(forward)
             return sample((), self.memo[key](floats, others, down, v))
 
         return self.guarded("reference" if whose == "truth" else "backward", run, "float64")
@@ -199,7 +198,7 @@ class Bench:
             return False
         dy = tuple(np.ones(s.shape, s.dtype) for s in jax.eval_shape(self.oracle.primal, floats, others))
         free = _vjp(without_rules(self.oracle.primal, moving=True))
-        held, moved = (quick_jit(f)(floats, others, dy)[1] for f in (self.oracle.vjp, free))
+        held, moved = (self.compiled(f)(floats, others, dy)[1] for f in (self.oracle.vjp, free))
         return any(not np.allclose(a, b, 1e-6, 1e-9, equal_nan=True) for a, b in zip(held, moved, strict=True))
 
     def _looked(self) -> tuple[set[str], bool, int]:

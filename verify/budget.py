@@ -15,7 +15,7 @@ import numpy as np
 from ml_dtypes import finfo
 
 from verify.bench import Bench, Refused
-from verify.inputs import Case, Leaves, is_key
+from verify.inputs import Case, Leaves
 
 Draw = tuple[Case, str, Leaves]
 
@@ -168,7 +168,7 @@ POOL, ULPS = 4.0, 8.0
 def doubtful(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> bool:
     """Whether the definition is too unstable at an unusual input to say what leaf k, or this output, should be there:
     in float32 its own gradient is not finite, or off by a tenth."""
-    if draw[0].ordinary or bench.oracle.slack or random(bench):
+    if draw[0].ordinary or bench.oracle.slack or bench.random:
         return False
     try:
         rough, true = bench.plain(*draw, "float32"), bench.truth(*draw)
@@ -218,7 +218,7 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
     unit = ULPS * eps(dtype) / 2
-    if rows and worst > 0.2 * whole(bench, rows[0][3]) and random(bench):
+    if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]
     found = []
@@ -257,11 +257,6 @@ def _beside(bench: Bench, draw: Draw, dtype: Any, k: int, unit: float, size: flo
 def whole(bench: Bench, draw: Draw) -> float:
     """The size of the largest leaf at the example, under a cotangent as large as this one."""
     return max(usual(bench, k) for k in range(len(draw[0].floats))) * max(map(largest, draw[2]), default=0.0)
-
-
-def random(bench: Bench) -> bool:
-    """Whether a random key is among the arguments, new-style or as its bits."""
-    return any(is_key(x) or x.dtype == np.uint32 for x in bench.example.others)
 
 
 def eps(dtype) -> float:

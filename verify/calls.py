@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from verify import budget
-from verify.bench import Bench, Refused, Sample, quick_jit, sample
+from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import Draw, largest, off
 from verify.inputs import Leaves, is_key
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
@@ -93,7 +93,7 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
             bench.comparisons += 1
             rows = budget.low(bench, [draw], plan.native, k)
             noise = off(compiled.cotangents[k], bench.pull(*draw).cotangents[k])  # its own rounding, right or wrong
-            if budget.random(bench) and noise > 0.2 * budget.whole(bench, draw):
+            if bench.random and noise > 0.2 * budget.whole(bench, draw):
                 noise = 0.0  # other numbers are drawn in float64
             room = rows[0][1] + 4 * noise if rows else np.inf
             gap = off(a, b)
@@ -214,7 +214,7 @@ def _vmapped(bench: Bench, draws: list[Draw], axes: Axes) -> list[Sample]:
     values = _stacked(draws, axes, bench)
 
     def run():
-        y, cotangents = quick_jit(jax.vmap(bench.flat.vjp, (*axes[:2], axes[2])))(*values)
+        y, cotangents = bench.compiled(jax.vmap(bench.flat.vjp, (*axes[:2], axes[2])))(*values)
         return [sample([v[i] for v in y], [c[i] for c in cotangents]) for i in range(len(draws))]
 
     return bench.guarded("backward", run, "float64")
@@ -268,7 +268,7 @@ def _scanned(bench: Bench, draws: list[Draw]) -> list[Sample]:
         return jax.lax.scan(one, 0, (floats, downs))[1]
 
     def run():
-        y, cotangents = quick_jit(all_of)(floats, downs)
+        y, cotangents = bench.compiled(all_of)(floats, downs)
         return [sample([v[i] for v in y], [c[i] for c in cotangents]) for i in range(len(draws))]
 
     return bench.guarded("backward", run, "float64")
@@ -299,7 +299,9 @@ def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
     try:
         if "parts" not in bench.memo:
             down = bench.cotangent(case, dy, "float64")
-            bench.memo["parts"] = bench.guarded("backward", lambda: quick_jit(alone)(floats, others, down), "float64")
+            bench.memo["parts"] = bench.guarded(
+                "backward", lambda: bench.compiled(alone)(floats, others, down), "float64"
+            )
     except Refused as refused:
         yield refusal("parts", draw, refused, note=False)
         return
@@ -358,6 +360,10 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > 1e-6:
         return
     draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
+    if bench.stopped:
+        text = "the definition stops gradients: it has no second derivative of its own to compare with"
+        yield Breach("twice", None, 1.0, text, draws[0] if draws else None, note=True)
+        return
     found = bench.memo.setdefault("twice", [])
     if not found:
         rng = np.random.default_rng(4)
@@ -373,11 +379,6 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         except Refused as refused:
             yield refusal("twice", draws[0], refused, note=True)
             return
-    if bench.stopped:
-        text = "the definition stops gradients: it has no second derivative of its own to compare with"
-        found.clear()
-        yield Breach("twice", None, 1.0, text, draws[0], note=True)
-        return
     over: dict[int, list[Breach]] = {}
     for draw, got, true in found:
         got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
@@ -413,7 +414,7 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
     def run():
         values = (*case.at("float64"), bench.cotangent(case, dy, "float64"))
-        return sample(*quick_jit(bench.flat.vjp)(*jax.tree.map(spread, values)))
+        return sample(*bench.compiled(bench.flat.vjp)(*jax.tree.map(spread, values)))
 
     try:
         if "sharded" not in bench.memo:

@@ -68,14 +68,12 @@ def _audit(
     what, args = subject(f, example_args, reference, seed)
     try:
         bench, notes = benched(what, args)
+        try:
+            tried = planned(bench, seed, level, captured)
+        except Refused as refused:
+            return _raised(bench, refused, begun)
     except Nothing as nothing:
         return _nothing(what.name, str(nothing), begun)
-    try:
-        tried = planned(bench, seed, level, captured)
-    except Nothing as nothing:
-        return _nothing(what.name, str(nothing), begun)
-    except Refused as refused:
-        return _raised(bench, refused, begun)
     breaches = _all(bench, tried)
     fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
     findings = [*told(bench, breaches, seed), *(note("oracle", text) for text in notes), *blind(bench, tried)]

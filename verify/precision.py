@@ -31,9 +31,9 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                     text = f"off by {mine:.2g} in {dtype}, where the definition's own gradient allows {room:.1g}"
                     shown = bench.pull(*draw, dtype).cotangents[k], bench.truth(*draw, dtype).cotangents[k]
                     yield Breach("precision", k, mine / max(s, 1e-300), text, draw, shown, dtype=str(dtype))
-            if dtype in ("bfloat16", "float16") and not budget.random(bench):
+            if dtype in ("bfloat16", "float16") and not bench.random:
                 yield from _gains(bench, dtype)
-            if dtype == "bfloat16" and not budget.random(bench):
+            if dtype == "bfloat16" and not bench.random:
                 yield from _long(bench, plan, dtype)
         except Refused:
             continue  # the structure law has said so
@@ -164,19 +164,18 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         bench.comparisons += 1
         size = budget.scale(bench, draw[0], draw[2], k, true)
         gap, theirs = off(mine, true), off(rough, true)
-        underflow = draw[0].label.startswith(TINY)
+        beyond = draw[0].label.startswith((*TINY, *HUGE))
         if not finite((mine,)):
             text = f"not finite in {dtype}, where the definition's own gradient is"
             # far out a right formula may overflow too; it counts where there is a gradient to be had
-            out = draw[0].label.startswith(HUGE if dtype == bench.native else (*HUGE, *FAR))
+            out = dtype != bench.native and draw[0].label.startswith(FAR)
             little = out and largest(true[~np.isfinite(mine)]) < 1e-3 * size
-            note = underflow or little or draw[0].label.startswith(HUGE) or budget.runaway(bench, draw, k)
+            note = beyond or little or budget.runaway(bench, draw, k)
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
             continue  # wrong in float64 too, which the dense law says
         text = f"off by {gap:.2g} in {dtype}, the definition's own gradient by {theirs:.1g}"
-        beyond = draw[0].label.startswith((*TINY, *HUGE))
         normal = largest(true) > 8 * max(float(finfo(d).smallest_normal) for d in kinds)
         # where the output is right and the gradient is nothing; in a dtype that nobody has asked for it is a note
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))

@@ -64,7 +64,7 @@ class Reparameterize(Layer):
 
 def _normal(key, x, n):
     """ε for x, the same numbers in every dtype."""
-    # the same draw in every dtype: the bits in float32, the inverse of erf in x's
+    # the bits in float32, the inverse of erf in x's dtype
     u = jax.random.uniform(key, (*x.shape[:-1], n), jnp.float32, -1 + 2.0**-24, 1.0).astype(wide_dtype(x.dtype))
     return 2**0.5 * jax.lax.erf_inv(u)
 

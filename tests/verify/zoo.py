@@ -78,6 +78,17 @@ def gather(e, i):
     return e[i]
 
 
+def hypotenuse(x, y):
+    m = lax.stop_gradient(jnp.maximum(jnp.maximum(jnp.abs(x), jnp.abs(y)), 1e-30))
+    return m * jnp.sqrt((x / m) ** 2 + (y / m) ** 2)
+
+
+def quantized(x, s):
+    """Learned step sizes, straight through where nothing is clipped."""
+    v = jnp.clip(x / s, -8, 7)
+    return (v + lax.stop_gradient(jnp.round(v) - v)) * s
+
+
 def softplus(x):
     return jnp.logaddexp(x, 0.0)
 

@@ -18,6 +18,7 @@ from zoo import (
     cross_entropy,
     example,
     gather,
+    hypotenuse,
     layer_norm,
     linear,
     linear_bwd,
@@ -244,16 +245,12 @@ def hypotenuse_overflows():
     def plain(x, y):
         return jnp.hypot(x, y)
 
-    def reference(x, y):
-        m = lax.stop_gradient(jnp.maximum(jnp.maximum(jnp.abs(x), jnp.abs(y)), 1e-30))
-        return m * jnp.sqrt((x / m) ** 2 + (y / m) ** 2)
-
     def bwd(r, d):
         x, y = r
         n = jnp.sqrt(x * x + y * y)
         return d * x / n, d * y / n
 
-    return rule(plain, lambda x, y: (plain(x, y), (x, y)), bwd), reference, (example(6), example(6, seed=1))
+    return rule(plain, lambda x, y: (plain(x, y), (x, y)), bwd), hypotenuse, (example(6), example(6, seed=1))
 
 
 @wrong

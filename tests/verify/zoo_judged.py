@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from zoo import example, gather, ids, rule, softmax, wrong
+from zoo import example, gather, hypotenuse, ids, quantized, rule, softmax, wrong
 from zoo_edges import elementwise
 
 
@@ -579,32 +579,24 @@ def angle_by_the_quotient():
 def step_size_bounds_swapped():
     """Learned step sizes: what is quantized to −8…7 is let through up to 8."""
 
-    def plain(x, s):
-        v = jnp.clip(x / s, -8, 7)
-        return (v + lax.stop_gradient(jnp.round(v) - v)) * s
-
     def bwd(r, d):
         x, s = r
         v = x / s
         return d * (jnp.abs(v) <= 8).astype(d.dtype), (d * (jnp.round(jnp.clip(v, -8, 7)) - v)).sum()
 
-    return keeping(plain, bwd), plain, (example(12), jnp.float32(0.5))
+    return keeping(quantized, bwd), quantized, (example(12), jnp.float32(0.5))
 
 
 @wrong
 def hypot_backward_overflow():
     """The way forward is scaled by the larger; on the way back the squares overflow, and what is left is zero."""
 
-    def plain(x, y):
-        m = lax.stop_gradient(jnp.maximum(jnp.maximum(jnp.abs(x), jnp.abs(y)), 1e-30))
-        return m * jnp.sqrt((x / m) ** 2 + (y / m) ** 2)
-
     def bwd(r, d):
         x, y = r
         i = lax.rsqrt(x * x + y * y)
         return d * x * i, d * y * i
 
-    return keeping(plain, bwd), plain, (example(8), example(8, seed=1))
+    return keeping(hypotenuse, bwd), hypotenuse, (example(8), example(8, seed=1))
 
 
 @wrong

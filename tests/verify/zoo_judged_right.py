@@ -12,7 +12,7 @@ import numpy as np
 import scipy.special
 from jax import lax
 from jax.experimental import pallas as pl
-from zoo import example, ids, right, rule, softmax
+from zoo import example, ids, quantized, right, rule, softmax
 from zoo_edges import elementwise
 from zoo_judged import attention, before, column_sums, decayed, keeping, kernel, later, softmax_back, uniform, written
 from zoo_right import spd
@@ -137,12 +137,6 @@ def norm_zero_at_zero():
 
 @right
 def lsq_fake_quant():
-    """Learned step sizes, straight through where nothing is clipped."""
-
-    def plain(x, s):
-        v = jnp.clip(x / s, -8, 7)
-        return (v + lax.stop_gradient(jnp.round(v) - v)) * s
-
     def bwd(r, d):
         x, s = r
         v = x / s
@@ -150,7 +144,7 @@ def lsq_fake_quant():
         return jnp.where((v >= -8) & (v <= 7), d, 0), (d * ds).sum()
 
     forward = lambda x, s: jnp.clip(jnp.round(x / s), -8, 7) * s  # noqa: E731
-    return keeping(forward, bwd), plain, (example(4, 8), SINGLE(0.17))
+    return keeping(forward, bwd), quantized, (example(4, 8), SINGLE(0.17))
 
 
 @right
