@@ -4,16 +4,21 @@ A campaign is a row of batches; batch b of seed s draws the same networks wherev
 it meets once and keeps it, so a campaign gets faster as it goes.
 """
 
+import ctypes
+import gc
 import json
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
+from itertools import count as numbers
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from verify.architectures import Array, Network, after, catalogue, networks, plain
@@ -206,14 +211,29 @@ def _read(journal: Path, campaign: list[Any]) -> dict[tuple[int, int], Tally]:
 def results_of(executor: Executor | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
     """(part, f(*part)) for each part as it comes, from an executor's processes, or from here without one."""
     if executor is None:
-        yield from ((part, f(*part)) for part in parts)
+        yield from ((part, _done(f, part)) for part in parts)
         return
-    futures = {executor.submit(f, *part): part for part in parts}
+    futures = {executor.submit(_done, f, part): part for part in parts}
     try:
         yield from ((futures[future], future.result()) for future in as_completed(futures))
     finally:
         for future in futures:
             future.cancel()
+
+
+_parts = numbers(1)
+
+
+def _done(f, part):
+    """f(*part), after which every few parts the process gives up what it has compiled: gigabytes, by and by."""
+    # Executors can end a process after so many parts, but until 2026 Python's own then waited for ever (gh-115634).
+    result = f(*part)
+    if next(_parts) % 6 == 0:
+        jax.clear_caches()
+        gc.collect()
+        if trim := sys.platform == "linux" and getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # glibc would keep it
+    return result
 
 
 def expected(name: str) -> tuple[set[str], set[str]]:

@@ -53,8 +53,7 @@ def _workers(jobs: int, parts: int) -> Iterator[Executor | None]:
     if jobs < 2:
         yield None
         return
-    # a process keeps what it has compiled: after a dozen parts it holds gigabytes, and a new one takes over
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=12) as executor:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as executor:
         yield executor
 
 
