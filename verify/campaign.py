@@ -6,6 +6,7 @@ it meets once and keeps it, so a campaign gets faster as it goes.
 
 import ctypes
 import gc
+import itertools
 import json
 import sys
 import time
@@ -13,8 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
-from itertools import count as numbers
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def cover(tally: Tally, network: Network) -> None:
     for _, node in nodes(network.layer):
         tally.layers[type(node).__name__] += 1
         inner = [type(child).__name__ for label, child in children(node) if label.startswith("[")]
-        tally.pairs.update(pairwise(inner))
+        tally.pairs.update(itertools.pairwise(inner))
 
 
 def run(
@@ -221,7 +220,7 @@ def results_of(executor: Executor | None, f: Callable, parts: list[tuple]) -> It
             future.cancel()
 
 
-_parts = numbers(1)
+_parts = itertools.count(1)
 
 
 def _done(f, part):

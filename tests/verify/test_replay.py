@@ -143,6 +143,17 @@ def test_an_interrupted_campaign_goes_on(tmp_path, monkeypatch):
         campaign.run(12, 1, journal=journal)
 
 
+def test_processes_last_for_as_many_parts_as_there_are():
+    program = """
+from verify import campaign, commands
+if __name__ == "__main__":
+    with commands._workers(2, 60) as executor:
+        assert sorted(campaign.results_of(executor, divmod, [(n, 7) for n in range(60)])) == [
+            ((n, 7), divmod(n, 7)) for n in range(60)]
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
 def test_failures_are_kept_in_the_journal(tmp_path):
     journal = tmp_path / "journal"
     failure = campaign.Failure("Dense(1)", ("it",), ("dx: off",), "token")
