@@ -2,7 +2,7 @@
 
 A kind is named only if it explains every sample to rounding, at all sizes that were tried. Kinds, in the order tried:
 overflow, zero, sign, constant factor, factor of a size, transpose, reversal, off by one, one part only, one row in
-place of the sum, missing term, precision loss.
+place of the sum, the truth of something else, and then what terms.py looks for inside of the definition.
 """
 
 import itertools
@@ -12,8 +12,9 @@ import numpy as np
 
 from verify.bench import Bench, Refused
 from verify.budget import Draw, largest
-from verify.inputs import is_key
+from verify.inputs import Leaves, is_key
 from verify.law import Breach
+from verify.terms import Told, misread, missing
 
 FINE = 1e-3  # how much of what is wrong a kind may leave unexplained
 BY_LAW = {
@@ -60,6 +61,7 @@ def diagnose(breaches: list[Breach], bench: Bench, broken: set[str]) -> str:
     name = (
         name
         or _elsewhere(bench, seen)
+        or _inside(bench, seen)
         or _term(seen)
         or _rounding(seen)
         or next((BY_LAW[b] for b in BEHIND if b in broken), "")
@@ -70,40 +72,75 @@ def diagnose(breaches: list[Breach], bench: Bench, broken: set[str]) -> str:
     return name
 
 
+def _as_told(bench: Bench, breaches: list[Breach]) -> list[Told]:
+    """What came and what was due, at a few draws of the example's shapes; nothing where that is too little to go by."""
+    told = [(b.draw, *b.shown) for b in breaches if b.draw and b.shown and b.draw[0].shapes == bench.example.shapes][:4]
+    finite = all(np.isfinite(v).all() for _, *shown in told for v in shown)
+    return told if finite and len(told) > 1 and breaches[0].leaf is not None else []
+
+
 def _elsewhere(bench: Bench, breaches: list[Breach]) -> str:
-    """What came is the truth of another input, or of a cotangent without one of its parts."""
-    some = [b for b in breaches if b.draw and b.draw[0].shapes == bench.example.shapes][:4]
-    if len(some) < 2:
+    """What came is the truth of another input, of another leaf, or of a cotangent that was changed."""
+    told, own = _as_told(bench, breaches), breaches[0].leaf
+    if not told or own is None:
         return ""
 
-    def all_are(change: Callable[[Draw], Draw]) -> bool:
-        for b in some:
-            assert b.draw is not None
-            assert b.shown is not None
-            assert b.leaf is not None
-            try:
-                there = bench.truth(*change(b.draw)).cotangents[b.leaf]
-            except Refused:
-                return False
-            if not _same(b.shown[0], there, _gap(b.shown)):
-                return False
-        return True
+    def all_are(change: Callable[[Draw], Draw], leaf: int) -> bool:
+        try:
+            there = (bench.truth(*change(draw)).cotangents[leaf] for draw, _, _ in told)
+            return all(
+                _same(np.squeeze(o), np.squeeze(v), _gap((o, t))) for v, (_, o, t) in zip(there, told, strict=True)
+            )
+        except Refused:
+            return False
 
     earlier = [case for case, label, _ in bench.memo["draws"] if label == "noise"][:2]
     for case in earlier:
-        if all(b.draw and b.draw[0] is not case for b in some) and all_are(
-            lambda d, c=case: (c, f"as if {id(d)}", d[2])
-        ):
+        other = all(draw[0] is not case for draw, _, _ in told)
+        if other and all_are(lambda d, c=case: (c, f"as if {id(d)}", d[2]), own):
             return "stale residual"
-    for j in range(len(some[0].draw[2])) if some[0].draw and len(some[0].draw[2]) > 1 else ():
+    for k, name in enumerate(bench.flat.layout.floats):
+        if k != own and all_are(lambda d: d, k):
+            return f"swapped with the gradient of {name}"
+    for j, name, change in _changes(told[0][0][2]):
 
-        def without(draw: Draw, j=j) -> Draw:
-            dy = tuple(np.zeros_like(v) if i == j else v for i, v in enumerate(draw[2]))
-            return draw[0], f"{draw[1]} without {j}", dy
+        def changed(draw: Draw, j=j, name=name, change=change) -> Draw:
+            dy = tuple(change(v) if i == j else v for i, v in enumerate(draw[2]))
+            return draw[0], f"{draw[1]}, {name} {j}", dy
 
-        if all_are(without):
-            return f"missing term: the cotangent of output {j}"
+        if all_are(changed, own):
+            return f"{name} of output {j}"
     return ""
+
+
+def _changes(dy: Leaves) -> Iterator[tuple[int, str, Callable[[np.ndarray], np.ndarray]]]:
+    """(output, what it would be called, how its cotangent is changed)."""
+    for j, d in enumerate(dy):
+        if len(dy) > 1:
+            yield j, "missing term: the cotangent", np.zeros_like
+        for a in (a for a in range(d.ndim) if d.shape[a] > 1):
+            for index in (0, -1):
+                kept = np.arange(d.shape[a]) == index % d.shape[a]
+                kept = kept.reshape([-1 if i == a else 1 for i in range(d.ndim)])
+                where = "first" if index == 0 else "last"
+                yield j, f"missing sum: the {where} along axis {a} alone", lambda v, kept=kept: v * kept
+            yield j, f"reversed along axis {a}", lambda v, a=a: np.flip(v, a)
+            for step in (1, -1) if d.shape[a] > 2 else ():
+                yield j, f"off by one along axis {a}", lambda v, a=a, step=step: np.roll(v, step, a)
+        for a, b in itertools.combinations(range(d.ndim), 2):
+            if d.shape[a] == d.shape[b] > 1:
+                yield j, f"transpose of axes {a} and {b}", lambda v, a=a, b=b: np.swapaxes(v, a, b)
+
+
+def _inside(bench: Bench, breaches: list[Breach]) -> str:
+    """What came is the truth but for one of its terms, or for the value at which one of its derivatives was taken."""
+    told, leaf = _as_told(bench, breaches), breaches[0].leaf
+    if not told or leaf is None or bench.oracle.slack or told[0][2].size < 3:
+        return ""
+    try:
+        return missing(bench, leaf, told, FINE) or misread(bench, leaf, told, FINE)
+    except Refused:
+        return ""
 
 
 FAR = ("x3", "x30", "x1e3", "x1e4", "offset", "one large", "huge range", "large", "near overflow", "grid")

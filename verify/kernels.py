@@ -1,6 +1,6 @@
 """The law of Pallas kernels that are interpreted: NaN wherever nobody has written, several cores, and no races."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -62,17 +62,17 @@ def _interpreted(bench: Bench, plan: Plan, declared: bool) -> tuple[Sample, str]
 
         kind = tpu.InterpretParams(detect_races=True, num_cores_or_threads=2, out_of_bounds_reads="uninitialized")
 
-        def given(eqn: Any) -> dict:
+        def around(eqn: Any, ins: list, bind: Callable[..., list]) -> list:
             if eqn.primitive.name != "pallas_call" or not eqn.params["interpret"]:
-                return eqn.params
-            changed = eqn.params | {"interpret": kind}
+                return bind(eqn, ins)
+            changed: dict[str, Any] = {"interpret": kind}
             if not declared:
                 axes = ("parallel",) * len(eqn.params["grid_mapping"].grid)
                 known = eqn.params["compiler_params"]
                 own = isinstance(known, tpu.CompilerParams)
                 params = replace(known, dimension_semantics=axes) if own else tpu.CompilerParams(axes)
-                changed |= {"compiler_params": params}
-            return changed
+                changed["compiler_params"] = params
+            return bind(eqn, ins, **changed)
 
         leaves, structure = jax.tree.flatten(values)
         closed, out = jax.make_jaxpr(
@@ -80,7 +80,7 @@ def _interpreted(bench: Bench, plan: Plan, declared: bool) -> tuple[Sample, str]
         )(*leaves)
         said = StringIO()
         with redirect_stdout(said):
-            found = jax.block_until_ready(strip(closed, given)(*leaves))
+            found = jax.block_until_ready(strip(closed, around)(*leaves))
         return sample(*jax.tree.unflatten(jax.tree.structure(out), found)), _first_race(said.getvalue())
 
     return bench.guarded("backward", run, bench.native)

@@ -19,6 +19,8 @@ from verify.subject import Flat, wide
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 INLINE = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 
+Around = Callable[[Any, list, Callable[..., list]], list]
+
 
 def inner_jaxprs(params: dict) -> list[tuple[str, Any]]:
     """(name, jaxpr) for each jaxpr among an equation's parameters."""
@@ -57,11 +59,17 @@ def rules_in(jaxpr: Any) -> list[str]:
     return sorted(set(found))
 
 
-def strip(
-    closed: ClosedJaxpr, given: Callable[[Any], dict] = lambda eqn: eqn.params, moving=False
-) -> Callable[..., list]:
-    """A function of the jaxpr's inputs that computes the same without any custom rule. Each equation is bound with the
-    parameters that `given` says; if `moving`, gradients are not stopped."""
+def strip(closed: ClosedJaxpr, around: Around | None = None) -> Callable[..., list]:
+    """A function of the jaxpr's inputs that computes the same without any custom rule.
+
+    `around(eqn, values, bind)` gives the results of an equation of these values in place of bind(eqn, values), which
+    takes parameters to be changed by name.
+    """
+
+    def bind(eqn, values, **changed):
+        if inner := inlined(eqn):
+            return strip(inner, around)(*values)
+        return _bind(eqn, values, changed)
 
     def run(*inputs):
         env = dict(zip(closed.jaxpr.invars, inputs, strict=True))
@@ -72,21 +80,23 @@ def strip(
 
         for eqn in closed.jaxpr.eqns:
             values = [read(v) for v in eqn.invars]
-            out = _bind(eqn, values, given, moving)
+            out = around(eqn, values, bind) if around else bind(eqn, values)
             env.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in closed.jaxpr.outvars]
 
     return run
 
 
-def _bind(eqn: Any, values: list, given: Callable[[Any], dict], moving: bool) -> list:
-    name = eqn.primitive.name
-    if moving and name == "stop_gradient":
-        return values
-    if name in CUSTOM or name in INLINE:
-        inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr") or eqn.params["jaxpr"]
-        return strip(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), given, moving)(*values)
-    params = dict(given(eqn))
+def inlined(eqn: Any) -> ClosedJaxpr | None:
+    """What an equation calls as it stands: a jitted or remembered function, or one that carries a custom rule."""
+    if eqn.primitive.name not in (*CUSTOM, *INLINE):
+        return None
+    inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr") or eqn.params["jaxpr"]
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+
+
+def _bind(eqn: Any, values: list, changed: dict[str, Any]) -> list:
+    params = eqn.params | changed
     for key, value in params.items():
         if isinstance(value, ClosedJaxpr) and rules_in(value):
             params[key] = _stripped(value)
@@ -122,9 +132,13 @@ def without_rules(f: Callable[[tuple, tuple], tuple], moving: bool = False) -> C
     def plain(floats, others):
         leaves, structure = jax.tree.flatten((floats, others))
         closed = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))(*leaves)
-        return tuple(strip(closed, moving=moving)(*leaves))
+        return tuple(strip(closed, _unstopped if moving else None)(*leaves))
 
     return plain
+
+
+def _unstopped(eqn: Any, values: list, bind: Callable[..., list]) -> list:
+    return values if eqn.primitive.name == "stop_gradient" else bind(eqn, values)
 
 
 def _dense(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple, tuple], tuple[tuple, tuple]]:

@@ -36,7 +36,7 @@ NAMES = {  # what verify may call each kind of mistake
     "factor": r"constant factor|factor of a size",
     "sign": r"sign",
     "missing term": r"missing term|zero",
-    "transposed": r"transpose|reversed",
+    "transposed": r"transpose|reversed|swapped",
     "wrong axis": r"off by one along|wrong axis|transpose",
     "off by one in time": r"off by one along",
     "forgotten sum": r"missing sum|repeated indices|constant factor",

@@ -1,0 +1,276 @@
+"""What is amiss inside of a gradient: one of its terms, or the value at which one of its derivatives was taken.
+
+The plain definition is run with something to turn in it, until its gradient is the one that came. A value that it uses
+at several places gets one term of its gradient from each, and so does what is computed from several values: a valve
+there lets the value through and multiplies what comes back. Shut, at 0, the term is missing; at -1 it has the wrong
+sign. Likewise each derivative can be taken at another value of the same shape, or at a transposed or shifted one.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jax.extend.source_info_util import summarize
+
+from verify.bench import Bench
+from verify.budget import Draw, largest
+from verify.inputs import Leaves
+from verify.oracles import Around, inlined, strip
+
+MOST = 400  # what can be turned in one definition: each costs one run of its gradient
+PAIRS = 20  # different terms of which two may be missing together
+CURVED = (
+    "mul", "div", "dot_general", "conv_general_dilated", "integer_pow", "pow", "square", "sqrt", "rsqrt", "exp", "exp2",
+    "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "erf", "max", "min", "abs",
+)  # fmt: skip
+OF_RESULT: dict[str, Callable] = {  # derivatives that people write in terms of the result
+    "exp": lambda y: y,
+    "tanh": lambda y: 1 - y * y,
+    "logistic": lambda y: y * (1 - y),
+    "sqrt": lambda y: 0.5 / y,
+    "rsqrt": lambda y: -0.5 * y**3,
+}
+
+Told = tuple[Draw, np.ndarray, np.ndarray]  # what came for one leaf, and what was due
+Pull = Callable[[Draw, np.ndarray], Leaves]  # the cotangents of a draw with everything turned as the numbers say
+
+
+def missing(bench: Bench, leaf: int, told: list[Told], fine: float) -> str:
+    """The kind of mistake if what came is the truth but for one or two of its terms, all but `fine` of the gap; or "".
+
+    Raises Refused if the definition cannot be run with valves.
+    """
+    names, pull = _turning(bench, told[0][0], "valves", _valves, _valved)
+
+    def turned(*these: int, to: float = 0.0) -> np.ndarray:
+        return np.where(np.isin(np.arange(len(names)), these), to, 1.0)
+
+    draw, ours, truth = told[0]
+    terms: dict[int, np.ndarray] = {}
+    for i in range(len(names)):
+        term = truth - pull(draw, turned(i))[leaf]
+        seen = np.isfinite(term).all() and largest(term) > 1e-9 * largest(truth)
+        if seen and not any(largest(term - other) <= 1e-9 * largest(term) for other in terms.values()):
+            terms[i] = term
+    for to, kind in ((0.0, "missing term"), (-1.0, "sign of a term")):
+        for i in terms:
+            if _explains(pull, turned(i, to=to), leaf, told, fine):
+                return f"{kind}: {names[i]}"
+    for i, j in combinations(terms, 2) if len(terms) <= PAIRS else ():
+        if _explains(pull, turned(i, j), leaf, told, fine):
+            return f"missing term: {names[i]}, and {names[j]}"
+    for i, term in terms.items():
+        c = 1 + float(((ours - truth) * term).sum() / (term * term).sum())
+        if _explains(pull, turned(i, to=c), leaf, told, fine):
+            return f"constant factor {c:.6g} of a term: {names[i]}"
+    return ""
+
+
+def misread(bench: Bench, leaf: int, told: list[Told], fine: float) -> str:
+    """The kind of mistake if what came is the truth but for one derivative, taken at a wrong value; or "".
+
+    Raises Refused if the definition cannot be run so.
+    """
+    names, pull = _turning(bench, told[0][0], "values", _values, _elsewhere)
+    for i in range(len(names)):
+        if _explains(pull, np.arange(len(names)) == i, leaf, told, fine):
+            return names[i]
+    return ""
+
+
+def _explains(pull: Pull, turned: np.ndarray, leaf: int, told: list[Told], fine: float) -> bool:
+    return all(largest(o - pull(d, turned)[leaf]) <= fine * largest(o - t) for d, o, t in told)
+
+
+def _turning(bench: Bench, draw: Draw, what: str, places: Callable, around: Callable) -> tuple[list[str], Pull]:
+    """The names of what can be turned in the definition, and its gradient as a function of how it is turned."""
+    if what not in bench.memo:
+        leaves, structure = jax.tree.flatten(draw[0].at("float64"))
+
+        def trace():
+            return jax.make_jaxpr(lambda *leaves: bench.oracle.primal(*jax.tree.unflatten(structure, leaves)))(*leaves)
+
+        closed = bench.guarded("reference", trace, "float64")
+        found = list(islice(places(closed), MOST))
+
+        def gradient(floats, others, dy, turned):
+            run = strip(closed, around([place for place, _ in found], turned))
+            y, pullback = jax.vjp(lambda floats: tuple(run(*jax.tree.leaves((floats, others)))), floats)
+            return pullback(tuple(d.astype(v.dtype) for d, v in zip(dy, y, strict=True)))[0]
+
+        bench.memo[what] = [name for _, name in found], bench.compiled(gradient)
+    names, gradient = bench.memo[what]
+
+    def pull(draw: Draw, turned: np.ndarray) -> Leaves:
+        case, _, dy = draw
+        found = bench.guarded("reference", lambda: gradient(*case.at("float64"), dy, turned), "float64")
+        return tuple(map(np.asarray, found))
+
+    return names, pull
+
+
+def _valves(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
+    """(the id of an equation, "into" or "of", which of its arguments or results), and a name, for each valve."""
+    uses = Counter(v for eqn in closed.eqns for v in eqn.invars if not _literal(v))
+    uses.update(v for v in closed.jaxpr.outvars if not _literal(v))
+    for eqn in closed.eqns:
+        for i in (moving := _moving(eqn)):
+            if len(moving) > 1 or uses[eqn.invars[i]] > 1:
+                yield (id(eqn), "into", i), f"through argument {i} of {_told(eqn)}"
+        if inner := _inside(eqn):
+            yield from _valves(inner)
+        else:
+            yield from (((id(eqn), "of", i), f"through {_told(eqn)}") for i, v in enumerate(eqn.outvars) if _float(v))
+
+
+@jax.custom_jvp
+def _valve(x, turned):
+    return x
+
+
+_valve.defjvp(lambda x, dx: (x[0], x[1].astype(x[0].dtype) * dx[0]))
+
+
+def _valved(places: list[tuple], turned: Any) -> Around:
+    index = {place: i for i, place in enumerate(places)}
+
+    def valved(side, eqn, values):
+        at = [index.get((id(eqn), side, i)) for i in range(len(values))]
+        return [v if i is None else _valve(v, turned[i]) for v, i in zip(values, at, strict=True)]
+
+    def around(eqn, values, bind):
+        values = valved("into", eqn, values)
+        return valved("of", eqn, _scan(eqn, values, around) or bind(eqn, values))
+
+    return around
+
+
+def _values(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
+    """(the id of an equation, which argument or None for the result, another variable or a change of its own),
+    and what a mistake it is."""
+    names = dict.fromkeys(closed.jaxpr.invars, "an input")
+    for eqn in closed.eqns:
+        if inner := _inside(eqn):
+            yield from _values(inner)
+        names |= {v: f"the result of {_told(eqn)}" for v in eqn.outvars}
+        for j in _moving(eqn) if eqn.primitive.name in CURVED else ():
+            shape = eqn.invars[j].aval.shape
+            where = f"argument {j} of {_told(eqn)}"
+            for a, b in combinations(range(len(shape)), 2):
+                if shape[a] == shape[b] > 1:
+                    yield (id(eqn), j, ("swap", a, b)), f"transpose of axes {a} and {b} of {where}"
+                if shape[a] > 1 and shape[b] > 1:
+                    yield (id(eqn), j, ("flip", a, b)), f"reversed along axes {a} and {b} of {where}"
+            for a in range(len(shape)):
+                if shape[a] > 1:
+                    yield (id(eqn), j, ("flip", a, a)), f"reversed along axis {a} of {where}"
+                for step in (1, -1) if shape[a] > 2 else ():
+                    yield (id(eqn), j, ("roll", a, step)), f"off by one along axis {a} of {where}"
+            for v, name in names.items():
+                if v is not eqn.invars[j] and _float(v) and v.aval.shape == shape:
+                    yield (id(eqn), j, v), f"wrong residual: {name} in place of {where}"
+        if eqn.primitive.name in OF_RESULT:
+            for v, name in names.items():
+                if v is not eqn.outvars[0] and _float(v) and v.aval.shape == eqn.outvars[0].aval.shape:
+                    yield (id(eqn), None, v), f"wrong residual: {name} in place of the result of {_told(eqn)}"
+
+
+def _elsewhere(places: list[tuple], turned: Any) -> Around:
+    choices: dict[int, list] = {}
+    for i, (eqn, j, other) in enumerate(places):
+        choices.setdefault(eqn, []).append((i, j, other))
+    env: dict[Any, Any] = {}
+
+    def changed(x, other):
+        if not isinstance(other, tuple):
+            return env.get(other, x)
+        how, a, b = other
+        if how == "swap":
+            return jnp.swapaxes(x, a, b)
+        return jnp.flip(x, tuple({a, b})) if how == "flip" else jnp.roll(x, b, a)
+
+    def around(eqn, values, bind):
+        env.update((v, x) for v, x in zip(eqn.invars, values, strict=True) if not _literal(v))
+        if eqn.primitive.name not in CURVED:
+            out = _scan(eqn, values, around) or bind(eqn, values)
+            env.update(zip(eqn.outvars, out, strict=True))
+            return out
+        env[eqn.outvars[0]] = bind(eqn, values)[0]
+        points, slope, known = list(values), jnp.zeros(()), jnp.zeros((), bool)
+        for i, j, other in choices.get(id(eqn), ()):
+            if j is None:
+                slope = jnp.where(turned[i], OF_RESULT[eqn.primitive.name](env[other]), slope)
+                known |= turned[i]
+            else:
+                points[j] = jnp.where(turned[i], changed(values[j], other), points[j])
+        env[eqn.outvars[0]] = y = _taken_at(lambda *v: bind(eqn, list(v))[0], values, points, slope, known)
+        return [y]
+
+    return around
+
+
+def _taken_at(f, values, points, slope, known):
+    """f(*values), whose derivatives are those at `points`, or `slope` if that is known."""
+    moving = [i for i, v in enumerate(values) if jnp.issubdtype(jnp.result_type(v), jnp.floating)]
+
+    def held(*some):
+        args = list(values)
+        for i, v in zip(moving, some, strict=True):
+            args[i] = v
+        return f(*args)
+
+    @jax.custom_jvp
+    def at(some, points, slope, known):
+        return held(*some)
+
+    @at.defjvp
+    def _(primals, tangents):
+        some, points, slope, known = primals
+        there = jax.jvp(held, points, tangents[0])[1]
+        if slope.ndim:
+            there = jnp.where(known, slope * tangents[0][0], there)
+        return held(*some), there
+
+    return at(tuple(values[i] for i in moving), tuple(points[i] for i in moving), slope, known)
+
+
+def _scan(eqn: Any, values: list, around: Around) -> list | None:
+    """A loop whose body is run likewise."""
+    if eqn.primitive.name != "scan":
+        return None
+    p = eqn.params
+    held, kept = p["num_consts"], p["num_consts"] + p["num_carry"]
+    body = strip(p["jaxpr"], around)
+
+    def step(carry, x):
+        out = body(*values[:held], *carry, *x)
+        return tuple(out[: p["num_carry"]]), tuple(out[p["num_carry"] :])
+
+    carry, ys = jax.lax.scan(step, tuple(values[held:kept]), tuple(values[kept:]), p["length"], p["reverse"])
+    return [*carry, *ys]
+
+
+def _inside(eqn: Any) -> ClosedJaxpr | None:
+    return eqn.params["jaxpr"] if eqn.primitive.name == "scan" else inlined(eqn)
+
+
+def _told(eqn: Any) -> str:
+    return f"{eqn.primitive.name} ({Path(summarize(eqn.source_info)).name})"
+
+
+def _moving(eqn: Any) -> list[int]:
+    return [i for i, v in enumerate(eqn.invars) if not _literal(v) and _float(v)]
+
+
+def _literal(v: Any) -> bool:
+    return hasattr(v, "val")
+
+
+def _float(v: Any) -> bool:
+    return jnp.issubdtype(v.aval.dtype, jnp.floating)
