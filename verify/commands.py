@@ -125,21 +125,16 @@ def layers(options: argparse.Namespace) -> int:
 
 def networks(options: argparse.Namespace) -> int:
     """Random networks by the hand-written sweep and by jax.vjp of their definition."""
-    start, marks = time.perf_counter(), {}
     batches = -(-options.count // campaign.BATCH)
     jobs = min(options.jobs, batches)
     with _bar("random networks", options.count, options) as show, _workers(options.jobs, batches) as executor:
 
         def watch(tally):
-            elapsed = time.perf_counter() - start
-            if elapsed <= 60:
-                marks["first minute"] = tally.networks
-            show(tally.networks, f"{60 * tally.networks / elapsed:.0f} a minute")
+            show(tally.networks, f"{60 * jobs * tally.networks / max(tally.seconds, 1e-9):.0f} a minute")
 
         args = options.count, options.seed, executor, options.catalogue, watch, options.journal
         tally = campaign.run(*args)
-    elapsed = time.perf_counter() - start
-    _print_campaign(tally, elapsed, marks, options, jobs)
+    _print_campaign(tally, options, jobs)
     if options.corpus and tally.failures:
         _remember(options.corpus, [(f.token, f.program) for f in tally.failures])
     reports = _reports(tally, options)
@@ -175,12 +170,11 @@ def _remember(corpus: Path, failing: list[tuple[str, str]]) -> None:
     outputs.write(corpus, text + "".join(f"{word}  # {what}\n" for word, what in failing if word not in known))
 
 
-def _print_campaign(tally, elapsed, marks, options, jobs) -> None:
+def _print_campaign(tally, options, jobs) -> None:
     people = _people(options)
     layers, forms = campaign.expected(options.catalogue)
     for failure in tally.failures:
         people.print(f"\n[bold red]disagreement[/]\n{failure}", highlight=False, soft_wrap=True)
-    rate = 60 * tally.networks / elapsed
     people.print(
         f"[bold]{tally.networks} random networks, {len(tally.failures)} disagreements[/] "
         f"(seed {options.seed}, float64, every element of every leaf)"
@@ -192,11 +186,9 @@ def _print_campaign(tally, elapsed, marks, options, jobs) -> None:
     for remark, words in remarks.items():
         if tally.remarks[remark]:
             people.print(f"  {tally.remarks[remark]} {words}")
-    people.print(
-        f"  speed: {rate:.0f} a minute over {elapsed:.0f} s in {jobs} processes"
-        + (f", {marks.get('first minute', 0)} in the first minute" if elapsed > 60 else "")
-        + f"; {tally.compilations} layers compiled"
-    )
+    if tally.seconds:
+        rate = 60 * jobs * tally.networks / tally.seconds
+        people.print(f"  speed: {rate:.0f} a minute in {jobs} processes; {tally.compilations} layers compiled")
     if tally.warm:
         warm = 60 * jobs * tally.warm / tally.warm_seconds
         people.print(f"  once warm: {warm:.0f} a minute ({tally.warm} networks needed no compilation)")
