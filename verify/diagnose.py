@@ -85,9 +85,9 @@ def _elsewhere(bench: Bench, breaches: list[Breach]) -> str:
     if not told or own is None:
         return ""
 
-    def all_are(change: Callable[[Draw], Draw], leaf: int) -> bool:
+    def all_are(change: Callable[[Draw], Draw], leaf: int, after=lambda v: v) -> bool:
         try:
-            there = (bench.truth(*change(draw)).cotangents[leaf] for draw, _, _ in told)
+            there = (after(bench.truth(*change(draw)).cotangents[leaf]) for draw, _, _ in told)
             return all(
                 _same(np.squeeze(o), np.squeeze(v), _gap((o, t))) for v, (_, o, t) in zip(there, told, strict=True)
             )
@@ -110,6 +110,8 @@ def _elsewhere(bench: Bench, breaches: list[Breach]) -> str:
 
         if all_are(changed, own):
             return f"{name} of output {j}"
+        if "transpose" in name and all_are(changed, own, lambda v: np.swapaxes(v, -1, -2) if v.ndim > 1 else v):
+            return f"{name} of output {j}, and of what comes of it"
     return ""
 
 
@@ -137,8 +139,16 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
     told, leaf = _as_told(bench, breaches), breaches[0].leaf
     if not told or leaf is None or bench.oracle.slack or told[0][2].size < 3:
         return ""
+    others = [(b.draw, *b.shown) for b in breaches if b.draw and b.shown and b.draw[0].shapes != bench.example.shapes]
+
+    def factor(told: list[Told], factors: list[float]) -> str:
+        seen = [next(b for b in breaches if b.draw is draw) for draw, _, _ in told]
+        return _factor_of(np.array(factors), _sizes(seen)) or "another factor"
+
+    anywhere = any(draw[0].ordinary for draw, _, _ in told)
     try:
-        return missing(bench, leaf, told, FINE) or misread(bench, leaf, told, FINE)
+        name = missing(bench, leaf, told + others, FINE, factor)
+        return name or (misread(bench, leaf, told, FINE) if anywhere else "")
     except Refused:
         return ""
 
@@ -153,6 +163,7 @@ SIZES = (
     "odd",
     "falling",
     "alike",
+    "one more",
     "two",
     "empty",
     "long axis",
@@ -194,6 +205,8 @@ def _repeated(breaches: list[Breach]) -> str:
         if is_key(x) or not np.issubdtype(x.dtype, np.integer) or np.size(x) < 2:
             continue
         values = [np.asarray(b.draw[0].others[i]) for b in breaches if b.draw]
+        if np.isin(np.concatenate([v.ravel() for v in values]), (0, 1)).all():
+            continue  # a mask
         if all(len(np.unique(v)) < v.size for v in values):
             return "repeated indices"
     return ""
@@ -269,13 +282,17 @@ def _factor(breaches: list[Breach]) -> str:
         return "zero"
     if len(cs) < 2 and all(truth.size < 2 for _, truth in _arrays(breaches)):
         return ""  # any number is a multiple of any other
-    sizes = _sizes(breaches)
+    return _factor_of(cs, _sizes(breaches))
+
+
+def _factor_of(cs: np.ndarray, sizes: list[dict[str, int]]) -> str:
+    """What the numbers cs are, one for each sample, of which sizes are the axes."""
     constant = np.ptp(cs) <= 1e-6 * np.abs(cs).max() and np.ptp(cs) <= 0.01 * np.abs(cs - 1).max()
     if constant and abs(cs[0] + 1) < 1e-6:
         return "sign"
     if constant and (len({tuple(s.items()) for s in sizes}) > 1 or not sizes):
         return f"constant factor {cs[0]:.10g}"
-    for name, value in _products(sizes):
+    for name, value in _products(sizes) if len(sizes) == len(cs) else ():
         if np.allclose(cs, value, rtol=1e-6):
             # one size alone cannot tell a number from a size, unless the number is an odd one
             return f"constant factor {cs[0]:.10g}" if constant and cs[0] in (0.5, 2.0) else f"factor of a size: {name}"
@@ -332,6 +349,9 @@ def _reversal(breaches: list[Breach]) -> str:
     for a in _axes(breaches):
         if _fits(breaches, lambda t, a=a: np.flip(t, a)):
             return f"reversed along axis {a}"
+        even = all(o.shape[a] % 2 == 0 and o.shape[a] > 2 for o, _ in _arrays(breaches) if o.ndim > a)
+        if even and _fits(breaches, lambda t, a=a: np.roll(t, t.shape[a] // 2, a)):
+            return f"halves exchanged along axis {a}"
     return ""
 
 
@@ -355,9 +375,10 @@ def _off_by_one(breaches: list[Breach]) -> str:
 
 
 def _part(breaches: list[Breach]) -> str:
-    """Always the same few elements are wrong: one, the first or last along an axis, or all from some index on."""
-    masks = [np.abs(o - t) > FINE * _gap((o, t)) for o, t in _arrays(breaches)]
-    masks = [m for m in masks if m.size > 2 and min(m.shape) > 1]  # along an axis of one, the part is the whole
+    """Always the same few elements are wrong, one, the first or last along an axis, or all from some index on; and how,
+    where a sign or a zero is all that is wrong with them."""
+    pairs = [(o, t) for o, t in _arrays(breaches) if o.size > 2 and min(o.shape) > 1]  # of one, the part is the whole
+    masks = [np.abs(o - t) > FINE * _gap((o, t)) for o, t in pairs]
     if not masks:
         return ""
     for shape in {m.shape for m in masks}:
@@ -366,7 +387,15 @@ def _part(breaches: list[Breach]) -> str:
             return ""
         if wrong.sum() == 1 and len(masks) > 1:
             return f"one element {[int(i[0]) for i in np.nonzero(wrong)]}"
-    for a in _axes(breaches):
+    where = _place(masks, _axes(breaches))
+    for c, kind in ((-1.0, "sign"), (0.0, "zero")):
+        if where and all(_same(o[m], c * t[m], _gap((o, t))) for (o, t), m in zip(pairs, masks, strict=True)):
+            return f"{kind}, {where}"
+    return where
+
+
+def _place(masks: list[np.ndarray], axes: range) -> str:
+    for a in axes:
         along = [np.nonzero(m.any(tuple(i for i in range(m.ndim) if i != a)))[0] for m in masks]
         lengths = [m.shape[a] for m in masks]
         if all(len(w) == 1 and w[0] == n - 1 and n > 1 for w, n in zip(along, lengths, strict=True)):
@@ -399,7 +428,7 @@ def _row(breaches: list[Breach]) -> str:
 
 def _term(breaches: list[Breach]) -> str:
     """What is missing is the same all along an axis: the mean, or a sum, that should have been taken off."""
-    pairs = [(o, t) for o, t in _arrays(breaches) if o.ndim]
+    pairs = [(o, t) for o, t in _arrays([b for b in breaches if b.draw and b.draw[0].ordinary]) if o.ndim]
     for a in _axes(breaches):
         long = [(o - t) for o, t in pairs if o.shape[a] > 2]
         if len(long) > 1 and all(_same(d, 0 * d + d.mean(a, keepdims=True), largest(d)) for d in long):

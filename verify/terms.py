@@ -8,7 +8,7 @@ sign. Likewise each derivative can be taken at another value of the same shape, 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -41,35 +41,51 @@ Told = tuple[Draw, np.ndarray, np.ndarray]  # what came for one leaf, and what w
 Pull = Callable[[Draw, np.ndarray], Leaves]  # the cotangents of a draw with everything turned as the numbers say
 
 
-def missing(bench: Bench, leaf: int, told: list[Told], fine: float) -> str:
+def missing(
+    bench: Bench, leaf: int, told: list[Told], fine: float, factor: Callable[[list[Told], list[float]], str]
+) -> str:
     """The kind of mistake if what came is the truth but for one or two of its terms, all but `fine` of the gap; or "".
 
-    Raises Refused if the definition cannot be run with valves.
+    The first draws of `told` have the example's shapes. `factor` names numbers that a term is multiplied with, one a
+    draw. Raises Refused if the definition cannot be run with valves.
     """
-    names, pull = _turning(bench, told[0][0], "valves", _valves, _valved)
+    draw, ours, truth = told[0]
+    names, pull = _turning(bench, draw, "valves", _valves, _valved)
+    here = [t for t in told if t[0][0].shapes == draw[0].shapes]
 
     def turned(*these: int, to: float = 0.0) -> np.ndarray:
         return np.where(np.isin(np.arange(len(names)), these), to, 1.0)
 
-    draw, ours, truth = told[0]
     terms: dict[int, np.ndarray] = {}
     for i in range(len(names)):
         term = truth - pull(draw, turned(i))[leaf]
         seen = np.isfinite(term).all() and largest(term) > 1e-9 * largest(truth)
         if seen and not any(largest(term - other) <= 1e-9 * largest(term) for other in terms.values()):
             terms[i] = term
-    for to, kind in ((0.0, "missing term"), (-1.0, "sign of a term")):
-        for i in terms:
-            if _explains(pull, turned(i, to=to), leaf, told, fine):
-                return f"{kind}: {names[i]}"
-    for i, j in combinations(terms, 2) if len(terms) <= PAIRS else ():
-        if _explains(pull, turned(i, j), leaf, told, fine):
-            return f"missing term: {names[i]}, and {names[j]}"
-    for i, term in terms.items():
-        c = 1 + float(((ours - truth) * term).sum() / (term * term).sum())
-        if _explains(pull, turned(i, to=c), leaf, told, fine):
-            return f"constant factor {c:.6g} of a term: {names[i]}"
+    kinds = (0.0, "missing term"), (-1.0, "sign of a term")
+    pairs = list(combinations(terms, 2)) if len(terms) <= PAIRS else []
+    for several in ([(i,) for i in terms], pairs):
+        for (to, kind), these in product(kinds, several):
+            if _explains(pull, turned(*these, to=to), leaf, here, fine):
+                return f"{kind}: {', and '.join(names[i] for i in these)}"
+    for i, term in sorted(terms.items(), key=lambda item: -largest(item[1])):
+        c = _share(ours, truth, term)
+        if not _explains(pull, turned(i, to=c), leaf, here, fine):
+            continue
+        factors, seen = [c], [told[0]]
+        for elsewhere in [t for t in told if t not in here and t[2].size > 2][:4]:
+            known, there = _turning(bench, elsewhere[0], "valves", _valves, _valved)
+            if known == names:
+                term = elsewhere[2] - there(elsewhere[0], turned(i))[leaf]
+                factors, seen = [*factors, _share(*elsewhere[1:], term)], [*seen, elsewhere]
+        return f"{factor(seen, factors)} in a term: {names[i]}"
     return ""
+
+
+def _share(ours: np.ndarray, truth: np.ndarray, term: np.ndarray) -> float:
+    """With which factor the term is in ours, of the truth's 1."""
+    square = float((term * term).sum())
+    return 1 + float(((ours - truth) * term).sum()) / square if square else 1.0
 
 
 def misread(bench: Bench, leaf: int, told: list[Told], fine: float) -> str:
@@ -90,6 +106,7 @@ def _explains(pull: Pull, turned: np.ndarray, leaf: int, told: list[Told], fine:
 
 def _turning(bench: Bench, draw: Draw, what: str, places: Callable, around: Callable) -> tuple[list[str], Pull]:
     """The names of what can be turned in the definition, and its gradient as a function of how it is turned."""
+    what = f"{what} at {draw[0].shapes}"
     if what not in bench.memo:
         leaves, structure = jax.tree.flatten(draw[0].at("float64"))
 
@@ -261,7 +278,8 @@ def _inside(eqn: Any) -> ClosedJaxpr | None:
 
 
 def _told(eqn: Any) -> str:
-    return f"{eqn.primitive.name} ({Path(summarize(eqn.source_info)).name})"
+    where = Path(summarize(eqn.source_info)).name
+    return f"{eqn.primitive.name} ({where})" if where else eqn.primitive.name
 
 
 def _moving(eqn: Any) -> list[int]:

@@ -61,7 +61,7 @@ def test_wrong_rules_fail(make):
         ("one_element_1e_9", "args[0]", r"one element \[1, 2\]"),
         ("shifted_by_one", "args[0]", "off by one along axis 1"),
         ("transposed", "args[1]", "transpose of axes 0 and 1"),
-        ("last_row_zero", "args[0]", "last along axis 0 only"),
+        ("last_row_zero", "args[0]", "zero, last along axis 0 only"),
         ("exp_overflows", "args[0]", "overflow"),
         ("nan_at_zero_row", "args[0]", "division by zero"),
         ("clipped_cotangent", "args[0]", "not linear in the cotangent"),
