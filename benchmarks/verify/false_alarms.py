@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from rich.progress import track
 
 import verify
 from benchmarks.verify.strangers import RESULTS, is_float, zoo
+from verify import campaign
 from verify.inputs import Domain, single
 
 
@@ -73,9 +74,9 @@ def main() -> int:
     names, rows = list(zoo().RIGHT), []
     shares = [(names[i::8], seed) for seed in range(options.first, options.first + options.seeds) for i in range(8)]
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(some, share, seed, options.level) for share, seed in shares]
-        for future in track(as_completed(futures), "shares", len(futures)):
-            rows += future.result()
+        parts = [(share, seed, options.level) for share, seed in shares]
+        for _, found in track(campaign.results_of(pool, some, parts), "shares", len(parts)):
+            rows += found
     alarms = [row for row in rows if row["verdict"] != "pass"]
     figures = {
         "rules": len(names),

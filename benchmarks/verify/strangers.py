@@ -13,7 +13,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 import verify
+from verify import campaign
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -147,9 +148,9 @@ def main() -> int:
     rows, keep = [], not options.only and not options.alone
     RESULTS.mkdir(exist_ok=True)
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(one, *job, options.seed, not options.alone) for job in jobs]
-        for future in track(as_completed(futures), "audits", len(jobs)):
-            rows.append(future.result())
+        parts = [(*job, options.seed, not options.alone) for job in jobs]
+        for _, row in track(campaign.results_of(pool, one, parts), "audits", len(jobs)):
+            rows.append(row)
             rows.sort(key=lambda row: (row["kind"], row["name"]))
             if keep:  # what is interrupted is not lost
                 (RESULTS / "strangers.json").write_text(json.dumps(rows, indent=1) + "\n")
