@@ -79,7 +79,7 @@ def measured(bench: Bench, draw: Draw, k: int) -> float:
     """What leaf k may be off by in float64 for its cancellation: the float32 errors of both sides, scaled down."""
     case, _, dy = draw
     truth, ours = bench.truth(*draw).cotangents[k], bench.pull(*draw).cotangents[k]
-    down = 8.0 if inner_eps(bench) else SAFETY * DOWN
+    down = 8.0 if inner_eps(bench) else SAFETY * DOWN * (1 if case.ordinary else 32)  # which float32 may hit by luck
     room = 0.0
     for run, exact in ((bench.plain, truth), (bench.pull, ours)):
         try:
@@ -100,7 +100,7 @@ def shaken(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> f
     rng, moved = np.random.default_rng(0), 0.0
     for _ in range(3):
         floats = tuple(x * (1 + 8 * 2.0**-52 * rng.choice((-1, 1), size=np.shape(x))) for x in case.floats)
-        gap = np.abs(bench.at(case, floats, dy)[k] - truth)
+        gap = np.abs(bench.at(case, floats, dy).cotangents[k] - truth)
         moved = max(moved, largest(gap))
     return 8 * moved if moved < 1e-7 * largest(truth) or moved < 1e-14 * usual(bench, k) else 0.0
 
@@ -123,7 +123,7 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
         floats = tuple(
             np.asarray(v, np.float64) + step * direction[j] if j in direction else v for j, v in enumerate(case.floats)
         )
-        return bench.at(case, floats, dy)
+        return bench.at(case, floats, dy).cotangents
 
     if any(off(beside(1e-7 * size, towards)[k], ours) <= near for towards in _sides(case, k)):
         return True
@@ -176,6 +176,31 @@ def doubtful(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) ->
         return False
     a, b = (rough.y[output], true.y[output]) if k is None else (rough.cotangents[k], true.cotangents[k])
     return a.shape == b.shape and off(a, b) > 0.1 * largest(b)
+
+
+def jumps(bench: Bench, draw: Draw) -> bool:
+    """Whether the definition's own output jumps at an unusual input: a choice between equals, which may be another."""
+    case, _, dy = draw
+    if case.ordinary or bench.oracle.slack:
+        return False
+    rng, true = np.random.default_rng(0), bench.truth(*draw).y
+    size = max(map(largest, case.floats))
+    for _ in range(2):
+        floats = tuple(x + 1e-9 * size * rng.normal(size=np.shape(x)) for x in case.floats)
+        if any(off(a, b) > 1e-3 * largest(b) for a, b in zip(bench.at(case, floats, dy).y, true, strict=True)):
+            return True
+    return False
+
+
+def lost(bench: Bench, draw: Draw, k: int) -> bool:
+    """Whether leaf k is off at an unusual input by what is rounding in float64, where float32 leaves nothing of it."""
+    ours, true = bench.pull(*draw).cotangents[k], bench.truth(*draw).cotangents[k]
+    if draw[0].ordinary or off(ours, true) > 1e-6 * largest(true):
+        return False
+    try:
+        return off(bench.pull(*draw, "float32").cotangents[k], ours) > 0.1 * largest(ours)
+    except Refused:
+        return False
 
 
 def runaway(bench: Bench, draw: Draw, k: int) -> bool:
@@ -242,7 +267,7 @@ def _moved(bench: Bench, draw: Draw, k: int, unit: float, dtype: Any) -> float:
         floats = tuple(
             np.asarray(x, np.float64) * (1 + unit * rng.choice((-1, 1), size=np.shape(x))) for x in draw[0].at(dtype)[0]
         )
-        gap = bench.at(draw[0], floats, tuple(np.asarray(d, np.float64) for d in draw[2]))[k] - true
+        gap = bench.at(draw[0], floats, tuple(np.asarray(d, np.float64) for d in draw[2])).cotangents[k] - true
         moved = max(moved, largest(gap))
     return moved
 

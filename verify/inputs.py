@@ -283,7 +283,8 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "denormal": lambda x, r: 1e-40 * x,
     "near overflow": lambda x, r: 1e30 * x,
 }
-UNSHOWN = "not shown by the example: "  # a difference there is told, and no mistake for sure
+UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
+NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
 BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
@@ -307,9 +308,10 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], poi
         base = ordinary(example, rng, f"{name} in leaf {i}")
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
-    if any(Domain.of(x).signed for x in example.floats if np.size(x)):
-        base = ordinary(example, rng, f"{UNSHOWN}below zero")
-        yield replace(base, floats=tuple(-x if Domain.of(x).signed else x for x in base.floats), ordinary=False)
+    signed = [i for i, x in enumerate(example.floats) if np.size(x) and Domain.of(x).signed]
+    for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
+        base = ordinary(example, rng, f"{UNSHOWN}below zero{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
+        yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i, x in enumerate(example.others):
         for name, changed in itertools.chain(_other_values(example, x), _beyond(example, x, pointers)):
             base = ordinary(example, rng, f"{name} in {i}")
@@ -335,7 +337,7 @@ def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
         if _rising(x) and not _fixed(x) and not _pointers(example, x):
             yield f"{UNSHOWN}not sorted", x[::-1]
         if x.min() >= 0 and not _fixed(x) and not _pointers(example, x):
-            yield f"{UNSHOWN}below zero", below
+            yield NEGATIVE, below
         return
     if sizes:
         yield BEYOND[0], np.full_like(x, sizes[0])
@@ -399,12 +401,8 @@ def _balanced(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 Axis = tuple[int, int]  # (leaf, axis), leaves counted over floats and then others
 
 
-def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
-    """The sets of axes that can be resized together, the smallest for each axis, found by asking f.
-
-    f(floats, others) is traced with each axis alone at a prime size that occurs nowhere else, then with one other axis
-    of its size, then with all of them, less those that can stay behind. Axes of size 0 and 1 are left as they are.
-    """
+def _free(flat: Flat, example: Case) -> list[Axis]:
+    """The axes that could have another size: not those of what points into others, nor of parameters that follow x."""
     leaves = (*example.floats, *example.others)
     cuts = [
         i for i, x in enumerate(leaves) if not is_key(x) and x.dtype.kind in "iu" and _pointers(example, np.asarray(x))
@@ -423,6 +421,16 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
             for name, role in zip(flat.layout.names, flat.layout.roles, strict=True)
         )
         free = [(i, a) for i, a in free if own <= i < len(example.floats) or i >= skip]
+    return free
+
+
+def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
+    """The sets of axes that can be resized together, the smallest for each axis, found by asking f.
+
+    f(floats, others) is traced with each axis alone at a prime size that occurs nowhere else, then with one other axis
+    of its size, then with all of them, less those that can stay behind. Axes of size 0 and 1 are left as they are.
+    """
+    leaves, free = (*example.floats, *example.others), _free(flat, example)
     taken = {n for x in leaves for n in np.shape(x)}
     prime = next(
         p for p in (7, 11, 13, 17, 19, 23, 29, 31, 37) if p not in taken and not any(n % p == 0 for n in taken if n)
@@ -522,13 +530,12 @@ def shapes(
     """Other sizes that f accepts, at most `count`: at 1, 2 and 0, alike, distinct primes, off and on any tile, long,
     broadcast, and of another rank."""
     sets = groups(flat, f, example)
-    if sets:
-        for label, sizes in _sizes(sets, long, example):
-            if count <= 0:
-                return
-            if accepts(flat, f, example, sizes):
-                count -= 1
-                yield resized(flat, example, sizes, rng, label)
+    for label, sizes in (*_sizes(sets, long, example), *_stiff(flat, example, sets)):
+        if count <= 0:
+            return
+        if accepts(flat, f, example, sizes):
+            count -= 1
+            yield resized(flat, example, sizes, rng, label)
     if count > 0 and not flat.subject.remake:
         yield from ranked(flat, f, example, rng)
 
@@ -536,6 +543,9 @@ def shapes(
 def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
     """(label, size of each axis that changes), the most telling first."""
     k = len(sets)
+    if not k:
+        return
+    leaves = (*example.floats, *example.others)
 
     def plan(label: str, *sizes: int | None):
         return label, {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
@@ -546,12 +556,16 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     if k > 1:
         yield plan("last axes 1", *[None] * (k - 1), 1)
         yield plan("alike", *[4] * k)
+    sizes = [np.shape(leaves[i])[a] for ((i, a), *_) in sets]
+    for j in sorted(range(k), key=lambda j: -sizes[j])[:2]:
+        yield plan(f"one more {j}", *(sizes[j] + 1 if i == j else None for i in range(k)))
+    if k > 1:
         yield plan("long axis 0", long, *(PRIMES[i % 3] for i in range(k - 1)))
     yield plan("on tile", *[8] * (k - 1), 256)
     for group in [g for g in sets if len(g) > 1][:2]:
         for axis in group[:2]:
             yield f"broadcast {axis[0]}", {axis: 1}
-            yield f"multiple {axis[0]}", {axis: 2 * np.shape((*example.floats, *example.others)[axis[0]])[axis[1]]}
+            yield f"multiple {axis[0]}", {axis: 2 * np.shape(leaves[axis[0]])[axis[1]]}
     yield plan("two", *[2] * k)
     yield plan("empty", 0, *[None] * (k - 1))
     if k > 1:
@@ -560,6 +574,19 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))
     for i in range(1, k - 1):
         yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))
+
+
+def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """(label, sizes) next to the example's for axes that take no size at will: one more, alone or with another axis, as
+    where one is half of the other and one more."""
+    size = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in _free(flat, example)}
+    stiff = [axis for axis in size if not any(axis in group for group in sets)]
+    for axis in stiff[:4]:
+        yield f"one more {axis[0]}", {axis: size[axis] + 1}
+        for other in stiff[:4]:
+            if other != axis:
+                yield f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1}
+                yield f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1}
 
 
 def ranked(flat: Flat, f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:

@@ -76,6 +76,8 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         gap = off(mine, true)
         if not np.isfinite(gap):
             why = _excuse(bench, draw, k)
+            if not (why or case.ordinary or finite(truth.y)):
+                why = "; the definition's own output is not finite there"
             yield Breach("finite", k, np.inf, f"not finite where the truth is{why}", draw, (mine, true), bool(why))
             continue
         room = budget.tight(bench, case, dy, k, true)
@@ -105,23 +107,32 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
     case = draw[0]
     if case.ordinary or bench.flat.subject.estimator:
         return ""
-    if case.label.startswith(inputs.UNSHOWN):
+    same = all(
+        off(a, b) <= 1e-6 * largest(b)
+        for a, b in zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
+        if a.shape == b.shape
+    )
+    if case.label.startswith(inputs.NEGATIVE if same else inputs.UNSHOWN):
         return "; the example shows nothing of the kind"
+    if case.label.startswith(tuple(f"broadcast {i}" for i in range(len(case.floats), len(case.floats + case.others)))):
+        return "; it is not a number that is broadcast"
     far = case.label.startswith(inputs.EXTREME) and {"scan", "while"} & bench.defined
     if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
         return "; its loop until convergence may not be made for such values"
-    if case.label.startswith((*inputs.HUGE, *inputs.BEYOND)):
-        ours, true = bench.pull(*draw).y, bench.truth(*draw).y
-        if any(off(a, b) > 1e-6 * largest(b) for a, b in zip(ours, true, strict=True) if a.shape == b.shape):
-            return "; its output is another one there too"
+    if case.label.startswith((*inputs.HUGE, *inputs.BEYOND)) and not same:
+        return "; its output is another one there too"
     if k is not None and budget.runaway(bench, draw, k):
         return "; its loop does not converge there"
     if k is None and not finite(bench.truth(*draw).cotangents):
         return "; the definition has no finite gradient there"
-    some = [k] if k is not None else leaves(bench)
-    doubtful = any(budget.doubtful(bench, draw, i) for i in some) or (
-        k is None and budget.doubtful(bench, draw, None, output)
-    )
+    if budget.jumps(bench, draw):
+        return "; the definition jumps there"
+    if k is not None and budget.lost(bench, draw, k):
+        return "; in float32 nothing of it is left"
+    some, outputs = ([k], range(len(bench.truth(*draw).y))) if k is not None else (leaves(bench), [output])
+    doubtful = any(budget.doubtful(bench, draw, i) for i in some)
+    if k is None or case.shapes != bench.example.shapes:  # a system that other sizes have made singular
+        doubtful |= any(budget.doubtful(bench, draw, None, j) for j in outputs)
     return "; the definition itself loses everything in float32 there" * doubtful
 
 

@@ -17,7 +17,7 @@ from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
 LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
 POINTED = {"gather", "scatter", "scatter-add", "scatter_add", "dynamic_slice", "dynamic_update_slice"}
-LARGE = 250  # equations; a program with more takes seconds to compile for each size
+LARGE = 250  # equations; a program with more takes seconds to compile for each size, and so does one with random bits
 
 
 def arranged(what: Subject, args: tuple) -> tuple[Layout, list[str]]:
@@ -98,7 +98,9 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
     ]
     whole = finite(bench.truth(*draws[0]).cotangents)
-    bench.memo["two"] = draws[0], _anew(bench, rng, "like the example", whole, run=False)[0]
+    case, label, dy = _anew(bench, rng, "like the example", whole, run=False)[0]
+    larger = case, f"{label}, times 8", tuple(8 * d for d in dy)  # what is kept of the first call is too small for it
+    bench.memo["two"] = draws[0], larger
     if thorough:  # first of all: what is kept from a first call is kept from one that is not compiled
         with suppress(Refused):  # the law of it calls again, and says so
             bench.memo["eager"] = interleaved(bench, *bench.memo["two"])
@@ -179,9 +181,9 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
-    names, large = bench.primitives, bench.equations > LARGE
+    names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 307 if {"scan", "while"} & names else 1027
-    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, 6 if large else 13, long)
+    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, 6 if large else 15, long)
     return _with_noise(bench, found, rng)
 
 

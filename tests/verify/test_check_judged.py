@@ -3,12 +3,17 @@
 The most telling ones; `python -m benchmarks.verify.strangers` audits them all.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import zoo_judged
 import zoo_judged_right
 
 import verify
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("lenient")
 
 
@@ -25,6 +30,10 @@ def audit(make, level):
         (zoo_judged.zero_float_coefficient_ignored, "quick"),
         (zoo_judged.cumprod_divides_by_x, "quick"),
         (zoo_judged.kernel_races_for_the_sum, "standard"),
+        (zoo_judged.what_the_stride_leaves_over, "standard"),
+        (zoo_judged.squares_in_half_precision, "standard"),
+        (zoo_judged.clipped_to_what_came_before, "standard"),
+        (zoo_judged.quotient_rounded_towards_zero, "quick"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -41,9 +50,26 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.negative_binomial_nll,
         zoo_judged_right.linear_interp_sorted_knots,
         zoo_judged_right.kernel_sums_one_after_another,
+        zoo_judged_right.distances_with_themselves,
     ],
     ids=lambda make: make.__name__,
 )
 def test_right_rules_pass(make):
     report = audit(make, "quick")
     assert report.verdict == "pass", str(report)
+
+
+def test_devices_that_meet_are_not_made_to_wait_for_the_host():
+    """XLA's CPU client would end the process after forty seconds."""
+    program = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import sys
+sys.path.insert(0, "tests/verify")
+import verify, zoo_judged
+f, plain, args = zoo_judged.host_sums_over_the_batch()
+report = verify.check(f, *args, reference=plain)
+assert report.verdict == "fail", str(report)
+assert any(x.law == "sharded" and x.severity == "note" for x in report.findings), str(report)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)

@@ -1146,3 +1146,102 @@ def dropout_key_resplit_rate_zero_example():
         return dropped(d, jax.random.split(r[1])[1], rate), None
 
     return keeping(plain, bwd, 2), plain, (example(5, 6), jax.random.PRNGKey(3), 0.0)
+
+
+# a second round -------------------------------------------------------------------------------------------------------
+
+
+@wrong
+def last_bin_of_odd_lengths():
+    """The last of the frequencies has one copy only where the length is even, and the example's is."""
+
+    def plain(x, h):
+        return jnp.fft.irfft(jnp.fft.rfft(x) * h, n=x.shape[-1])
+
+    def bwd(r, d):
+        x, h = r
+        n, e = x.shape[-1], jnp.fft.rfft(d)
+        copies = jnp.full(h.shape, 2.0, h.dtype).at[jnp.array([0, -1])].set(1.0)
+        return jnp.fft.irfft(e * h, n=n), (jnp.conj(jnp.fft.rfft(x)) * e).real.sum(0) * copies / n
+
+    return keeping(plain, bwd), plain, (example(3, 8), example(5, seed=1))
+
+
+@wrong
+def what_the_stride_leaves_over():
+    """Samples after the last window get their zero before the first."""
+
+    def plain(x, w):
+        count = (x.shape[-1] - len(w)) // 2 + 1
+        return sum(w[k] * x[:, k : k + 2 * count - 1 : 2] for k in range(len(w)))
+
+    def bwd(r, d):
+        x, w = r
+        reach = 2 * d.shape[1] - 1
+        spread = jnp.zeros((len(d), reach), d.dtype).at[:, ::2].set(d)
+        dx = sum(w[k] * jnp.pad(spread, ((0, 0), (k, len(w) - 1 - k))) for k in range(len(w)))
+        dw = jnp.stack([(d * x[:, k : k + reach : 2]).sum() for k in range(len(w))])
+        return jnp.pad(dx, ((0, 0), (x.shape[1] - dx.shape[1], 0))), dw
+
+    return keeping(plain, bwd), plain, (example(2, 9), example(3, seed=1))
+
+
+@wrong
+def quotient_rounded_towards_zero():
+    """x − y ⌊x/y⌋: the same as rounding down for quotients that are positive, as the example's are."""
+
+    def plain(x, y):
+        return x - y * lax.stop_gradient(jnp.floor(x / y))
+
+    def bwd(r, d):
+        x, y = r
+        return d, -d * jnp.trunc(x / y)
+
+    return keeping(plain, bwd), plain, (uniform(1, 9, 3, 4), uniform(1, 3, 3, 4, seed=1))
+
+
+@wrong
+def squares_in_half_precision():
+    """An RMS norm that squares in float32 forth and in float16 back: beyond 256 nothing is left."""
+
+    def plain(x, w):
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (wide * lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype) * w
+
+    def bwd(r, d):
+        x, w = r
+        s = lax.rsqrt((x * x).mean(-1, keepdims=True) + jnp.asarray(1e-6, x.dtype))
+        n, e = x * s, d * w
+        return s * (e - n * (e * n).mean(-1, keepdims=True)), (d * n).sum(0)
+
+    return keeping(plain, bwd), plain, (example(4, 6), uniform(0.8, 1.2, 6))
+
+
+@wrong
+def clipped_to_what_came_before():
+    """Scaled by the largest cotangent of the call before: history is kept where nothing is traced."""
+    history = {}
+
+    def bwd(r, d):
+        x, w = r
+        most = jnp.abs(d).max()
+        if not isinstance(most, jax.core.Tracer):
+            most, history["most"] = history.get("most", most), most
+        scaled = jnp.clip(d / most, -1, 1)
+        return scaled @ w.T * most, x.T @ scaled * most
+
+    return keeping(jnp.matmul, bwd), jnp.matmul, (example(4, 3), example(3, 5, seed=1))
+
+
+@wrong
+def host_sums_over_the_batch():
+    """A way back in NumPy for one vector, which takes a batch for one."""
+
+    def bwd(y, d):
+        def host(y, d):
+            y, d = np.asarray(y), np.asarray(d)
+            return (y * (d - (d * y).sum())).astype(y.dtype)
+
+        return (jax.pure_callback(host, jax.ShapeDtypeStruct(y.shape, y.dtype), y, d, vmap_method="broadcast_all"),)
+
+    return written(lambda x: (softmax(x),) * 2, bwd), softmax, (example(6),)

@@ -1430,3 +1430,73 @@ def pallas_tiled_matmul():
 def kernel_sums_one_after_another():
     """As `kernel_races_for_the_sum`, with a grid that must be walked in order."""
     return keeping(jnp.add, lambda _, d: (d, column_sums(d, "arbitrary"))), jnp.add, (example(6, 5), example(5, seed=1))
+
+
+# a second round -------------------------------------------------------------------------------------------------------
+
+
+@right
+def distances_with_themselves():
+    """Zero on the diagonal, where the slope is taken for zero; not made to be differentiated twice."""
+
+    def plain(x):
+        s = ((x[:, None] - x[None]) ** 2).sum(-1)
+        return jnp.where(s > 0, jnp.sqrt(jnp.where(s > 0, s, 1)), 0)
+
+    def fwd(x):
+        y = jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+        return y, (x, y)
+
+    def bwd(r, d):
+        x, y = r
+        c = jnp.where(y > 0, d / jnp.where(y > 0, y, 1), 0)
+        return (((c + c.T)[:, :, None] * (x[:, None] - x[None])).sum(1),)
+
+    return written(fwd, bwd), plain, (example(6, 3),)
+
+
+@right
+def hard_choice_soft_slope():
+    """The noise is float32's, and so is all that comes of a bfloat16."""
+
+    def soft(x, key):
+        u = jax.random.uniform(key, x.shape, jnp.float32, 1e-6, 1 - 1e-6)
+        return softmax((x - jnp.log(-jnp.log(u))) / 0.7)
+
+    def plain(x, key):
+        p = soft(x, key)
+        return p + lax.stop_gradient(jax.nn.one_hot(p.argmax(-1), p.shape[-1], dtype=p.dtype) - p)
+
+    def fwd(x, key):
+        p = soft(x, key)
+        return jax.nn.one_hot(p.argmax(-1), p.shape[-1], dtype=p.dtype), p
+
+    def bwd(p, d):
+        return p * (d - (p * d).sum(-1, keepdims=True)) / 0.7, None
+
+    return written(fwd, bwd), plain, (example(4, 5), jax.random.key(3))
+
+
+@right
+def more_queries_than_keys():
+    """Causal attention aligned at the end: queries before the first key have none, and the definition is NaN there."""
+
+    def scores(q, k):
+        seen = jnp.arange(len(k)) <= jnp.arange(len(q))[:, None] + len(k) - len(q)
+        return jnp.where(seen, q @ k.T / q.shape[1] ** 0.5, -jnp.inf)
+
+    def plain(q, k, v):
+        return softmax(scores(q, k)) @ v
+
+    def fwd(q, k, v):
+        m = jax.scipy.special.logsumexp(scores(q, k), -1, keepdims=True)
+        y = jnp.exp(scores(q, k) - m) @ v
+        return y, (q, k, v, y, m)
+
+    def bwd(r, d):
+        q, k, v, y, m = r
+        p = jnp.exp(scores(q, k) - m)
+        e = p * (d @ v.T - (d * y).sum(-1, keepdims=True)) / q.shape[1] ** 0.5
+        return e @ k, e.T @ q, p.T @ d
+
+    return written(fwd, bwd), plain, (example(7, 4), example(7, 4, seed=1), example(7, 3, seed=2))
