@@ -52,6 +52,7 @@ def missing(
     draw, ours, truth = told[0]
     names, pull = _turning(bench, draw, "valves", _valves, _valved)
     here = [t for t in told if t[0][0].shapes == draw[0].shapes]
+    away = [t for t in told if t[0][0].shapes != draw[0].shapes and t[2].size > 2][:4]
 
     def turned(*these: int, to: float = 0.0) -> np.ndarray:
         return np.where(np.isin(np.arange(len(names)), these), to, 1.0)
@@ -68,12 +69,13 @@ def missing(
         for (to, kind), these in product(kinds, several):
             if _explains(pull, turned(*these, to=to), leaf, here, fine):
                 return f"{kind}: {', and '.join(names[i] for i in these)}"
+    # the largest term first: a square whole, before one of its two equal arguments
     for i, term in sorted(terms.items(), key=lambda item: -largest(item[1])):
         c = _share(ours, truth, term)
         if not _explains(pull, turned(i, to=c), leaf, here, fine):
             continue
         factors, seen = [c], [told[0]]
-        for elsewhere in [t for t in told if t not in here and t[2].size > 2][:4]:
+        for elsewhere in away:
             known, there = _turning(bench, elsewhere[0], "valves", _valves, _valved)
             if known == names:
                 term = elsewhere[2] - there(elsewhere[0], turned(i))[leaf]
