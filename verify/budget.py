@@ -254,12 +254,12 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
         if mine > room and dtype == "float32":  # exp(x − lse) and the like carry the rounding of x itself
             room = max(room, unit * s * min(max(map(largest, draw[0].floats)), 64.0))
         if mine > room:
-            room = max(room, 2 * _moved(bench, draw, k, eps(dtype) / 2, dtype))
+            room = max(room, 2 * moved(bench, draw, k, eps(dtype) / 2, dtype))
         found.append((mine, room, s, draw))
     return found
 
 
-def _moved(bench: Bench, draw: Draw, k: int, unit: float, dtype: Any) -> float:
+def moved(bench: Bench, draw: Draw, k: int, unit: float, dtype: Any) -> float:
     """How far the truth moves when every input moves by a unit in the last place: what no formula can do better."""
     rng, moved = np.random.default_rng(0), 0.0
     true = bench.truth(*draw, dtype).cotangents[k]

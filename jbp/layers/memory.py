@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
-from jbp.layers.shape import Static, wide
+from jbp.layers.shape import Static, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MemoryHop(Layer):
     def forward(self, params, x, /):
         u, x, mask = self._parts(x)
         a, c, *h = take(self, params, u.dtype, **self._shapes(u, x))
-        s = wide(jnp.einsum("bme,be->bm", x, u @ a.T))
+        s = jnp.einsum("bme,be->bm", x, u @ a.T, preferred_element_type=wide_dtype(u.dtype))
         if mask is not None:
             s = jnp.where(mask != 0, s, -jnp.inf)
         top = s.max(-1, keepdims=True, initial=jnp.finfo(s.dtype).min)
@@ -75,8 +75,10 @@ class MemoryHop(Layer):
     def backward(self, params, residuals, dy, /):
         u, x, p, masked = residuals
         dr = dy @ params["c"].T
-        dp, wide_p = wide(jnp.einsum("be,bme->bm", dr, x)), wide(p)
-        ds = (wide_p * (dp - (wide_p * dp).sum(-1, keepdims=True))).astype(dy.dtype)
+        wide_p = wide(p)  # and dp: what is left of it below is a difference, for which p, rounded, must add up to one
+        dp, total = jnp.einsum("be,bme->bm", dr, x, preferred_element_type=wide_p.dtype), wide_p.sum(-1, keepdims=True)
+        mean = (wide_p * dp).sum(-1, keepdims=True) / jnp.where(total > 0, total, 1)
+        ds = (wide_p * (dp - mean)).astype(dy.dtype)
         q, dq = u @ params["a"].T, jnp.einsum("bm,bme->be", ds, x)
         du = (dy @ params["h"].T if self.linear else dy) + dq @ params["a"]
         dx = p[..., None] * dr[:, None] + ds[..., None] * q[:, None]
