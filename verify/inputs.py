@@ -524,19 +524,14 @@ PRIMES = (3, 5, 7, 11, 13, 2)
 OFF_TILE = (33, 17, 9, 5)
 
 
-def shapes(
-    flat: Flat, f: Callable, example: Case, rng: np.random.Generator, count: int, long: int = 1027
-) -> Iterator[Case]:
-    """Other sizes that f accepts, at most `count`: at 1, 2 and 0, alike, distinct primes, off and on any tile, long,
-    broadcast, and of another rank."""
+def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027) -> Iterator[Case]:
+    """Other sizes that f accepts, the most telling first: 1, alike, distinct primes, one more, long, on and off any
+    tile, broadcast, 2 and 0, and of another rank."""
     sets = groups(flat, f, example)
     for label, sizes in (*_sizes(sets, long, example), *_stiff(flat, example, sets)):
-        if count <= 0:
-            return
         if accepts(flat, f, example, sizes):
-            count -= 1
             yield resized(flat, example, sizes, rng, label)
-    if count > 0 and not flat.subject.remake:
+    if not flat.subject.remake:
         yield from ranked(flat, f, example, rng)
 
 
@@ -555,6 +550,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     yield plan(f"long axis {k - 1}", *(PRIMES[i % 3] for i in range(k - 1)), long)
     if k > 1:
         yield plan("last axes 1", *[None] * (k - 1), 1)
+        yield plan("all axes 1", *[1] * k)
         yield plan("alike", *[4] * k)
     sizes = [np.shape(leaves[i])[a] for ((i, a), *_) in sets]
     for j in sorted(range(k), key=lambda j: -sizes[j])[:2]:
@@ -570,7 +566,6 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     yield plan("empty", 0, *[None] * (k - 1))
     if k > 1:
         yield plan("falling", *(PRIMES[:5][::-1][i % 5] for i in range(k)))
-        yield plan("all axes 1", *[1] * k)
     yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))
     for i in range(1, k - 1):
         yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))

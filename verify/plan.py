@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import jax
@@ -183,8 +184,8 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 307 if {"scan", "while"} & names else 1027
-    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, 6 if large else 15, long)
-    return _with_noise(bench, found, rng)
+    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
+    return islice(_with_noise(bench, found, rng), 6 if large else 15)
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

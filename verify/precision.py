@@ -94,8 +94,8 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             # a difference of long sums loses as much by the rounding of what they are sums of
             if gap > 8 * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
-                # along a loop errors grow as they do in the formula that is its own
-                note = bool({"scan", "while"} & bench.primitives)
+                # along a loop of the definition errors grow as they do in the formula
+                note = bool({"scan", "while"} & bench.defined)
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
 
 
