@@ -184,9 +184,9 @@ def jumps(bench: Bench, draw: Draw) -> bool:
     if case.ordinary or bench.oracle.slack:
         return False
     rng, true = np.random.default_rng(0), bench.truth(*draw).y
-    size = max(map(largest, case.floats))
+    sizes = [largest(x) or largest(y) for x, y in zip(case.floats, bench.example.floats, strict=True)]
     for _ in range(2):
-        floats = tuple(x + 1e-9 * size * rng.normal(size=np.shape(x)) for x in case.floats)
+        floats = tuple(x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True))
         if any(off(a, b) > 1e-3 * largest(b) for a, b in zip(bench.at(case, floats, dy).y, true, strict=True)):
             return True
     return False
