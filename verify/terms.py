@@ -173,10 +173,11 @@ def _valved(places: list[tuple], turned: Any) -> Around:
 def _values(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
     """(the id of an equation, which argument or None for the result, another variable or a change of its own),
     and what a mistake it is."""
-    names = dict.fromkeys(closed.jaxpr.invars, "an input")
+    inputs, names = set(closed.jaxpr.invars), {}
     for eqn in closed.eqns:
         if inner := _inside(eqn):
             yield from _values(inner)
+        names |= {v: "an input" for v in eqn.invars if not _literal(v) and v in inputs}  # known where it is first used
         names |= {v: f"the result of {_told(eqn)}" for v in eqn.outvars}
         for j in _moving(eqn) if eqn.primitive.name in CURVED else ():
             shape = eqn.invars[j].aval.shape
@@ -208,7 +209,7 @@ def _elsewhere(places: list[tuple], turned: Any) -> Around:
 
     def changed(x, other):
         if not isinstance(other, tuple):
-            return env.get(other, x)
+            return env[other]
         how, a, b = other
         if how == "swap":
             return jnp.swapaxes(x, a, b)

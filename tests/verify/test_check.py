@@ -116,6 +116,8 @@ def _mean(v):
         (_layer_norm, _norm_back(lambda d, h: 0.0), [(3, 4)], r"missing term: through.*, and through"),
         (_recurrent, _one_step_back, [(4, 3), (3, 3), (5, 2, 4)], "missing term: through argument 0 of dot_general"),
         (lambda x: jnp.tanh(x), lambda r, d: (d * (1 - r[0] ** 2),), [(3, 4)], "wrong residual: an input"),
+        (lambda x, g: jnp.tanh(x) + jnp.sin(g), lambda r, d: (d * (1 - r[0] ** 2), d * jnp.cos(r[1])),
+         [(3, 4), (3, 4)], "wrong residual: an input"),
         (lambda x, w: jnp.sin(x @ w), lambda r, d: ((e := d * jnp.cos(r[0] @ r[1])) @ r[1], r[0].T @ e),
          [(2, 4), (4, 4)],
          "transpose of axes 0 and 1 of argument 1 of dot_general"),
