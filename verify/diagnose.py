@@ -139,7 +139,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
     told, leaf = _as_told(bench, breaches), breaches[0].leaf
     if not told or leaf is None or bench.oracle.slack or told[0][2].size < 3:
         return ""
-    others = [(b.draw, *b.shown) for b in breaches if b.draw and b.shown and b.draw[0].shapes != bench.example.shapes]
+    away = [(b.draw, *b.shown) for b in breaches if b.draw and b.shown and b.draw[0].shapes != bench.example.shapes]
 
     def factor(told: list[Told], factors: list[float]) -> str:
         seen = [next(b for b in breaches if b.draw is draw) for draw, _, _ in told]
@@ -147,7 +147,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
 
     anywhere = any(draw[0].ordinary for draw, _, _ in told)
     try:
-        name = missing(bench, leaf, told + others, FINE, factor)
+        name = missing(bench, leaf, told, away, FINE, factor)
         return name or (misread(bench, leaf, told, FINE) if anywhere else "")
     except Refused:
         return ""

@@ -110,12 +110,13 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(true)):
         return Outcome((), "not finite")
     wrong = compare(ours, true)
-    sizes = [float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy))]
-    if all(d.error <= LAST_PLACE * max(sizes) for d in wrong):
-        return Outcome(tuple(wrong), "rounding" if wrong else "")
-    if all(d.error < np.inf for d in wrong) and _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
-        return Outcome(tuple(wrong), "rounding")
-    return Outcome(tuple(wrong))
+    if not wrong:
+        return Outcome(())
+    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
+    tiny = all(d.error <= LAST_PLACE * largest for d in wrong)
+    finite = all(d.error < np.inf for d in wrong)
+    rounding = tiny or (finite and _is_rounding(wrong, layer, params, x, dy, ours, true, rng))
+    return Outcome(tuple(wrong), "rounding" if rounding else "")
 
 
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):

@@ -130,18 +130,29 @@ def without_rules(f: Callable[[tuple, tuple], tuple], moving: bool = False) -> C
     """f(floats, others) with the custom rules inside it taken out, and, if `moving`, without stopped gradients."""
 
     def plain(floats, others):
-        leaves, structure = jax.tree.flatten((floats, others))
-        closed = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))(*leaves)
-        return tuple(strip(closed, _unstopped if moving else None)(*leaves))
+        return again(jaxpr_of(f, floats, others), _unstopped if moving else None)(floats, others)
 
     return plain
+
+
+def jaxpr_of(f: Callable[[tuple, tuple], tuple], floats: tuple, others: tuple) -> ClosedJaxpr:
+    """The jaxpr of f, a function of the leaves."""
+    leaves, structure = jax.tree.flatten((floats, others))
+    return jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))(*leaves)
+
+
+def again(closed: ClosedJaxpr, around: Around | None = None) -> Callable[[tuple, tuple], tuple]:
+    """What `jaxpr_of` has made, as a function of (floats, others) again, run by `strip`."""
+    return lambda floats, others: tuple(strip(closed, around)(*jax.tree.leaves((floats, others))))
 
 
 def _unstopped(eqn: Any, values: list, bind: Callable[..., list]) -> list:
     return values if eqn.primitive.name == "stop_gradient" else bind(eqn, values)
 
 
-def _dense(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple, tuple], tuple[tuple, tuple]]:
+def dense(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple, tuple], tuple[tuple, tuple]]:
+    """(y, cotangents) of f(floats, others) by jax.vjp, as a function of (floats, others, dy)."""
+
     def vjp(floats, others, dy):
         y, pull = jax.vjp(lambda floats: f(floats, others), floats)
         return y, pull(tuple(d.astype(v.dtype) for d, v in zip(dy, y, strict=True)))[0]
@@ -170,7 +181,7 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
             elif inside:
                 notes.append("without its custom rules the reference has no gradient, so they are trusted")
             if _differentiable(f, floats, others):
-                return Oracle("reference", "float64 vjp of the reference, every element", f, _dense(f)), notes
+                return Oracle("reference", "float64 vjp of the reference, every element", f, dense(f)), notes
             notes.append("the reference has no gradient at the example")
     itself = sure and not custom and subject.kind == "function"
     if itself:
@@ -180,7 +191,7 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
         strength = (
             "float64 vjp of the subject's own forward without custom rules, every element; a wrong forward stays unseen"
         )
-        return Oracle("itself" if itself else "own forward", strength, f, _dense(f)), notes
+        return Oracle("itself" if itself else "own forward", strength, f, dense(f)), notes
     strength = "finite differences of the subject's own forward, a ladder of steps: mistakes below 1e-6 stay unseen"
     return Oracle("finite differences", strength, flat.primal, differences(flat.primal), 1e-6), notes
 
@@ -204,7 +215,7 @@ def _differentiable(f: Callable, floats: tuple, others: tuple) -> bool:
         with wide("float64"):
             y = jax.eval_shape(f, floats, others)
             dy = tuple(np.ones(v.shape, v.dtype) for v in y)
-            jax.eval_shape(_dense(f), floats, others, dy)
+            jax.eval_shape(dense(f), floats, others, dy)
         return True
     except Exception:  # noqa: BLE001 - a stranger's code; the caller goes on to the next oracle and says so
         return False

@@ -21,7 +21,7 @@ from jax.extend.source_info_util import summarize
 from verify.bench import Bench
 from verify.budget import Draw, largest
 from verify.inputs import Leaves
-from verify.oracles import Around, inlined, strip
+from verify.oracles import Around, again, dense, inlined, jaxpr_of, strip
 
 MOST = 400  # what can be turned in one definition: each costs one run of its gradient
 PAIRS = 20  # different terms of which two may be missing together
@@ -42,17 +42,20 @@ Pull = Callable[[Draw, np.ndarray], Leaves]  # the cotangents of a draw with eve
 
 
 def missing(
-    bench: Bench, leaf: int, told: list[Told], fine: float, factor: Callable[[list[Told], list[float]], str]
+    bench: Bench,
+    leaf: int,
+    here: list[Told],
+    away: list[Told],
+    fine: float,
+    factor: Callable[[list[Told], list[float]], str],
 ) -> str:
     """The kind of mistake if what came is the truth but for one or two of its terms, all but `fine` of the gap; or "".
 
-    The first draws of `told` have the example's shapes. `factor` names numbers that a term is multiplied with, one a
-    draw. Raises Refused if the definition cannot be run with valves.
+    The draws `here` have the example's shapes, those `away` others. `factor` names numbers that a term is multiplied
+    with, one a draw. Raises Refused if the definition cannot be run with valves.
     """
-    draw, ours, truth = told[0]
+    draw, ours, truth = here[0]
     names, pull = _turning(bench, draw, "valves", _valves, _valved)
-    here = [t for t in told if t[0][0].shapes == draw[0].shapes]
-    away = [t for t in told if t[0][0].shapes != draw[0].shapes and t[2].size > 2][:4]
 
     def turned(*these: int, to: float = 0.0) -> np.ndarray:
         return np.where(np.isin(np.arange(len(names)), these), to, 1.0)
@@ -74,8 +77,8 @@ def missing(
         c = _share(ours, truth, term)
         if not _explains(pull, turned(i, to=c), leaf, here, fine):
             continue
-        factors, seen = [c], [told[0]]
-        for elsewhere in away:
+        factors, seen = [c], here[:1]
+        for elsewhere in [t for t in away if t[2].size > 2][:4]:
             known, there = _turning(bench, elsewhere[0], "valves", _valves, _valved)
             if known == names:
                 term = elsewhere[2] - there(elsewhere[0], turned(i))[leaf]
@@ -95,7 +98,7 @@ def misread(bench: Bench, leaf: int, told: list[Told], fine: float) -> str:
 
     Raises Refused if the definition cannot be run so.
     """
-    names, pull = _turning(bench, told[0][0], "values", _values, _elsewhere)
+    names, pull = _turning(bench, told[0][0], "values", _values, _valued)
     for i in range(len(names)):
         if _explains(pull, np.arange(len(names)) == i, leaf, told, fine):
             return names[i]
@@ -110,18 +113,12 @@ def _turning(bench: Bench, draw: Draw, what: str, places: Callable, around: Call
     """The names of what can be turned in the definition, and its gradient as a function of how it is turned."""
     what = f"{what} at {draw[0].shapes}"
     if what not in bench.memo:
-        leaves, structure = jax.tree.flatten(draw[0].at("float64"))
-
-        def trace():
-            return jax.make_jaxpr(lambda *leaves: bench.oracle.primal(*jax.tree.unflatten(structure, leaves)))(*leaves)
-
-        closed = bench.guarded("reference", trace, "float64")
+        run = lambda: jaxpr_of(bench.oracle.primal, *draw[0].at("float64"))  # noqa: E731
+        closed = bench.guarded("reference", run, "float64")
         found = list(islice(places(closed), MOST))
 
         def gradient(floats, others, dy, turned):
-            run = strip(closed, around([place for place, _ in found], turned))
-            y, pullback = jax.vjp(lambda floats: tuple(run(*jax.tree.leaves((floats, others)))), floats)
-            return pullback(tuple(d.astype(v.dtype) for d, v in zip(dy, y, strict=True)))[0]
+            return dense(again(closed, around([place for place, _ in found], turned)))(floats, others, dy)[1]
 
         bench.memo[what] = [name for _, name in found], bench.compiled(gradient)
     names, gradient = bench.memo[what]
@@ -142,7 +139,7 @@ def _valves(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
         for i in (moving := _moving(eqn)):
             if len(moving) > 1 or uses[eqn.invars[i]] > 1:
                 yield (id(eqn), "into", i), f"through argument {i} of {_told(eqn)}"
-        if inner := _inside(eqn):
+        if inner := _body(eqn):
             yield from _valves(inner)
         else:
             yield from (((id(eqn), "of", i), f"through {_told(eqn)}") for i, v in enumerate(eqn.outvars) if _float(v))
@@ -175,7 +172,7 @@ def _values(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
     and what a mistake it is."""
     inputs, names = set(closed.jaxpr.invars), {}
     for eqn in closed.eqns:
-        if inner := _inside(eqn):
+        if inner := _body(eqn):
             yield from _values(inner)
         names |= {v: "an input" for v in eqn.invars if not _literal(v) and v in inputs}  # known where it is first used
         names |= {v: f"the result of {_told(eqn)}" for v in eqn.outvars}
@@ -201,7 +198,7 @@ def _values(closed: ClosedJaxpr) -> Iterator[tuple[tuple, str]]:
                     yield (id(eqn), None, v), f"wrong residual: {name} in place of the result of {_told(eqn)}"
 
 
-def _elsewhere(places: list[tuple], turned: Any) -> Around:
+def _valued(places: list[tuple], turned: Any) -> Around:
     choices: dict[int, list] = {}
     for i, (eqn, j, other) in enumerate(places):
         choices.setdefault(eqn, []).append((i, j, other))
@@ -276,7 +273,7 @@ def _scan(eqn: Any, values: list, around: Around) -> list | None:
     return [*carry, *ys]
 
 
-def _inside(eqn: Any) -> ClosedJaxpr | None:
+def _body(eqn: Any) -> ClosedJaxpr | None:
     return eqn.params["jaxpr"] if eqn.primitive.name == "scan" else inlined(eqn)
 
 
