@@ -80,6 +80,17 @@ def _normed(n: int) -> Layer:
     return jbp.Serial(jbp.Concatenate(), jbp.Dense(n), jbp.BatchNorm(), jbp.FanOut())
 
 
+def _leaf(a: Layer) -> Layer:
+    return jbp.Serial(a, jbp.LSTMLeaf(2))
+
+
+def _balanced(n: int) -> Layer:
+    """The loss of what experts add to the network's output, and of their balance, which goes along beside it."""
+    experts = jbp.Serial(jbp.Select(0), jbp.MixtureOfExperts(jbp.Dense(n), 3, 2, None))
+    output = jbp.Serial(jbp.WithTotal(), jbp.Residual(experts))
+    return jbp.Serial(jbp.Parallel(output, jbp.Identity()), jbp.Penalized(jbp.Huber(), 0.5))
+
+
 LAYERS = (
     *(Case(jbp.Dense(n), *ANY) for n in (1, 2, 3, 5, 8)),
     Case(jbp.Dense(3, bias=False), *ANY),
@@ -223,6 +234,11 @@ FORMS = (
     ),
     Form("TimeDistributed", lambda a: jbp.TimeDistributed(a, 1), (False,)),  # with more axes its inside sees less
     Form("Passing, MemoryHop", lambda a, b: _asked(a, b), (True, True)),
+    Form(
+        "Parallel, LSTMNode",
+        lambda a, b: jbp.Serial(_joined(_leaf(a), _leaf(b), jbp.LSTMNode()), jbp.Select(0)),
+        (True, True),
+    ),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
     Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
 )
@@ -243,6 +259,7 @@ LOSSES = (
     Case(jbp.Huber(0.3), (f(3, 5), f(3, 5))),
     Case(jbp.StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(jbp.Penalized(jbp.Huber(), 0.5), ((f(3, 5), f()), f(3, 5))),
+    Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(jbp.CTC(), (f(2, 5, 3), i(2, 2, below=3))),
     Case(jbp.CTC(2), (f(2, 8, 5), i(2, 3, below=5))),
     Case(jbp.InfoNCE(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from verify.architectures import Array, Network, after, catalogue, networks, plain
+from verify.architectures import EVEN, Array, Network, after, catalogue, networks, plain
 from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
@@ -82,6 +82,7 @@ def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tall
         database=None,
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
         phases=(Phase.generate, Phase.shrink),
+        backend=EVEN,
         report_multiple_bugs=False,
     )
     @given(networks(source))

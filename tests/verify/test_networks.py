@@ -14,11 +14,14 @@ import jbp
 from benchmarks.verify.faults import FAULTS, broken
 from verify import campaign
 from verify.__main__ import main
-from verify.architectures import Array, Network, catalogue, networks
+from verify.architectures import EVEN, Array, Network, catalogue, networks
 from verify.judge import audit
 from verify.locate import locate
 from verify.protocol import leaves
 
+DRAWN = settings(
+    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate], backend=EVEN
+)
 INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Array((2, 4, 3, 2))}
 
 
@@ -84,9 +87,7 @@ def test_a_combinator_at_fault_is_found():
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
 
-@settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
-)
+@settings(DRAWN, max_examples=40)
 @given(networks())
 def test_networks_are_valid_and_agree(network):
     assert not audit(network).disagrees
@@ -94,9 +95,7 @@ def test_networks_are_valid_and_agree(network):
     assert (rebuilt.layer, rebuilt.inputs, rebuilt.seed) == (network.layer, network.inputs, network.seed)
 
 
-@settings(
-    max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
-)
+@settings(DRAWN, max_examples=5)
 @given(networks())
 def test_a_compiled_network_is_the_network(network):
     """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
@@ -133,7 +132,7 @@ def _with_broken_tanh():
 
 
 def test_a_failing_network_shrinks_to_its_fault():
-    quick = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    quick = settings(DRAWN, max_examples=200, phases=[Phase.generate, Phase.shrink])
     network = find(networks(_with_broken_tanh()), lambda network: audit(network).disagrees, settings=quick)
     inside = [type(node).__name__ for _, node in leaves(network.layer)]
     assert "Broken" in inside
@@ -173,18 +172,23 @@ def test_neighbours_are_what_can_follow():
     assert not {("Flatten", "Conv"), ("Dense", "Embedding"), ("GlobalMaxPool", "LSTM")} & pairs
 
 
-def test_layers_that_need_a_certain_rank_are_met_too():
-    tally = campaign.Tally()
+def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
+    def drawn(backend):
+        tally = campaign.Tally()
 
-    @settings(max_examples=300, deadline=None, derandomize=True, phases=(Phase.generate,), database=None)
-    @given(networks())
-    def draw(network):
-        campaign.cover(tally, network)
+        @settings(DRAWN, max_examples=200, backend=backend)
+        @given(networks())
+        def draw(network):
+            campaign.cover(tally, network)
 
-    draw()
+        draw()
+        return tally
+
+    tally = drawn(EVEN)
     print(tally.layers.most_common())
-    for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LSTM", "MultiHeadAttention", "Bilinear"):
-        assert tally.layers[name] >= 2, name  # of 300 networks, which a hundred types share
+    for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LSTM", "MultiHeadAttention", "LSTMNode"):
+        assert tally.layers[name] >= 2, name  # of 200 networks, which a hundred types share
+    assert len(tally.pairs) > 2 * len(drawn("hypothesis").pairs)
 
 
 @pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
