@@ -40,6 +40,7 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 DRAWS, GAIN = 32, 0.04
+GROSS = 30.0  # times the gradient itself
 
 
 def _gains(bench: Bench, dtype: str) -> Iterator[Breach]:
@@ -177,7 +178,8 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             # far out a right formula may overflow too; it counts where there is a gradient to be had
             out = dtype != bench.native and draw[0].label.startswith(FAR)
             little = out and largest(true[~np.isfinite(mine)]) < 1e-3 * size
-            note = beyond or little or budget.runaway(bench, draw, k)
+            note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
+            note = note or theirs > largest(true)  # of which nothing is left in this dtype
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
@@ -191,7 +193,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         elif gap > 0.05 * size + 100 * theirs:
             # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
             alone = bench.flat.subject.kind != "layer" and not beyond and dtype == bench.native
-            gross = alone and gap > 3 * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
+            gross = alone and gap > GROSS * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
             yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
 
 

@@ -30,20 +30,25 @@ STANDARD = {  # what shows only at other sizes, in low precision, or in how it i
 }
 
 
+def own(rules):
+    """Those of zoo.py: the other zoos add theirs when they are imported."""
+    return [make for make in rules.values() if make.__module__ == "zoo"]
+
+
 def audit(make):
     f, plain, args = make()
     level = "standard" if make.__name__ in STANDARD else "quick"
     return verify.check(f, *args, reference=plain, level=level)
 
 
-@pytest.mark.parametrize("make", zoo.RIGHT.values(), ids=zoo.RIGHT.keys())
+@pytest.mark.parametrize("make", own(zoo.RIGHT), ids=lambda make: make.__name__)
 def test_right_rules_pass(make):
     report = audit(make)
     assert report.verdict == "pass", str(report)
     assert any(c.fate == "killed" for c in report.canaries)
 
 
-@pytest.mark.parametrize("make", zoo.WRONG.values(), ids=zoo.WRONG.keys())
+@pytest.mark.parametrize("make", own(zoo.WRONG), ids=lambda make: make.__name__)
 def test_wrong_rules_fail(make):
     report = audit(make)
     assert report.verdict == "fail", str(report)
