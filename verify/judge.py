@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from verify.architectures import Network, values
-from verify.compiled import compiled
-from verify.protocol import is_float, is_none, join, split
+from verify.compiled import Compiled, compiled
+from verify.protocol import is_float, is_none, join, replace_at, split
 
 CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
 LAST_PLACE = 1e-12  # of the largest number there is
@@ -99,7 +99,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
 
     A difference no larger than what rounding the inputs does to either gradient is rounding itself: a bias below a
     BatchNorm, whose gradient is zero but for rounding, or equal values in a maximum that come out in another order.
-    It is measured, at eight roundings, only where a difference was found; a mistake is larger by orders of magnitude.
+    It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
+    was found; a mistake is larger by orders of magnitude.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
     has made up its mind nothing is left but the rounding of what was subtracted.
     """
@@ -122,11 +123,31 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
     noise = dict.fromkeys((d.leaf for d in wrong), 0.0)
     moves, rest = split((params, x))
+    between = replace_at(layer, lambda _, node: Rounded(node.layer, node, rng) if isinstance(node, Compiled) else node)
     for _ in range(8):
-        rounded = jax.tree.map(lambda v: v * (1 + 4e-16 * rng.choice((-1, 0, 1), size=v.shape)), moves)
-        params_, x_ = join(rounded, rest)
-        for before, now in ((ours, gradients(layer, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
+        params_, x_ = join(_rounded(moves, rng), rest)
+        for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
             for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
                 if (name := _name(path)) in noise:
                     noise[name] = max(noise[name], float(np.abs(a - b).max()))
     return all(d.error <= 16 * noise[d.leaf] for d in wrong)
+
+
+@dataclass(frozen=True)
+class Rounded(Compiled):
+    """A layer whose output, error one layer down and gradient come rounded in some other way."""
+
+    inner: Any
+    rng: np.random.Generator
+
+    def forward(self, params, x):
+        y, residuals = self.inner.forward(params, x)
+        return _rounded(y, self.rng), residuals
+
+    def pull(self, params, x, dy):
+        return _rounded(self.inner.pull(params, x, dy), self.rng)
+
+
+def _rounded(tree, rng):
+    """The tree's floating leaves, each up or down by two units in the last place, or as it is."""
+    return jax.tree.map(lambda v: v * (1 + 4e-16 * rng.choice((-1, 0, 1), size=v.shape)) if is_float(v) else v, tree)
