@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from verify.architectures import Network, values
+from verify.budget import DOWN, SAFETY
 from verify.compiled import Compiled, compiled
 from verify.protocol import is_float, is_none, join, replace_at, split
 
@@ -100,7 +101,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     A difference no larger than what rounding the inputs does to either gradient is rounding itself: a bias below a
     BatchNorm, whose gradient is zero but for rounding, or equal values in a maximum that come out in another order.
     It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
-    was found; a mistake is larger by orders of magnitude.
+    was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
+    numbers: that is as much in float32, but for the size of the last place.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
     has made up its mind nothing is left but the rounding of what was subtracted.
     """
@@ -130,7 +132,16 @@ def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
             for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
                 if (name := _name(path)) in noise:
                     noise[name] = max(noise[name], float(np.abs(a - b).max()))
-    return all(d.error <= 16 * noise[d.leaf] for d in wrong)
+    wrong = [d for d in wrong if d.error > 16 * noise[d.leaf]]
+    return not wrong or _is_cancellation(wrong, layer, params, x, dy, true)
+
+
+def _is_cancellation(wrong, layer, params, x, dy, true):
+    """Whether the truth in float32 is so far from the truth that in float64 as much would be lost as `wrong` is off."""
+    rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, (params, x, dy)))
+    pairs = zip(jax.tree.leaves_with_path(true), jax.tree.leaves(rough), strict=True)
+    lost = {_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
+    return all(d.error <= SAFETY * DOWN * lost[d.leaf] for d in wrong)
 
 
 @dataclass(frozen=True)
