@@ -231,6 +231,12 @@ def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarra
     return np.abs(own - true) > max(1e-6, blur(bench)) * max(largest(true), usual(bench, k))
 
 
+def due(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarray:
+    """The truth for leaf k, but for elements that are the dense law's to judge: there the subject's own in float64."""
+    true, other = bench.truth(*draw, dtype).cotangents[k], apart(bench, draw, k, dtype)
+    return np.where(other, bench.own(*draw, dtype).cotangents[k], true) if other.any() else true
+
+
 def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float, float, float, Draw]]:
     """For each draw (the subject's error, the error allowed, the leaf's size, the draw) of leaf k in a low precision.
 
@@ -244,9 +250,7 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
         ours = bench.pull(case, label, dy, dtype).cotangents[k]
         if np.isfinite(truth).all() and np.isfinite(plain).all() and largest(truth) < top / 64:
             size = scale(bench, case, dy, k, truth)
-            exact = truth
-            if ours.shape == truth.shape and (other := apart(bench, (case, label, dy), k, dtype)).any():
-                exact = np.where(other, bench.own(case, label, dy, dtype).cotangents[k], truth)
+            exact = due(bench, (case, label, dy), k, dtype) if ours.shape == truth.shape else truth
             rows.append((off(ours, exact), off(plain, truth), size, (case, label, dy)))
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
@@ -267,11 +271,11 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
     return found
 
 
-def moved(bench: Bench, draw: Draw, k: int, unit: float, dtype: Any) -> float:
+def moved(bench: Bench, draw: Draw, k: int, unit: float, dtype: Any, times: int = 3) -> float:
     """How far the truth moves when every input moves by a unit in the last place: what no formula can do better."""
     rng, moved = np.random.default_rng(0), 0.0
     true = bench.truth(*draw, dtype).cotangents[k]
-    for _ in range(3):
+    for _ in range(times):
         floats = tuple(
             np.asarray(x, np.float64) * (1 + unit * rng.choice((-1, 1), size=np.shape(x))) for x in draw[0].at(dtype)[0]
         )
