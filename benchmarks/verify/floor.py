@@ -127,7 +127,7 @@ def figure(told: dict[str, list[tuple[float, list[bool], list[bool]]]], file: An
             axes.axvline(BARS[dtype], color=colour, lw=0.8, ls=":")
     axes.set(xscale="log", ylim=(-0.02, 1.02), ylabel="share found, where the definition keeps as much")
     axes.set_xlabel("relative mistake in one element of one leaf")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center", bbox_to_anchor=(0.42, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     fig.savefig(file, dpi=130)
     plt.close(fig)
