@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import jax
@@ -103,6 +103,25 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if gap > room:
                 text = f"one operation at a time the result is off by {gap:.2g} from the compiled one"
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
+    yield from _poisoned(bench, plan, first, found[0])
+
+
+def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
+    """A cotangent that has overflowed leaves nothing behind for the next call."""
+    if bench.spoil or DECOMPOSED & (bench.primitives | bench.defined):
+        return
+    with suppress(Refused):  # what refuses an infinity is free to
+        interleaved(bench, (draw[0], "infinite", tuple(np.full_like(d, np.inf) for d in draw[2])))
+    with suppress(Refused):
+        (after,) = interleaved(bench, draw)
+        for k, (a, b) in enumerate(zip(after.cotangents, before.cotangents, strict=True)):
+            bench.comparisons += 1
+            if np.isfinite(b).all() and not np.isfinite(a).all():
+                text = "not finite after a call whose cotangent was not: something was kept from it"
+                yield Breach("eager", k, np.inf, text, draw, (a, b), dtype=str(plan.native))
+
+
+DECOMPOSED = {"eigh", "eig", "svd", "schur"}  # which may never come back from an infinity
 
 
 def interleaved(bench: Bench, *draws: Draw) -> list[Sample]:

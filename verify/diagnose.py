@@ -153,7 +153,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
         return ""
 
 
-FAR = ("x3", "x30", "x1e3", "x1e4", "offset", "one large", "huge range", "large", "near overflow", "grid")
+FAR = ("x3", "to 300", "x30", "x1e3", "x1e4", "offset", "one large", "huge range", "large", "near overflow", "grid")
 TIES = ("ties", "constant", "equal rows", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
 SIZES = (
     "first axes",

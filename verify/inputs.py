@@ -205,7 +205,7 @@ def _known(x: np.ndarray) -> np.ndarray:
     """The integers that x could hold: from 0 to its largest, and below zero those that it has, which mean something."""
     below = np.unique(x[x < 0])
     if len(below) > 2:
-        return np.arange(x.min(), x.max() + 1)
+        return np.arange(int(x.min()), int(x.max()) + 1)
     return np.concatenate([below, np.arange(0, max(int(x.max()), 0) + 1)])
 
 
@@ -266,6 +266,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "x1e3": lambda x, r: 1e3 * x,
     "x1e4": lambda x, r: 1e4 * x,
     "x30": lambda x, r: 30 * x,
+    "to 300": lambda x, r: x * (300 / (np.abs(x).max(initial=0) or 1.0)),  # whose square is too large for float16
     "x1e-4": lambda x, r: 1e-4 * x,
     "integers": lambda x, r: np.rint(3 * x),
     "offset 1e3": lambda x, r: x + 1e3,
@@ -287,7 +288,7 @@ UNSHOWN = "not shown by the example: "  # a mistake where the function's own out
 NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
 BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
-FAR = ("x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
+FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
 HUGE = ("large", "near overflow")
 EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
 TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
@@ -316,6 +317,15 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], poi
         for name, changed in itertools.chain(_other_values(example, x), _beyond(example, x, pointers)):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
+        for j in _scores(example, x):
+            base = ordinary(example, rng, f"most likely in {i}")
+            likely, scores = np.argmax(base.floats[j], -1), base.floats[j].copy()
+            first = np.expand_dims(likely, -1)
+            rest = np.where(np.arange(scores.shape[-1]) == first, -np.inf, scores)
+            np.put_along_axis(scores, first, np.logaddexp.reduce(rest, -1, keepdims=True) + 7.5, -1)
+            floats = (*base.floats[:j], single(scores), *base.floats[j + 1 :])
+            others = (*base.others[:i], likely.astype(x.dtype), *base.others[i + 1 :])
+            yield Case(base.label, floats, others)
 
 
 def _changed(change, rng):
@@ -343,6 +353,18 @@ def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
         yield BEYOND[0], np.full_like(x, sizes[0])
     if x.size > 1 and x.min() >= 0:
         yield BEYOND[1], below
+
+
+def _scores(example: Case, x: Any) -> list[int]:
+    """The float leaves that have a last axis for what these integers choose, as the logits of labels have."""
+    if is_key(x) or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
+        return []
+    return [
+        j
+        for j, v in enumerate(example.floats)
+        if np.ndim(v) and np.shape(v)[:-1] == np.shape(x) and 1 < np.max(x) + 1 <= np.shape(v)[-1]
+        if Domain.of(v) == Domain()
+    ][:1]
 
 
 def _other_values(example: Case, x: Any) -> Iterator[tuple[str, Any]]:

@@ -68,10 +68,9 @@ def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "fl
     error = refused.error
     where = error.where if isinstance(error, StructureError) else ""
     law = "structure" if where else law
-    # what this machine's compiler has not got is nobody's mistake
-    note = note or (
-        type(error).__name__ == "JaxRuntimeError" and bool(re.search("Unsupported|UNIMPLEMENTED", str(error)))
-    )
+    # what this machine's compiler, or JAX, has not got is nobody's mistake
+    missing = type(error).__name__ == "JaxRuntimeError" and bool(re.search("Unsupported|UNIMPLEMENTED", str(error)))
+    note = note or missing or isinstance(error, NotImplementedError)
     return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, note, where, str(dtype))
 
 

@@ -28,7 +28,8 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 if over and len(over) * 2 <= len(rows):
                     # one draw may fall on a kink that rounding moves to the other side; most may not, nor those in
                     # which a gradient that is mostly zero has not met the kink
-                    over = [] if bench.random else [row for row in over if row[0] > _kinked(bench, row[3], k, dtype)]
+                    over = [row for row in over if row[0] > 8 * row[1] and not bench.random]
+                    over = [row for row in over if row[0] > _kinked(bench, row[3], k, dtype)]
                     over *= len({id(row[3][0]) for row in over}) > 1
                 if over:
                     mine, room, s, draw = max(over, key=lambda row: row[0] / max(row[2], 1e-300))
@@ -49,6 +50,7 @@ def _kinked(bench: Bench, draw: Draw, k: int, dtype: Any) -> float:
 
 
 DRAWS, GAIN = 32, {"float32": 5e-5, "bfloat16": 0.04, "float16": 0.04}
+LONG = 512  # of an axis, along which a sum in bfloat16 may stand still
 GROSS = 30.0  # times the gradient itself
 
 
@@ -87,6 +89,7 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
     """Along a long axis, where everything is positive and sums only grow, a running sum in this dtype stands still."""
     if "long" not in bench.memo:
         cases = [d[0] for d in plan.others if d[0].label.startswith("long")]
+        cases += [bench.example] * any(n >= LONG for x in bench.example.floats for n in np.shape(x))
         cases = [replace(c, floats=tuple(map(_small, c.floats))) for c in cases]
         bench.memo["long"] = [(c, "ones", tuple(np.ones(d.shape) for d in bench.outputs(c, dtype))) for c in cases]
     along: list[Draw] = bench.memo["long"]
@@ -165,9 +168,9 @@ def _doubt(v: np.ndarray, true: np.ndarray, slope: np.ndarray) -> np.ndarray:
 
 
 def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """At extreme inputs, in the user's own dtype and in float16, no overflow and no gross loss where the definition has
-    none."""
-    dtypes = dict.fromkeys((plan.native, *(d for d in plan.dtypes if d == "float16")))
+    """At extreme inputs, in the user's own dtype and in half precision, no overflow and no gross loss where the
+    definition has none."""
+    dtypes = dict.fromkeys((plan.native, *(d for d in plan.dtypes if d in ("bfloat16", "float16"))))
     if "while" in bench.primitives:
         return  # a loop until convergence may not be made for extremes
     shown = [d for d in plan.others if not d[0].label.startswith(UNSHOWN)]
@@ -203,7 +206,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             text = f"not finite in {dtype}, where the definition's own gradient is"
             # far out a right formula may overflow too; it counts where there is a gradient to be had
             out = dtype != bench.native and draw[0].label.startswith(FAR)
-            little = out and largest(true[~np.isfinite(mine)]) < 1e-3 * size
+            little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
@@ -214,13 +217,20 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         normal = largest(true) > 8 * max(float(finfo(d).smallest_normal) for d in kinds)
         # where the output is right and the gradient is nothing
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
-        if normal and forth and not beyond and largest(mine) < 1e-3 * largest(true) and theirs < 0.02 * largest(true):
-            yield Breach("precision", k, 1.0, f"{text}: all of it has vanished", draw, (mine, true), dtype=str(dtype))
+        much = np.abs(true) > 0.3 * largest(true)
+        if normal and forth and not beyond and theirs < 0.02 * largest(true) and _gone(mine[much], true[much]):
+            if gap > 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16):  # past a kink it may be gone
+                text = f"{text}: elements of it have vanished"
+                yield Breach("precision", k, 1.0, text, draw, (mine, true), dtype=str(dtype))
         elif gap > 0.05 * size + 100 * theirs:
             # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
             alone = bench.flat.subject.kind != "layer" and not beyond and dtype == bench.native
             gross = alone and gap > GROSS * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
             yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
+
+
+def _gone(mine: np.ndarray, true: np.ndarray) -> bool:
+    return bool((np.abs(mine) < 1e-3 * np.abs(true)).any())
 
 
 def infinite(bench: Bench, plan: Plan):
