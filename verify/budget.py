@@ -147,8 +147,9 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
 
 
 def _sides(case: Case, k: int) -> Iterator[dict[int, np.ndarray]]:
-    """Directions in which leaf k, or all leaves, leave a kink: up, down, the first of equals first, or the last."""
-    for leaves in ([k], range(len(case.floats))):
+    """Directions in which leaf k, all leaves or another one leave a kink: up, down, first of equals first or last."""
+    others = [[j] for j in range(len(case.floats)) if j != k][-4:]  # the last first: a bias moves every row alike
+    for leaves in ([k], range(len(case.floats)), *reversed(others)):
         for sign in (1.0, -1.0):
             yield {j: np.full(np.shape(case.floats[j]), sign) for j in leaves}
             order = {j: np.linspace(0.5, 1.0, np.size(case.floats[j])) for j in leaves}
@@ -217,6 +218,18 @@ def runaway(bench: Bench, draw: Draw, k: int) -> bool:
     if draw[0].ordinary or not {"scan", "while"} & (bench.primitives | bench.defined):
         return False
     return largest(bench.truth(*draw).cotangents[k]) > 1e6 * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
+
+
+def alike(bench: Bench, draw: Draw, room: float = 1e-6) -> bool:
+    """Whether the subject's output is the definition's."""
+    pairs = zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
+    return all(off(a, b) <= room * largest(b) for a, b in pairs if a.shape == b.shape)
+
+
+def unshown(bench: Bench, draw: Draw) -> bool:
+    """Whether a leaf that is above zero in the example is not so here, where the output is not the definition's."""
+    pairs = zip(bench.example.floats, draw[0].floats, strict=True)
+    return any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in pairs) and not alike(bench, draw)
 
 
 def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarray:

@@ -4,6 +4,7 @@ Those of how it is called are in `calls`, those of lower precision in `precision
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import jax
@@ -107,21 +108,19 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
     case = draw[0]
     if case.ordinary or bench.flat.subject.estimator:
         return ""
-    same = all(
-        off(a, b) <= 1e-6 * largest(b)
-        for a, b in zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
-        if a.shape == b.shape
-    )
+    same = budget.alike(bench, draw)
     if case.label.startswith(inputs.NEGATIVE if same else inputs.UNSHOWN):
         return "; the example shows nothing of the kind"
     if case.label.startswith(tuple(f"broadcast {i}" for i in range(len(case.floats), len(case.floats + case.others)))):
         return "; it is not a number that is broadcast"
     far = case.label.startswith(inputs.EXTREME) and {"scan", "while"} & bench.defined
-    if (far and case.shapes == bench.example.shapes) or ("while" in bench.primitives and not same):
+    if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
         return "; its loop until convergence may not be made for such values"
+    if "while" in bench.primitives and not budget.alike(bench, draw, 1e-10):
+        return "; its loop until convergence may not be made for such sizes"
     if case.label.startswith((*inputs.HUGE, *inputs.BEYOND, *SHAPED)) and not same:
         return "; its output is another one there too"
-    if not same and any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in _pairs(bench, case)):
+    if budget.unshown(bench, draw):
         return "; the example shows only what is above zero"
     if k is not None and budget.runaway(bench, draw, k):
         return "; its loop does not converge there"
@@ -139,11 +138,6 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
     if k is None or case.shapes != bench.example.shapes:  # a system that other sizes have made singular
         doubtful |= any(budget.doubtful(bench, draw, None, j) for j in judged)
     return "; the definition itself loses everything in float32 there" * doubtful
-
-
-def _pairs(bench: Bench, case: Case) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(float leaf of the example, of the case)."""
-    return zip(bench.example.floats, case.floats, strict=True)
 
 
 def _smooth(draw: Draw) -> bool:
@@ -345,25 +339,31 @@ def _scaled(bench: Bench, plan: Plan):
 
 def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """With other settings (Python's numbers and flags among the arguments) the cotangents are still the truth's."""
-    for label, other, case in bench.memo.get("settings", ()):
+    for other, draw in _settings(bench):
         varied = other.spoiled(bench.spoil) if bench.spoil else other
-        dy = tuple(single(np.random.default_rng(3).normal(size=s.shape)) for s in other.outputs(case, "float64"))
-        draw = (replace(case, label=label), "noise", dy)
-        other.memo["ordinary"] = [(other.truth(*draw), dy)]
         try:
-            ours, true = varied.pull(*draw).y, other.truth(*draw).y
-            moved = any(off(a, b) > 1e-6 * largest(b) for a, b in zip(ours, true, strict=True) if a.shape == b.shape)
             for breach in _compared(varied, plan, draw):
                 # nobody promised a setting with which the output is another one too
-                yield replace(breach, law="settings", note=breach.note or moved)
+                yield replace(breach, law="settings", note=breach.note or not budget.alike(other, draw))
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
         bench.comparisons += 1
 
 
+def _settings(bench: Bench) -> Iterator[tuple[Bench, Draw]]:
+    for label, other, case in bench.memo.get("settings", ()):
+        dy = tuple(single(np.random.default_rng(3).normal(size=s.shape)) for s in other.outputs(case, "float64"))
+        draw = (replace(case, label=label), "noise", dy)
+        other.memo["ordinary"] = [(other.truth(*draw), dy)]
+        yield other, draw
+
+
 def setting_only(bench: Bench, plan: Plan):
-    if bench.memo.get("settings"):
-        yield "x1.01", None, lambda s, dy, mode, n: replace(s, cotangents=tuple(1.01 * c for c in s.cotangents))
+    for other, draw in _settings(bench):
+        with suppress(Refused):
+            if finite(other.truth(*draw).y) and budget.alike(other, draw):
+                yield "x1.01", None, lambda s, dy, mode, n: replace(s, cotangents=tuple(1.01 * c for c in s.cotangents))
+                return
 
 
 LAWS = (

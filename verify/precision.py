@@ -110,8 +110,8 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             # a difference of long sums loses as much by the rounding of what they are sums of
             if gap > 8 * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
-                # along a loop of the definition errors grow as they do in the formula
-                note = bool({"scan", "while"} & bench.defined)
+                # along a loop of the definition errors grow as in the formula, and JAX itself scatters in this dtype
+                note = bool({"scan", "while"} & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
 
 
@@ -209,6 +209,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
+            note = note or budget.unshown(bench, draw)
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
