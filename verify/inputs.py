@@ -60,8 +60,9 @@ def is_key(x: Any) -> bool:
 class Domain:
     """What the example tells of where a float leaf lives.
 
-    sign: 1 if nothing is below zero, -1 if nothing is above. least: the smallest eigenvalue of a symmetric matrix, None
-    for others. unit: rows of length one. rising: the last axis goes up, in steps of at least this, None if it does not.
+    sign: 1 if nothing is below zero, -1 if nothing is above. hot: binary, a single one in each row. least: the smallest
+    eigenvalue of a symmetric matrix, None for others. unit: rows of length one. rising: the last axis goes up, in steps
+    of at least this, None if it does not.
     """
 
     sign: int = 0
@@ -71,6 +72,7 @@ class Domain:
     unit: bool = False
     least: float | None = None
     rising: float | None = None
+    hot: bool = False
 
     @staticmethod
     def of(x: np.ndarray) -> "Domain":
@@ -83,7 +85,7 @@ class Domain:
         sign = 0 if constant else 1 if x.min() >= 0 else -1 if x.max() <= 0 else 0
         high = 1.0 if sign == 1 and x.max() <= 1 and x.size > 3 else np.inf
         if x.ndim == 0 or constant or binary:
-            return Domain(sign, high, binary)
+            return Domain(sign, high, binary, hot=binary and x.ndim > 1 and bool((x.sum(-1) == 1).all()))
         if x.ndim > 1 and x.shape[-1] == x.shape[-2] > 1 and np.allclose(x, np.swapaxes(x, -1, -2), 1e-5, 1e-6):
             return Domain(least=float(np.linalg.eigvalsh(x).min()))
         simplex = sign == 1 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
@@ -99,6 +101,8 @@ class Domain:
 
     def keep(self, x: np.ndarray) -> np.ndarray:
         """x brought back to where the example lives."""
+        if self.hot and x.size:
+            return (np.arange(x.shape[-1]) == np.argmax(np.abs(x), -1)[..., None]).astype(np.float64)
         if self.binary:
             return (np.abs(x) > 0.5).astype(np.float64)
         if self.least is not None:
@@ -153,11 +157,11 @@ def _near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if not x.size or not np.isfinite(x).all():
         return x
     domain = Domain.of(x)
+    if domain.binary:
+        return _like(x, rng, domain)
     drawn = (
         x if domain.simplex or domain.unit or domain.least is not None else rng.permutation(x.ravel()).reshape(x.shape)
     )
-    if domain.binary:
-        return drawn
     return domain.keep(np.clip(drawn * np.exp(0.1 * rng.normal(size=x.shape)), *_span(x)))
 
 
@@ -174,7 +178,7 @@ def _like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None)
         return x
     domain = domain or Domain.of(x)
     if domain.binary:
-        return rng.permutation(x.ravel()).reshape(x.shape)
+        return rng.permuted(x, axis=-1) if domain.hot else rng.permutation(x.ravel()).reshape(x.shape)
     if domain.simplex:
         return domain.keep(x * np.exp(0.5 * rng.normal(size=x.shape)))
     if domain.sign and known.size == x.size:
@@ -319,7 +323,8 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], poi
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
         for j in _scores(example, x):
             base = ordinary(example, rng, f"most likely in {i}")
-            likely, scores = np.argmax(base.floats[j], -1), base.floats[j].copy()
+            scores = base.floats[j].copy()
+            likely = np.argmax(scores[..., : int(np.max(x)) + 1], -1)
             first = np.expand_dims(likely, -1)
             rest = np.where(np.arange(scores.shape[-1]) == first, -np.inf, scores)
             np.put_along_axis(scores, first, np.logaddexp.reduce(rest, -1, keepdims=True) + 7.5, -1)
