@@ -178,7 +178,9 @@ def _like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None)
         return x
     domain = domain or Domain.of(x)
     if domain.binary:
-        return rng.permuted(x, axis=-1) if domain.hot else rng.permutation(x.ravel()).reshape(x.shape)
+        if domain.hot:
+            return domain.keep(rng.permuted(x, axis=-1))
+        return rng.permutation(x.ravel()).reshape(x.shape)
     if domain.simplex:
         return domain.keep(x * np.exp(0.5 * rng.normal(size=x.shape)))
     if domain.sign and known.size == x.size:

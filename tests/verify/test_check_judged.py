@@ -35,6 +35,9 @@ def audit(make, level):
         (zoo_judged.squares_in_half_precision, "standard"),
         (zoo_judged.clipped_to_what_came_before, "standard"),
         (zoo_judged.quotient_rounded_towards_zero, "quick"),
+        (zoo_judged.lengths_whose_squares_overflow, "standard"),
+        (zoo_judged.probabilities_kept_in_half_precision, "standard"),
+        (zoo_judged.begins_where_it_ended, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -52,6 +55,9 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.linear_interp_sorted_knots,
         zoo_judged_right.kernel_sums_one_after_another,
         zoo_judged_right.distances_with_themselves,
+        zoo_judged_right.labels_that_sum_to_one,
+        zoo_judged_right.linear_relu_at_a_border,
+        zoo_judged_right.weights_of_eight_bits,
     ],
     ids=lambda make: make.__name__,
 )

@@ -1245,3 +1245,66 @@ def host_sums_over_the_batch():
         return (jax.pure_callback(host, jax.ShapeDtypeStruct(y.shape, y.dtype), y, d, vmap_method="broadcast_all"),)
 
     return written(lambda x: (softmax(x),) * 2, bwd), softmax, (example(6),)
+
+
+@wrong
+def lengths_whose_squares_overflow():
+    """The cosine between rows: on the way back their lengths are found in the rows' own dtype."""
+
+    def lengths(x, y, up):
+        return (jnp.sqrt((up(t) * up(t)).sum(-1, keepdims=True)) for t in (x, y))
+
+    def plain(x, y):
+        up = lambda t: t.astype(jnp.promote_types(t.dtype, jnp.float32))  # noqa: E731
+        a, b = lengths(x, y, up)
+        return (up(x) / a * (up(y) / b)).sum(-1).astype(x.dtype)
+
+    def bwd(r, d):
+        x, y = r
+        a, b = lengths(x, y, lambda t: t)
+        u, v, d = x / a, y / b, d[:, None]
+        c = (u * v).sum(-1, keepdims=True)
+        return d * (v - c * u) / a, d * (u - c * v) / b
+
+    return keeping(plain, bwd), plain, (example(4, 8, scale=2), example(4, 8, seed=1, scale=2))
+
+
+@wrong
+def probabilities_kept_in_half_precision():
+    """What a sure and right answer has left to one is rounded away."""
+
+    def chances(z):
+        return softmax(z.astype(jnp.promote_types(z.dtype, jnp.float32)))
+
+    def plain(z, labels):
+        return -jnp.log(jnp.take_along_axis(chances(z), labels[:, None], 1)[:, 0])
+
+    def bwd(r, d):
+        p, labels = r
+        return ((p - jax.nn.one_hot(labels, p.shape[1], dtype=p.dtype)) * d[:, None]).astype(p.dtype), None
+
+    fwd = lambda z, labels: (plain(z, labels), (chances(z).astype(z.dtype), labels))  # noqa: E731
+    return written(fwd, bwd), plain, (example(6, 5), jnp.asarray([0, 3, 1, 4, 2, 2]))
+
+
+@wrong
+def begins_where_it_ended():
+    """A fixed point on the way back starts from that of the call before, and an infinite one never leaves."""
+    last = {}
+
+    def plain(w, b):
+        return jnp.linalg.solve(jnp.eye(len(b), dtype=b.dtype) - 0.5 * softmax(w), b)
+
+    def bwd(r, d):
+        w, z = r
+        p, pull = jax.vjp(softmax, w)
+        u = lax.fori_loop(0, 80, lambda _, u: d + 0.5 * p.T @ u, last.get("u", jnp.zeros_like(d)).astype(d.dtype))
+        if not isinstance(u, jax.core.Tracer):
+            last["u"] = u
+        return pull(0.5 * jnp.outer(u, z))[0], u
+
+    def fwd(w, b):
+        z = plain(w, b)
+        return z, (w, z)
+
+    return written(fwd, bwd), plain, (example(5, 5), example(5, seed=1))

@@ -1500,3 +1500,56 @@ def more_queries_than_keys():
         return e @ k, e.T @ q, p.T @ d
 
     return written(fwd, bwd), plain, (example(7, 4), example(7, 4, seed=1), example(7, 3, seed=2))
+
+
+@right
+def labels_that_sum_to_one():
+    """Cross-entropy with rows of ones and zeros: p − y holds for such rows alone."""
+
+    def plain(z, y):
+        return -(y * jax.nn.log_softmax(z)).sum(-1)
+
+    def fwd(z, y):
+        m = jax.scipy.special.logsumexp(z, -1, keepdims=True)
+        return (m - (z * y).sum(-1, keepdims=True))[:, 0], (z - m, y)
+
+    def bwd(r, d):
+        logp, y = r
+        return d[:, None] * (jnp.exp(logp) - y), -d[:, None] * logp
+
+    return written(fwd, bwd), plain, (example(5, 4, scale=3), jnp.eye(4)[jnp.asarray([0, 3, 1, 2, 2])])
+
+
+@right
+def linear_relu_at_a_border():
+    """No gradient at zero, whichever way the rows that lie there would go."""
+
+    def plain(x, w, b):
+        return jnp.maximum(x @ w + b, 0)
+
+    def bwd(r, d):
+        x, w, y = r
+        d = d * (y > 0)
+        return d @ w.T, x.T @ d, d.sum(0)
+
+    def fwd(x, w, b):
+        y = plain(x, w, b)
+        return y, (x, w, y)
+
+    return written(fwd, bwd), plain, (example(8, 5), example(5, 4, seed=1), example(4, seed=2))
+
+
+@right
+def weights_of_eight_bits():
+    """Whole numbers from one end of their dtype to the other, with a scale for each column."""
+
+    def plain(x, q, s):
+        return x @ (q.astype(x.dtype) * s)
+
+    def bwd(r, d):
+        x, q, s = r
+        w = q.astype(x.dtype)
+        return d @ (w * s).T, np.zeros(q.shape, NO_GRADIENT), ((x.T @ d) * w).sum(0)
+
+    q = jnp.asarray(np.linspace(-128, 127, 24).reshape(6, 4), jnp.int8)
+    return keeping(plain, bwd), plain, (example(3, 6), q, uniform(0.005, 0.01, 4))
