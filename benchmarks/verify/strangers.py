@@ -80,9 +80,9 @@ def check_grads(f: Any, plain: Any, args: tuple) -> bool:
 
 def gradcheck(fast: bool) -> Any:
     """torch.autograd.gradcheck of the same function, called through a torch.autograd.Function."""
-    torch: Any = importlib.import_module("torch")  # by name, for the type check runs without it
 
     def check(f: Any, plain: Any, args: tuple) -> bool:
+        torch: Any = importlib.import_module("torch")  # by name, for the type check runs without it
         g, floats = over_floats(f, args)
         with jax.enable_x64(True):
             run = jax.jit(g)
@@ -143,6 +143,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="entries whose name contains this")
     parser.add_argument("--alone", action="store_true", help="without the other checkers")
     options = parser.parse_args()
+    if not options.alone:
+        importlib.import_module("torch")  # said here, once, and not by every check
     table = zoo()
     jobs = [(k, n) for k in ("WRONG", "RIGHT") for n in getattr(table, k) if options.only in n]
     rows, keep = [], not options.only and not options.alone
