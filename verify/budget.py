@@ -212,10 +212,15 @@ def lost(bench: Bench, draw: Draw, k: int) -> bool:
         return False
 
 
+def loops(bench: Bench) -> bool:
+    """Whether the subject or the definition holds a loop."""
+    return bool({"scan", "while"} & (bench.primitives | bench.defined))
+
+
 def runaway(bench: Bench, draw: Draw, k: int) -> bool:
     """Whether the definition holds a loop, and its gradient has grown in it by orders of magnitude: what is meant to
     converge does not do so at this unusual input."""
-    if draw[0].ordinary or not {"scan", "while"} & (bench.primitives | bench.defined):
+    if draw[0].ordinary or not loops(bench):
         return False
     return largest(bench.truth(*draw).cotangents[k]) > 1e6 * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
 
@@ -244,7 +249,7 @@ def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarra
     return np.abs(own - true) > max(1e-6, blur(bench)) * max(largest(true), usual(bench, k))
 
 
-def due(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarray:
+def due(bench: Bench, draw: Draw, k: int, dtype: Any) -> np.ndarray:
     """The truth for leaf k, but for elements that are the dense law's to judge: there the subject's own in float64."""
     true, other = bench.truth(*draw, dtype).cotangents[k], apart(bench, draw, k, dtype)
     return np.where(other, bench.own(*draw, dtype).cotangents[k], true) if other.any() else true
@@ -267,8 +272,7 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
             rows.append((off(ours, exact), off(plain, truth), size, (case, label, dy)))
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
-    loops = {"scan", "while"} & (bench.primitives | bench.defined)  # in which errors add up, not alike in both
-    unit = ULPS * eps(dtype) / 2 * (4 if loops else 1)
+    unit = ULPS * eps(dtype) / 2 * (4 if loops(bench) else 1)  # errors add up in a loop, not alike in both
     if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]

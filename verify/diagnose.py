@@ -12,7 +12,7 @@ import numpy as np
 
 from verify.bench import Bench, Refused
 from verify.budget import Draw, largest
-from verify.inputs import Leaves, is_key
+from verify.inputs import EXTREME, Leaves, is_key
 from verify.law import Breach
 from verify.terms import Told, misread, missing
 
@@ -153,7 +153,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
         return ""
 
 
-FAR = ("x3", "to 300", "x30", "x1e3", "x1e4", "offset", "one large", "huge range", "large", "near overflow", "grid")
+FAR = ("x3", "grid", *EXTREME)
 TIES = ("ties", "constant", "equal rows", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
 SIZES = (
     "first axes",

@@ -49,6 +49,11 @@ class Plan:
     def all(self) -> tuple[Draw, ...]:
         return self.ordinary + self.others
 
+    @property
+    def noisy(self) -> list[Draw]:
+        """The ordinary draws whose cotangent is noise: those at which lower precision is judged."""
+        return [d for d in self.ordinary if d[1] in ("noise", "more noise")]
+
 
 @dataclass(frozen=True)
 class Law:

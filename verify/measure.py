@@ -53,9 +53,8 @@ def _pair(bench: Bench, draw: Draw, k: int) -> tuple[np.ndarray, np.ndarray] | N
 
 
 def _low(bench: Bench, plan: Plan, leaf: str, k: int, dtype: Any) -> list[Measured]:
-    draws = [d for d in plan.ordinary if d[1] in ("noise", "more noise")]
     try:
-        rows = budget.low(bench, draws, dtype, k)
+        rows = budget.low(bench, plan.noisy, dtype, k)
     except (Refused, ValueError):  # a cotangent of another shape has no error, it has a finding
         return []
     return [

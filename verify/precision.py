@@ -18,10 +18,9 @@ from verify.law import Breach, Plan, leaves
 def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """In each lower dtype the error stays within what the definition's own gradient loses in it."""
     for dtype in plan.dtypes:
-        draws = [d for d in plan.ordinary if d[1] in ("noise", "more noise")]
         try:
             for k in leaves(bench):
-                rows = budget.low(bench, draws, dtype, k)
+                rows = budget.low(bench, plan.noisy, dtype, k)
                 rows = [row for row in rows if _visible(bench, row[3], k)]
                 over = [row for row in rows if row[0] > row[1]]
                 bench.comparisons += len(rows)
@@ -138,11 +137,10 @@ def imprecise(bench: Bench, plan: Plan):
 
 def telling(bench: Bench, plan: Plan) -> bool:
     """Whether the definition keeps enough of its gradient in some lower dtype to compare anything with it."""
-    draws = [d for d in plan.ordinary if d[1] in ("noise", "more noise")]
     for dtype in plan.dtypes:
         with suppress(Refused):
             for k in leaves(bench):
-                rows = [row for row in budget.low(bench, draws, dtype, k) if _visible(bench, row[3], k)]
+                rows = [row for row in budget.low(bench, plan.noisy, dtype, k) if _visible(bench, row[3], k)]
                 clear = [draw for _, room, _, draw in rows if _firm(bench, draw, dtype, k, room)]
                 if len(clear) * 2 > len(rows):  # as many as the law itself asks for
                     return True

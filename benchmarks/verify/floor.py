@@ -39,6 +39,8 @@ SIZES = {
     "float16": (0.0, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1),
 }
 LAWED = tuple(law for law in LAWS if law.name in ("dense", "precision"))
+# of each dtype: a size, which mistakes of it were found, and which of those where definition and rule keep as much
+Told = dict[str, list[tuple[float, list[bool], list[bool]]]]
 BARS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05}
 
 
@@ -67,9 +69,8 @@ def planted(leaf: int, place: int, r: float, dtype: str) -> Any:
 def loss(bench: Bench, plan: Plan, leaf: int, dtype: str) -> float:
     """What the definition's own gradient, or the rule as it is, loses of a leaf in this dtype, relative to its largest
     element."""
-    draws = [d for d in plan.ordinary if d[1] in ("noise", "more noise")]
     runs = (bench.truth, bench.plain, bench.pull) if dtype != "float64" else (bench.truth, bench.pull)
-    told = [[run(*d, dtype).cotangents[leaf] for run in runs] for d in draws]
+    told = [[run(*d, dtype).cotangents[leaf] for run in runs] for d in plan.noisy]
     return max(off(v, true) / max(np.abs(true).max(initial=0), 1e-300) for true, *rough in told for v in rough)
 
 
@@ -99,8 +100,8 @@ def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def shares(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, list[bool], list[bool]]]]:
-    """dtype -> (size, which of all were found, which of those where the definition keeps as much), by size."""
+def shares(rows: list[dict[str, Any]]) -> Told:
+    """For each dtype, by size, which of all were found, and which of those where definition and rule keep as much."""
     told = {}
     for dtype, sizes in SIZES.items():
         here = [[row for row in rows if row["dtype"] == dtype and row["size"] == r] for r in sizes]
@@ -113,7 +114,7 @@ def share(found: list[bool]) -> float:
     return sum(found) / max(len(found), 1)
 
 
-def figure(told: dict[str, list[tuple[float, list[bool], list[bool]]]], file: Any) -> None:
+def figure(told: Told, file: Any) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,7 +136,7 @@ def figure(told: dict[str, list[tuple[float, list[bool], list[bool]]]], file: An
     plt.close(fig)
 
 
-def table(told: dict[str, list[tuple[float, list[bool], list[bool]]]], rules: int) -> str:
+def table(told: Told, rules: int) -> str:
     lines = [f"{rules} right rules, one element wrong by the factor 1 + r: the share that the audit finds.", ""]
     for dtype, points in told.items():
         lines += ["| r in " + dtype + " | " + " | ".join(f"{r:.1e}" for r, *_ in points) + " |"]
