@@ -198,7 +198,8 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
         dp = dot("bgrqd,bgkd->bgrqk", now["do"], values)
         dropped = p if kept is None else p * kept
         dp = dp if kept is None else dp * kept
-        ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+        # A product, not a sum: on CPUs XLA would draw the sum into the product that makes dP, and take twice as long.
+        ds = p * (dp - dot("bgrqk,bgrqk->bgrq", p, dp, precision=lax.Precision.HIGHEST)[..., None])
         carry, rows = dict(carry), {}
         if bias is not None:
             here = _summed(bias, ds, start)

@@ -15,7 +15,7 @@ from jax import lax
 from jbp.errors import LayerError, floats, take
 from jbp.layer import Estimator, Layer
 from jbp.layers.activation import softplus
-from jbp.layers.shape import along, leading, wide
+from jbp.layers.shape import along, leading, outer, wide
 from jbp.params import Buffer
 
 
@@ -128,7 +128,7 @@ class RestrictedBoltzmann(_Machine, Estimator):
         data, model, dy = delta
 
         def means(v, h):
-            return {"w": jnp.einsum("...v,...h->vh", v, h), "b": v.sum(leading(v)), "c": h.sum(leading(h))}
+            return {"w": outer(v, h), "b": v.sum(leading(v)), "c": h.sum(leading(h))}
 
         first, second = dy / _rows(v), dy / _rows(fantasies)
         grads = jax.tree.map(lambda a, b: b * second - a * first, means(v, data), means(fantasies, model))
@@ -182,7 +182,7 @@ class RestrictedBoltzmannInference(_Machine):
 
     def gradient(self, residuals, dz, /):
         v, _ = residuals
-        grads = {"w": jnp.einsum("...v,...h->vh", v, dz), "b": jnp.zeros(v.shape[-1:], v.dtype)}
+        grads = {"w": outer(v, dz), "b": jnp.zeros(v.shape[-1:], v.dtype)}
         return grads | {"c": dz.sum(leading(dz))} | self._fixed()
 
     def reference(self, params, v, /):

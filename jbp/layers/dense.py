@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jbp.errors import floats, take
 from jbp.layer import Layer
-from jbp.layers.shape import along, leading
+from jbp.layers.shape import along, leading, outer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dense(Layer):
         return dy @ params["w"].T, dy
 
     def gradient(self, x, dy, /):
-        w = jnp.einsum("...i,...o->io", x, dy)
+        w = outer(x, dy)
         return {"w": w, "b": dy.sum(leading(dy))} if self.bias else {"w": w}
 
 
@@ -66,4 +66,4 @@ class Logits(Layer):
         return dy @ params["e"], dy
 
     def gradient(self, x, dy, /):
-        return {"e": jnp.einsum("...d,...v->vd", x, dy)}
+        return {"e": outer(dy, x)}

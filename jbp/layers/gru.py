@@ -8,13 +8,8 @@ from jax import lax
 
 from jbp.errors import floats, take
 from jbp.layer import Layer
-from jbp.layers.recurrent import time_first
-from jbp.layers.shape import along
-
-
-def _before(h):
-    """h_{t−1} for every t: h one step later, zero at first."""
-    return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+from jbp.layers.recurrent import earlier, products, time_first
+from jbp.layers.shape import along, outer
 
 
 def _weights(key, i, h, gates, dtype):
@@ -70,8 +65,8 @@ class Elman(Layer):
 
     def gradient(self, residuals, dz, /):
         x, h = residuals
-        u = jnp.einsum("tbh,tbz->hz", h[:-1], dz[1:])
-        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": u, "b": dz.sum((0, 1))}
+        dw, du = products(x, earlier(h), dz)
+        return {"w": dw, "u": du, "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
         def cell(h, x):
@@ -91,10 +86,10 @@ class GRU(Layer):
         du = e (h_{t−1} − n) u (1 − u)      dr = dn a r (1 − r)
         dx = (du|dr|dn) Wᵀ    dW = Σ xᵀ (du|dr|dn)    dU = Σ h_{t−1}ᵀ (du|dr|da)    db = Σ (du|dr|dn)    dc = Σ da
 
-    delta is ((du|dr), dn, da) of all steps. Keeps x, h, which is y, and (u|r|n|a). h starts at zero. Shapes:
-    x (b, t, i), W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the order u, r, n. (Cho et al., *Learning
-    Phrase Representations*, 2014, §2.3, with r after the product as in cuDNN, PyTorch and Keras.) Raises LayerError for
-    another rank.
+    delta is (du|dr|dn|da) of all steps, so that one product gives all of dW and dU. Keeps x, h, which is y, and
+    (u|r|n|a). h starts at zero. Shapes: x (b, t, i), W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the
+    order u, r, n. (Cho et al., *Learning Phrase Representations*, 2014, §2.3, with r after the product as in cuDNN,
+    PyTorch and Keras.) Raises LayerError for another rank.
     """
 
     features: int
@@ -135,7 +130,7 @@ class GRU(Layer):
 
     def backward(self, params, residuals, dy, /):
         _, h, gates = residuals
-        u, w, w_n = params["u"], *jnp.split(params["w"], [2 * self.features], -1)
+        w, u = params["w"], params["u"]
 
         def step(recurrent, now):
             dy, before, gates = now
@@ -143,20 +138,18 @@ class GRU(Layer):
             e = dy + recurrent
             dn = e * (1 - update) * (1 - n * n)
             da = dn * r
-            both = jnp.concatenate([e * (before - n) * update * (1 - update), da * a * (1 - r)], -1)
-            return e * update + jnp.concatenate([both, da], -1) @ u.T, (both, dn, da)
+            du, dr = e * (before - n) * update * (1 - update), da * a * (1 - r)
+            return e * update + jnp.concatenate([du, dr, da], -1) @ u.T, jnp.concatenate([du, dr, dn, da], -1)
 
         zero = jnp.zeros(h.shape[1:], h.dtype)
-        _, delta = lax.scan(step, zero, (time_first(dy), _before(h), gates), reverse=True)
-        both, dn, _ = delta
-        return time_first(both @ w.T + dn @ w_n.T), delta
+        _, delta = lax.scan(step, zero, (time_first(dy), earlier(h), gates), reverse=True)
+        return time_first(delta[..., : w.shape[-1]] @ w.T), delta
 
     def gradient(self, residuals, delta, /):
-        (x, h, _), (both, dn, da) = residuals, delta
-        w = [jnp.einsum("bti,tbz->iz", x, d) for d in (both, dn)]
-        u = [jnp.einsum("tbh,tbz->hz", h[:-1], d[1:]) for d in (both, da)]
-        b, b_n, c = (d.sum((0, 1)) for d in delta)
-        return {"w": jnp.concatenate(w, -1), "u": jnp.concatenate(u, -1), "b": jnp.concatenate([b, b_n]), "c": c}
+        (x, h, _), n = residuals, self.features
+        dw, du = products(x, earlier(h), delta)
+        b, c = jnp.split(delta.sum((0, 1)), [3 * n])
+        return {"w": dw[:, : 3 * n], "u": jnp.concatenate([du[:, : 2 * n], du[:, 3 * n :]], -1), "b": b, "c": c}
 
     def reference(self, params, x, /):
         n = self.features
@@ -228,15 +221,15 @@ class MinimalGRU(Layer):
             return e * (1 - f) + a * f + df @ u_f.T, jnp.concatenate([df, dn], -1)
 
         zero = jnp.zeros(h.shape[1:], h.dtype)
-        _, dz = lax.scan(step, zero, (time_first(dy), _before(h), gates), reverse=True)
+        _, dz = lax.scan(step, zero, (time_first(dy), earlier(h), gates), reverse=True)
         return time_first(dz @ w.T), dz
 
     def gradient(self, residuals, dz, /):
         x, h, gates = residuals
         df, dn = jnp.split(dz[1:], 2, -1)
         f, before = jnp.split(gates[1:], 2, -1)[0], h[:-1]
-        u = jnp.einsum("tbh,tbz->hz", before, df), jnp.einsum("tbh,tbz->hz", f * before, dn)
-        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.concatenate(u, -1), "b": dz.sum((0, 1))}
+        u = outer(before, df), outer(f * before, dn)
+        return {"w": outer(time_first(x), dz), "u": jnp.concatenate(u, -1), "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
         d, h, ys = self.features, jnp.zeros((x.shape[0], self.features), x.dtype), []

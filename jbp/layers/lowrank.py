@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
-from jbp.layers.shape import along, leading
+from jbp.layers.shape import along, leading, outer
 from jbp.params import Buffer
 
 
@@ -45,8 +45,8 @@ class LowRank(Layer):
     def gradient(self, residuals, delta, /):
         (x, h), (dh, dy) = residuals, delta
         return {
-            "u": jnp.einsum("...i,...r->ir", x, dh),
-            "v": jnp.einsum("...r,...o->ro", h, dy),
+            "u": outer(x, dh),
+            "v": outer(h, dy),
             "b": dy.sum(leading(dy)),
         }
 
@@ -93,8 +93,8 @@ class LoRA(Layer):
 
     def gradient(self, residuals, delta, /):
         (x, h), (dh, dy) = residuals, delta
-        v = (self.alpha / self.rank) * jnp.einsum("...r,...o->ro", h, dy)
-        return {"w": None, "b": None, "u": jnp.einsum("...i,...r->ir", x, dh), "v": v}
+        v = (self.alpha / self.rank) * outer(h, dy)
+        return {"w": None, "b": None, "u": outer(x, dh), "v": v}
 
     def reference(self, params, x, /):
         w = params["w"].value.astype(x.dtype) + self.alpha / self.rank * params["u"] @ params["v"]

@@ -9,7 +9,7 @@ from jax import lax
 from jbp.errors import LayerError, at, floats, show, take
 from jbp.layer import Layer
 from jbp.layers.lengths import reversed_until, sequences
-from jbp.layers.shape import along
+from jbp.layers.shape import along, outer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LSTM(Layer):
         dz_t = (k g i(1−i), k c_{t−1} f(1−f), e tanh c_t o(1−o), k i (1−g²))
         dx = dz Wᵀ       dW = Σ xᵀ dz       dU = Σ h_{t−1}ᵀ dz_t       db = Σ dz
 
-    delta is dz of all steps, so dW and dU are one product each, over time and batch at once. Keeps x, the gates and
+    delta is dz of all steps, so dW and dU are one product together, over time and batch at once. Keeps x, the gates and
     c_{t−1}; h is o tanh c. h and c start at zero. Shapes: x (b, t, i), W (i, 4h), U (h, 4h), b (4h,), y (b, t, h),
     gates in the order i, f, o, g. The bias of f starts at 1 (Gers et al., *Learning to Forget*, 2000; Jozefowicz et
     al., 2015).
@@ -87,8 +87,8 @@ class LSTM(Layer):
         return time_first(dz @ w.T), dz
 
     def gradient(self, residuals, dz, /):
-        x, h = residuals[0], hidden(residuals)
-        return {"w": jnp.einsum("bti,tbz->iz", x, dz), "u": jnp.einsum("tbh,tbz->hz", h, dz[1:]), "b": dz.sum((0, 1))}
+        dw, du = products(residuals[0], hidden(residuals), dz)
+        return {"w": dw, "u": du, "b": dz.sum((0, 1))}
 
     def reference(self, params, x, /):
         def cell(state, x):  # in a scan: unrolled, a hundred steps take minutes to compile
@@ -107,10 +107,21 @@ def time_first(x):
     return jnp.swapaxes(x, 0, 1)
 
 
+def products(x, before, dz):
+    """Σ xᵀ dz and Σ h_{t−1}ᵀ dz_t, as one product: x (b, t, i), h_{t−1} (t, b, h), zero at first, dz (t, b, z)."""
+    both = outer(jnp.concatenate([time_first(x), before], -1), dz)
+    return both[: x.shape[-1]], both[x.shape[-1] :]
+
+
+def earlier(h):
+    """h_{t−1} for every t: h one step later, zero at first."""
+    return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+
+
 def hidden(residuals):
-    """h_t = o tanh c_t of every step of an LSTM but the last, (t − 1, b, h)."""
+    """h_{t−1} = o_{t−1} tanh c_{t−1} of every step of an LSTM, (t, b, h)."""
     _, gates, before, _ = residuals
-    return jnp.split(gates[:-1], 4, -1)[2] * jnp.tanh(before[1:])
+    return earlier(jnp.split(gates, 4, -1)[2]) * jnp.tanh(before)
 
 
 def _gates(z):

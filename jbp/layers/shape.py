@@ -21,6 +21,15 @@ def along(b: Any, x: Any) -> Any:
     return b.reshape((1,) * (x.ndim - 1) + b.shape)
 
 
+def outer(x: Any, dy: Any) -> Any:
+    """Σ xᵀ dy over all axes but the last, (..., i), (..., o) -> (i, o).
+
+    As two matrices: for a product over several axes XLA would write both factors down transposed, on CPUs slowly.
+    """
+    rows = math.prod(x.shape[:-1])
+    return jnp.einsum("ni,no->io", x.reshape(rows, x.shape[-1]), dy.reshape(rows, dy.shape[-1]))
+
+
 def wide(x: Any) -> Any:
     """x in the dtype for sums and statistics: float32 for float16 and bfloat16, else its own."""
     return x.astype(wide_dtype(x.dtype))

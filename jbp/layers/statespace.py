@@ -11,7 +11,7 @@ from jax import lax
 from jbp.errors import floats, take
 from jbp.layer import Layer
 from jbp.layers.recurrent import time_first
-from jbp.layers.shape import along, wide, wide_dtype
+from jbp.layers.shape import along, outer, wide, wide_dtype
 
 
 def _turn(a, h):
@@ -98,8 +98,8 @@ class DiagonalStateSpace(Layer):
         return {
             "nu": dnu.sum(0),
             "theta": dtheta.sum(0),
-            "b": jnp.einsum("bti,btn->in", x, g),
-            "c": jnp.einsum("tbn,bto->no", h, dy),
+            "b": outer(x, g),
+            "c": outer(h, time_first(dy)),
             "d": (x * dy).sum((0, 1)),
         }
 
@@ -209,16 +209,13 @@ class SelectiveStateSpace(Layer):
     def gradient(self, residuals, delta, /):
         (x, p, *_), (db, dc, dp, dq, dy, da) = residuals, delta
 
-        def product(x, dy):
-            return jnp.einsum("bti,bto->io", x, dy)
-
         return {
             "a": da.sum(0),
-            "p": product(x, dp),
-            "r": product(p, dq),
+            "p": outer(x, dp),
+            "r": outer(p, dq),
             "b": dq.sum((0, 1)),
-            "w_b": product(x, db),
-            "w_c": product(x, dc),
+            "w_b": outer(x, db),
+            "w_c": outer(x, dc),
             "d": (x * dy).sum((0, 1)),
         }
 

@@ -12,7 +12,7 @@ from jbp.errors import LayerError, at, floats, known, show, take
 from jbp.layer import Layer
 from jbp.layers.cell import advance, folds, gradient, same_state
 from jbp.layers.recurrent import time_first
-from jbp.layers.shape import Static, along, leading
+from jbp.layers.shape import Static, along, leading, outer
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class TensorNode(Layer):
     def gradient(self, residuals, dz, /):
         a, _ = residuals
         v = jnp.einsum("...i,...j,...o->ijo", a, a, dz)
-        return {"v": v, "w": jnp.einsum("...i,...o->io", a, dz), "b": dz.sum(leading(dz))}
+        return {"v": v, "w": outer(a, dz), "b": dz.sum(leading(dz))}
 
     def reference(self, params, x, /):
         a = jnp.concatenate(x, -1)
@@ -262,7 +262,7 @@ class LSTMLeaf(Layer):
         return dz @ params["w"].T, dz
 
     def gradient(self, residuals, dz, /):
-        return {"w": jnp.einsum("...i,...z->iz", residuals[0], dz), "b": dz.sum(leading(dz))}
+        return {"w": outer(residuals[0], dz), "b": dz.sum(leading(dz))}
 
     def reference(self, params, x, /):
         z = x @ params["w"] + along(params["b"], x)
@@ -322,7 +322,7 @@ class LSTMNode(Layer):
         return ((dh_l, k * f_l), (dh_r, k * f_r)), dz
 
     def gradient(self, residuals, dz, /):
-        return {"u": jnp.einsum("...h,...z->hz", residuals[0], dz), "b": dz.sum(leading(dz))}
+        return {"u": outer(residuals[0], dz), "b": dz.sum(leading(dz))}
 
     def reference(self, params, x, /):
         (h_l, c_l), (h_r, c_r) = x

@@ -230,7 +230,7 @@ def _(layer, residuals, dy, /):
 @_register(LSTM)
 def _(layer, residuals, dz, /):
     dz, h = time_first(dz), time_first(hidden(residuals))  # which is batch first again
-    return _outer(residuals[0], dz) + _outer(h, dz[:, 1:]) + _square(dz.sum(1))
+    return _outer(residuals[0], dz) + _outer(h, dz) + _square(dz.sum(1))
 
 
 @_register(MultiHeadAttention)
