@@ -212,6 +212,13 @@ def depth() -> Iterator[Workload]:
             1.05,
             layers == 16,
         )
+    repeated = jbp.Repeat(jbp.Serial(jbp.Dense(512), jbp.Tanh()), 64)
+    yield Workload(
+        "clipping and Adam in the sweep, Repeat of 64 layers",
+        "depth",
+        lambda: clipped(repeated, normal(32, 512), normal(32, 512, seed=1)),
+        1.05,
+    )
 
 
 def steps() -> Iterator[Workload]:

@@ -282,6 +282,7 @@ def test_nothing_moves_after_the_bad_step_though_the_next_had_begun():
 
 CLIPPED = {
     "Dense": Serial(Dense(9), Tanh(), Dense(8, bias=False), Tanh(), Logits(3)),
+    "Repeat": Serial(Dense(6), Repeat(Serial(Dense(6), Tanh(), Repeat(Residual(Dropout(0.2)), 2)), 3), Dense(3)),
     "combinators": Serial(
         Dense(6),
         LayerNorm(),
@@ -295,7 +296,9 @@ CLIPPED = {
 }
 
 
-@pytest.mark.parametrize(("name", "max_norm"), [("Dense", 0.05), ("Dense", 100.0), ("combinators", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "max_norm"), [("Dense", 0.05), ("Dense", 100.0), ("Repeat", 0.05), ("combinators", 0.05)]
+)
 def test_clipping_inside_the_sweep_is_clipping(name, max_norm):
     net, optimizer = CLIPPED[name], optax.adamw(1e-2)
     ordinary = optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
@@ -331,8 +334,10 @@ def test_clipping_inside_the_sweep_keeps_the_state_from_nan_and_refuses_what_it_
 
 
 @pytest.mark.usefixtures("optimized")
-def test_clipping_inside_the_sweep_needs_a_fifth_of_the_memory():
-    net = Serial(*[layer for _ in range(16) for layer in (Dense(512), Tanh())])
+@pytest.mark.parametrize(
+    "net", [Serial(*[Dense(512), Tanh()] * 16), Repeat(Serial(Dense(512), Tanh()), 16)], ids=["Serial", "Repeat"]
+)
+def test_clipping_inside_the_sweep_needs_a_fifth_of_the_memory(net):
     x = jnp.ones((32, 512), jnp.float32)
     optimizer, loss = optax.adam(1e-3), MeanSquaredError()
     ordinary = optax.chain(optax.clip_by_global_norm(1.0), optimizer)

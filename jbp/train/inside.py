@@ -9,8 +9,9 @@ each layer's gradient before the next one is there. So the sweep is taken in its
     W    layer by layer: dW once more, scaled by min(1, c / √Σ‖dW‖²), into the optimizer, and gone
 
 Costs one more pass of small products than an ordinary step, and the memory of the greatest layer's gradient instead of
-all. (Lv et al., *Full Parameter Fine-Tuning for Large Language Models with Limited Resources*, 2023, find the norm by a
-second backward pass.)
+all. The layers of a Repeat take their turns in a loop that writes each one's new parameters over the old. (Lv et al.,
+*Full Parameter Fine-Tuning for Large Language Models with Limited Resources*, 2023, find the norm by a second backward
+pass.)
 """
 
 from functools import partial, singledispatch
@@ -19,9 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from jbp.combinators import Parallel, Residual, Serial
-from jbp.errors import LayerError, show
+from jbp.combinators import Parallel, Repeat, Residual, Serial
+from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.dense import Dense, Logits
 from jbp.layers.shape import wide
@@ -33,7 +35,7 @@ from jbp.train.step import Metrics, State, finite, optimized
 def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
     """The state before the first step, the optimizer's part being a tuple of one state for each layer."""
     params = initialize(net, key, x)
-    state = tuple(optimizer.init(trainable(p)) for _, p in _parts(net, params))
+    state = tuple(_first(layer, optimizer, p) for layer, p in _parts(net, params))
     return jax.tree.map(lambda a: jnp.array(a, copy=True), State(params, state, jnp.zeros((), jnp.int32)))
 
 
@@ -42,9 +44,9 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
 
     It moves the parameters as `optax.chain(optax.clip_by_global_norm(max_norm), optimizer)` would. The optimizer is run
     for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
-    gradients together, another clip_by_global_norm say, does not. The layers inside of a Repeat, of a Tied or of
-    another combinator than Serial, Parallel and Residual count as one. metrics has the loss, the `norm` before
-    clipping, and `finite`: where it is false the state comes back untouched.
+    gradients together, another clip_by_global_norm say, does not. The layers inside of a Tied or of another combinator
+    than Serial, Parallel, Residual and Repeat count as one, and so does what a Repeat repeats. metrics has the loss,
+    the `norm` before clipping, and `finite`: where it is false the state comes back untouched.
 
     Raises LayerError if max_norm is not positive, and if the state is not one of this module's `start`.
     """
@@ -52,6 +54,14 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         raise LayerError(net, f"got max_norm={max_norm}; expected a positive number.")
 
     def moved(layer, scale, params, state, residuals, delta):
+        if isinstance(layer, Repeat):
+
+            def one(i, done):
+                at_i = partial(jax.tree.map, lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False))
+                return _written(done, moved(layer.layer, scale, *at_i(done), *at_i((residuals, delta))), i)
+
+            with at(layer):
+                return lax.fori_loop(0, layer.times, one, (params, state))
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
         return optimized(optimizer, grads, state, layer.advance(params, residuals))
 
@@ -78,7 +88,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         params, states = [], []
         for (layer, p, r, d), s in zip(reversed(parts), reversed(state.optimizer), strict=True):
             # A cond, for with a select of every array XLA copies the optimizer's state first.
-            new, new_state = jax.lax.cond(
+            new, new_state = lax.cond(
                 good, partial(moved, layer, scale), lambda p, s, *_: (p, s), p, s, r, _after(d, turn)
             )
             turn = _turn(turn, trainable(new))
@@ -89,6 +99,13 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         return State(params, tuple(reversed(states)), steps), {"loss": value, "norm": norm, "finite": good}
 
     return run
+
+
+def _first(layer: Layer, optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """The optimizer's first state for a layer, one for each repetition of a Repeat."""
+    if isinstance(layer, Repeat):
+        return jax.vmap(partial(_first, layer.layer, optimizer))(params)
+    return optimizer.init(trainable(params))
 
 
 def _parts(net: Layer, *trees: Any) -> list[tuple[Any, ...]]:
@@ -114,9 +131,21 @@ def _turn(turn, params):
     """Zero as before, but not to be had before one number of each new parameter is."""
     for p in jax.tree.leaves(params):
         if p.size and jnp.issubdtype(p.dtype, jnp.floating):
-            one = jax.lax.index_in_dim(p.reshape(-1), 0, keepdims=False).astype(turn.dtype)
+            one = lax.index_in_dim(p.reshape(-1), 0, keepdims=False).astype(turn.dtype)
             turn = turn + 0 * jnp.where(jnp.isfinite(one), one, 0)
     return turn
+
+
+def _written(done, new, i):
+    """`done` with `new` as the i-th of each array, one array after the other.
+
+    The parameters come first, and read the optimizer's state as it was: in no given order XLA copies it all each time.
+    """
+    turn, written = jnp.zeros(()), []
+    for a, v in zip(jax.tree.leaves(done), jax.tree.leaves(new), strict=True):
+        written.append(lax.dynamic_update_index_in_dim(a, _after(v, turn), i, 0))
+        turn = _turn(turn, written[-1])
+    return jax.tree.unflatten(jax.tree.structure(done), written)
 
 
 @singledispatch
@@ -135,3 +164,12 @@ def _(layer, x, dy, /):
     x, dy = wide(x).reshape(n, i), wide(dy).reshape(n, o)
     w = ((x @ x.T) * (dy @ dy.T)).sum()
     return w + jnp.square(dy.sum(0)).sum() if getattr(layer, "bias", False) else w
+
+
+@squared_norm.register(Repeat)
+def _(layer, residuals, delta, /):
+    def step(total, now):
+        return total + squared_norm(layer.layer, *now), None
+
+    one = jax.eval_shape(partial(squared_norm, layer.layer), *jax.tree.map(lambda a: a[0], (residuals, delta)))
+    return lax.scan(step, jnp.zeros((), one.dtype), (residuals, delta), length=layer.times)[0]
