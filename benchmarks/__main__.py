@@ -48,7 +48,7 @@ def measure(workload: Workload, seconds: float, device: str) -> list[Record]:
     errors = disagreement(contest, contenders) if contest.exact else {}
     laps = race(contenders, seconds)
     ours, base = laps[OURS], {"workload": workload.name, "group": workload.group, "device": device}
-    base |= {"aim": workload.aim, "grows": workload.grows, "jax": jax.__version__}
+    base |= {"aim": workload.aim, "grows": workload.grows, "why": workload.why, "jax": jax.__version__}
     records: list[Record] = [base | {"peer": name, "failed": why} for name, why in failed.items()]
     for name, lap in laps.items():
         if name == OURS:

@@ -26,13 +26,12 @@ def summary(records: list[Record]) -> list[str]:
     behind = [f"{r['workload']} {r['time_ratio']:.2f}" for r in against if r["time_ratio"] > 1.03]
     if behind:
         lines.append("slower than jax.grad: " + "; ".join(behind))
-    missed = [
-        f"{r['workload']} {r['time_ratio']:.2f} (aim {r['aim']})"
-        for r in against
-        if r["aim"] and r["time_ratio"] > r["aim"]
-    ]
-    if missed:
-        lines.append("behind their aims: " + "; ".join(missed))
+    missed: dict[str, list[str]] = {}
+    for r in against:
+        if r["aim"] and r["time_ratio"] > r["aim"]:
+            missed.setdefault(r.get("why", ""), []).append(f"{r['workload']} {r['time_ratio']:.2f} (aim {r['aim']})")
+    for why, names in missed.items():
+        lines.append(f"behind their aims: {'; '.join(names)}" + (f". {why[0].upper()}{why[1:]}" if why else ""))
     for what, (ours, theirs) in slopes(records).items():
         lines.append(f"time grows with {what} as its power {ours:.2f}, that of jax.grad {theirs:.2f}")
     return lines

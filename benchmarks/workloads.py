@@ -22,7 +22,8 @@ CE, MSE = jbp.SoftmaxCrossEntropy(), jbp.MeanSquaredError()
 class Workload:
     """A contest by name, made when its turn comes. `aim` is the ratio of times to reach, `quick`: in the short form.
 
-    `grows` is (what grows, how large it is here), for the cost curves.
+    `why` says what stands in the way of an aim that is missed on CPUs, and what was tried. `grows` is (what grows, how
+    large it is here), for the cost curves.
     """
 
     name: str
@@ -31,6 +32,25 @@ class Workload:
     aim: float | None = None
     quick: bool = False
     grows: tuple[str, int] | None = None
+    why: str = ""
+
+
+POINTWISE = (
+    "two thirds of the way back are xᵀδ, whose long axis is the one that is summed over. XLA's fast kernel does not "
+    "take it (1.1 ms; the product for dx, of as many FLOPs, 0.4 ms). Tried: x transposed first, in 2 to 128 parts, a "
+    "batch or in a loop, several places side by side: 0.8 ms at best, with x written down once more. With x transposed "
+    "for nothing it would be 0.76 ms, and the ratio 0.27"
+)
+ROWS = (
+    "it is bound by memory: a program that only adds and multiplies x and δ into two such arrays takes half of "
+    "jax.grad's time. Tried: exponentials from log Σ exp, sums as products with ones, blocks of rows in a loop"
+)
+CONVOLUTIONS = (
+    "four fifths of the time are XLA's kernels for 3×3 convolutions, which both sides call, and a fifth the system "
+    "giving out blocks over 32 MiB for each call. Tried for the kernel's gradient: patches side by side, a product "
+    "for each place, rows of patches, an example at a time: faster for small images of 32 channels and more, twice as "
+    "slow for others, with up to eight times the memory"
+)
 
 
 def block(features: int, heads: int = 8) -> jbp.Serial:
@@ -75,8 +95,9 @@ def layers() -> Iterator[Workload]:
     images = partial(normal, 16, 32, 32, 64)
 
     def conv(name, layer, aim=1.02, quick=False, x=images, plain=None):
-        yield Workload(f"convolution {name}", "layer", lambda: both_ways(layer, x(), plain), aim, quick)
-        yield Workload(f"convolution {name}, way back", "layer", lambda: way_back(layer, x(), plain), aim)
+        why = POINTWISE if name == "1×1" else ""
+        yield Workload(f"convolution {name}", "layer", lambda: both_ways(layer, x(), plain), aim, quick, why=why)
+        yield Workload(f"convolution {name}, way back", "layer", lambda: way_back(layer, x(), plain), aim, why=why)
 
     yield from conv("1×1", jbp.Conv(64, (1, 1)), 0.2, True)
     yield from conv("3×3", jbp.Conv(64), quick=True)
@@ -109,9 +130,9 @@ def layers() -> Iterator[Workload]:
         ("SwiGLU", jbp.SwiGLU(), partial(normal, 4096, 1024)),
         ("GELU", jbp.GELU(), rows),
     ):
-        aim = 0.4 if name == "softmax" else 1.02
-        yield Workload(name, "layer", lambda layer=layer, x=x: both_ways(layer, x()), aim, name == "softmax")
-    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.Softmax(), rows()), 0.4)
+        aim, why = (0.4, ROWS) if name == "softmax" else (1.02, "")
+        yield Workload(name, "layer", lambda layer=layer, x=x: both_ways(layer, x()), aim, name == "softmax", why=why)
+    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.Softmax(), rows()), 0.4, why=ROWS)
     words = partial(integers, 8192, 8, 256)
     yield Workload("embedding", "layer", lambda: both_ways(jbp.Embedding(8192, 256), words()), 1.02)
 
@@ -145,15 +166,15 @@ def networks() -> Iterator[Workload]:
     labels = partial(integers, 10)
     text = partial(integers, 96, 16, 128)
 
-    def add(name, net, x, target, aim, quick=False):
-        return Workload(name, "network", lambda: gradient(net, CE, x(), target()), aim, quick)
+    def add(name, net, x, target, aim, quick=False, why=""):
+        return Workload(name, "network", lambda: gradient(net, CE, x(), target()), aim, quick, why=why)
 
     yield add("MLP 4×1024", mlp(), partial(normal, 256, 784), partial(labels, 256), 1.0, True)
     yield add("LeNet", recipes.lenet(dropout=0.0), partial(normal, 64, 28, 28, 1), partial(labels, 64), 0.8, True)
     small = recipes.resnet(width=16, stages=3, blocks=1)
     for side, batch in ((32, 32), (64, 8)):
         images = partial(normal, batch, side, side, 3)
-        yield add(f"ResNet, {side}×{side}", small, images, partial(labels, batch), 0.8, side == 32)
+        yield add(f"ResNet, {side}×{side}", small, images, partial(labels, batch), 0.8, side == 32, CONVOLUTIONS)
     for cell in (jbp.LSTM(128), jbp.GRU(128)):
         net = recipes.recurrent_language_model(96, cell)
         yield add(f"{type(cell).__name__} language model", net, text, partial(text, seed=1), 0.8)
