@@ -55,10 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="layers of these names alone")
     one = add(commands.networks, "audit random networks", jobs=True, seed="another seed draws other networks")
     one.add_argument("--count", type=int, default=300, help="how many networks (default %(default)s)")
-    one.add_argument("--journal", type=Path, metavar="FILE", help="note what is done there, and go on from it")
+    journal = {"type": Path, "metavar": "FILE", "help": "note what is done there, and go on from it"}
+    one.add_argument("--journal", **journal)
     one.add_argument("--corpus", type=Path, metavar="FILE", help="add the tokens of what fails to this file")
     one = add(commands.mutants, "how many wrong layers are noticed", jobs=True, seed="of the choice", reports=False)
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="mutants of these layers alone")
+    one.add_argument("--journal", **journal)
     one.add_argument("--count", type=int, help="so many of all mutants, chosen by the seed (default: all)")
     words = "a TOML file that lists the mutants that are no mistakes, each with a reason"
     one.add_argument("--equivalents", type=Path, metavar="FILE", help=words)

@@ -212,9 +212,22 @@ def lost(bench: Bench, draw: Draw, k: int) -> bool:
         return False
 
 
+LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
+
+
+def solves(bench: Bench) -> bool:
+    """Whether the subject or the definition decomposes a matrix."""
+    return bool(LINALG & (bench.primitives | bench.defined))
+
+
 def loops(bench: Bench) -> bool:
     """Whether the subject or the definition holds a loop."""
     return bool({"scan", "while"} & (bench.primitives | bench.defined))
+
+
+def implicit(bench: Bench) -> bool:
+    """Whether the rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
+    return bool({"scan", "while"} & bench.defined and LINALG & (bench.primitives - bench.defined))
 
 
 def runaway(bench: Bench, draw: Draw, k: int) -> bool:
@@ -229,6 +242,30 @@ def alike(bench: Bench, draw: Draw, room: float = 1e-6) -> bool:
     """Whether the subject's output is the definition's."""
     pairs = zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
     return all(off(a, b) <= room * largest(b) for a, b in pairs if a.shape == b.shape)
+
+
+def elsewhere(bench: Bench, draw: Draw) -> bool:
+    """Whether the function itself, without its rule, is finite and another one than the definition at an unusual input
+    of the example's sizes, and its forward says so too: then the definition's gradient is not what it should have."""
+    case = draw[0]
+    if case.ordinary or case.shapes != bench.example.shapes or bench.random:
+        return False
+    key = "elsewhere", id(case)
+    if key not in bench.memo:
+        bench.memo[key] = _elsewhere(bench, draw), case  # holding the case keeps its id its own
+    return bench.memo[key][0]
+
+
+def _elsewhere(bench: Bench, draw: Draw) -> bool:
+    run = bench.memo.setdefault("primal", bench.compiled(bench.flat.primal))
+    try:
+        itself = bench.guarded("forward", lambda: [np.asarray(v) for v in run(*draw[0].at("float64"))], "float64")
+    except Refused:
+        return False
+    true, forward = bench.truth(*draw).y, bench.own(*draw).y
+    other = any(off(a, b) > 1e-6 * largest(b) for a, b in zip(itself, true, strict=True))
+    same = all(off(a, b) <= 1e-9 * largest(b) for a, b in zip(forward, itself, strict=True))
+    return other and same and (solves(bench) or all(np.isfinite(v).all() for v in itself))
 
 
 def unshown(bench: Bench, draw: Draw) -> bool:
@@ -272,7 +309,8 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
             rows.append((off(ours, exact), off(plain, truth), size, (case, label, dy)))
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
-    unit = ULPS * eps(dtype) / 2 * (4 if loops(bench) else 1)  # errors add up in a loop, not alike in both
+    # errors add up in a loop, not alike in both, and one that stops when little changes leaves that little
+    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if loops(bench) else 1)
     if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]

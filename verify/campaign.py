@@ -143,7 +143,8 @@ def run(
     """
     catalogue(name)
     total, sizes = Tally(), [min(BATCH, count - start) for start in range(0, count, BATCH)]
-    done = _read(journal, [name, campaign_seed, BATCH]) if journal else {}
+    noted = journaled(journal, [name, campaign_seed, BATCH]) if journal else {}
+    done = {batch: _meant(tally) for batch, tally in noted.items()}
     parts = [(name, campaign_seed, number, size) for number, size in enumerate(sizes)]
     for number, size in enumerate(sizes):
         if (number, size) in done:
@@ -153,7 +154,7 @@ def run(
     for (_, _, number, size), tally in results_of(executor, batch, [p for p in parts if p[2:] not in done]):
         total.add(tally)
         if journal:
-            _append(journal, {"batch": [number, size], "tally": _told(tally)})
+            note(journal, (number, size), _told(tally))
         watch(total)
     return total
 
@@ -181,13 +182,19 @@ def _meant(held: dict[str, Any]) -> Tally:
     return blank
 
 
+def note(journal: Path, batch: tuple, found: Any) -> None:
+    """Writes down what a batch has found, as JSON."""
+    _append(journal, {"batch": batch, "found": found})
+
+
 def _append(journal: Path, entry: dict[str, Any]) -> None:
     with journal.open("a", encoding="utf-8") as out:
         out.write(json.dumps(entry) + "\n")
 
 
-def _read(journal: Path, campaign: list[Any]) -> dict[tuple[int, int], Tally]:
-    """The batches that the journal holds, which is begun if it is not there. A last line cut short is left out."""
+def journaled(journal: Path, campaign: list[Any]) -> dict[tuple, Any]:
+    """What the journal holds of each batch of this campaign; it is begun if it is not there, a last line cut short is
+    left out. Raises JournalError for another campaign's."""
     try:
         if not journal.exists() or not journal.read_text(encoding="utf-8").strip():
             _append(journal, {"campaign": campaign})
@@ -202,10 +209,10 @@ def _read(journal: Path, campaign: list[Any]) -> dict[tuple[int, int], Tally]:
         raise JournalError(f"got {str(journal)!r}; expected the journal of a campaign. ({error})") from error
     if begun != campaign:
         raise JournalError(
-            f"got the journal of (catalogue, seed, batch) {begun}; expected {campaign}. "
+            f"got the journal of {begun}; expected that of {campaign} (catalogue, seed, size of a batch ...). "
             "Give each campaign a file of its own."
         )
-    return {tuple(e["batch"]): _meant(e["tally"]) for e in entries}
+    return {tuple(e["batch"]): e["found"] for e in entries}
 
 
 def results_of(executor: Executor | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:

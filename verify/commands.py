@@ -297,7 +297,7 @@ def mutants(options: argparse.Namespace) -> int:
             fates.update(fate.fate for fate in new)
             show(fates.total(), ", ".join(f"{n} {fate}" for fate, n in fates.most_common()))
 
-        found = mutation.run(parts, executor, options.catalogue, options.equivalents, watch)
+        found = mutation.run(parts, executor, options.catalogue, options.equivalents, watch, options.journal)
     told = mutation.summary(found)
     for file in options.output:
         if file.suffix not in (".json", ".md"):

@@ -62,7 +62,8 @@ class Domain:
 
     sign: 1 if nothing is below zero, -1 if nothing is above. hot: binary, a single one in each row. least: the smallest
     eigenvalue of a symmetric matrix, None for others. unit: rows of length one. rising: the last axis goes up, in steps
-    of at least this, None if it does not.
+    of at least this, None if it does not. columns: of rows, the sign of each column that keeps away from zero, 0 for
+    the others; () if there is none.
     """
 
     sign: int = 0
@@ -73,6 +74,7 @@ class Domain:
     least: float | None = None
     rising: float | None = None
     hot: bool = False
+    columns: tuple[int, ...] = ()
 
     @staticmethod
     def of(x: np.ndarray) -> "Domain":
@@ -92,12 +94,13 @@ class Domain:
         unit = x.shape[-1] > 1 and not simplex and bool(np.allclose((x * x).sum(-1), 1, atol=1e-3))
         steps = np.diff(x, axis=-1)
         rising = 0.2 * float(steps.min()) if x.shape[-1] > 4 and steps.min() > 0 else None
-        return Domain(sign, high, binary, simplex, unit, None, rising)
+        columns = () if sign or simplex or unit or rising is not None else _column_signs(x)
+        return Domain(sign, high, binary, simplex, unit, None, rising, columns=columns)
 
     @property
     def signed(self) -> bool:
         """Whether it is only that nothing below zero was shown."""
-        return self.sign == 1 and not self.binary and not self.simplex
+        return self.sign == 1 and not self.binary and not self.simplex and self.rising is None
 
     def keep(self, x: np.ndarray) -> np.ndarray:
         """x brought back to where the example lives."""
@@ -108,6 +111,8 @@ class Domain:
         if self.least is not None:
             return self._symmetric(x)
         x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
+        if x.shape[-1:] == np.shape(self.columns):
+            x = np.where(self.columns, self.columns * np.abs(x), x)
         if self.simplex:
             total = x.sum(-1, keepdims=True)
             x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / max(x.shape[-1], 1))
@@ -118,6 +123,16 @@ class Domain:
             steps = np.maximum(np.diff(np.sort(x, axis=-1), axis=-1), self.rising)
             x = x[..., :1] + np.concatenate([np.zeros_like(x[..., :1]), np.cumsum(steps, -1)], -1)
         return x
+
+    def along(self, v: np.ndarray) -> np.ndarray:
+        """v less what leads out of where the example lives: all for a mask, a row's sum, what is not symmetric."""
+        if self.binary and not self.hot:
+            return np.zeros_like(v)
+        if self.simplex or self.hot:
+            return v - v.mean(-1, keepdims=True)
+        if self.least is not None and v.ndim > 1 and v.shape[-1] == v.shape[-2]:
+            return (v + np.swapaxes(v, -1, -2)) / 2
+        return v
 
     def _symmetric(self, x: np.ndarray) -> np.ndarray:
         """Symmetric; as far from singular as the example, or a thousandth of its largest eigenvalue, if that is
@@ -131,6 +146,15 @@ class Domain:
         size = np.maximum(np.abs(size), max(self.least, 1e-3 * np.abs(size).max(initial=0)))
         x = (turn * size[..., None, :]) @ np.swapaxes(turn, -1, -2)
         return (x + np.swapaxes(x, -1, -2)) / 2
+
+
+def _column_signs(x: np.ndarray) -> tuple[int, ...]:
+    rows = x.reshape(-1, x.shape[-1])
+    if x.ndim < 2 or len(rows) < 4 or x.shape[-1] > 16:
+        return ()
+    away = np.abs(rows).min(0) >= 0.25 * np.abs(rows).max(0)
+    signs = np.where((np.abs(np.sign(rows).sum(0)) == len(rows)) & away, np.sign(rows[0]), 0)
+    return tuple(int(s) for s in signs) if signs.any() else ()
 
 
 def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0) -> Case:
@@ -159,9 +183,12 @@ def _near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     domain = Domain.of(x)
     if domain.binary:
         return _like(x, rng, domain)
-    drawn = (
-        x if domain.simplex or domain.unit or domain.least is not None else rng.permutation(x.ravel()).reshape(x.shape)
-    )
+    if domain.simplex or domain.unit or domain.least is not None:
+        drawn = x
+    elif domain.columns:
+        drawn = rng.permuted(x.reshape(-1, x.shape[-1]), axis=0).reshape(x.shape)
+    else:
+        drawn = rng.permutation(x.ravel()).reshape(x.shape)
     return domain.keep(np.clip(drawn * np.exp(0.1 * rng.normal(size=x.shape)), *_span(x)))
 
 
@@ -186,6 +213,9 @@ def _like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None)
     if domain.sign and known.size == x.size:
         drawn = rng.permutation(x.ravel()).reshape(x.shape) * np.exp(0.3 * rng.normal(size=x.shape))
         return domain.keep(drawn)
+    if x.shape[-1:] == np.shape(domain.columns):  # not the same numbers in every column
+        rows = x.reshape(-1, x.shape[-1])
+        return domain.keep(rows.mean(0) + rows.std(0) * rng.normal(size=x.shape))
     spread = known.std() or (abs(float(known[0])) or 1.0)
     return domain.keep(known.mean() + spread * rng.normal(size=x.shape))
 
@@ -238,11 +268,12 @@ def _fixed(x: np.ndarray) -> bool:
     return _permutation(x) or x.dtype == np.uint32
 
 
-def _top(example: Case, x: np.ndarray) -> int:
-    """The largest integer to try in place of x's: if it may point into an axis, that axis's last place."""
+def _top(example: Case, x: np.ndarray, counts: tuple[int, ...]) -> int:
+    """The largest integer to try in place of x's: if it may point into an axis, that axis's last place; if one of the
+    function's settings may count what it chooses from, the last of these."""
     sizes = sorted({n for leaf in example.floats for n in np.shape(leaf)})
     high = int(x.max())
-    return high if high in sizes else next((n - 1 for n in sizes if n > high), high)
+    return high if high in sizes else min((n - 1 for n in (*sizes, *counts) if n > high), default=high)
 
 
 def _set(x, index, value):
@@ -292,6 +323,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
 NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
+BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a time, a count
 BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
@@ -300,9 +332,16 @@ EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
 TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
 
 
-def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], pointers: bool = True) -> Iterator[Case]:
+def values(
+    example: Case,
+    rng: np.random.Generator,
+    inputs: tuple[int, ...],
+    pointers: bool = True,
+    counts: tuple[int, ...] = (),
+) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
     Integers that are compared, and are no `pointers` into an axis, are also tried below zero and at an axis's size.
+    `counts` are the function's own settings that are integers.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
@@ -317,10 +356,10 @@ def values(example: Case, rng: np.random.Generator, inputs: tuple[int, ...], poi
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
     signed = [i for i, x in enumerate(example.floats) if np.size(x) and Domain.of(x).signed]
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
-        base = ordinary(example, rng, f"{UNSHOWN}below zero{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
+        base = ordinary(example, rng, f"{BELOW}{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i, x in enumerate(example.others):
-        for name, changed in itertools.chain(_other_values(example, x), _beyond(example, x, pointers)):
+        for name, changed in itertools.chain(_other_values(example, x, counts), _beyond(example, x, pointers)):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
         for j in _scores(example, x):
@@ -370,11 +409,11 @@ def _scores(example: Case, x: Any) -> list[int]:
         j
         for j, v in enumerate(example.floats)
         if np.ndim(v) and np.shape(v)[:-1] == np.shape(x) and 1 < np.max(x) + 1 <= np.shape(v)[-1]
-        if Domain.of(v) == Domain()
+        if replace(Domain.of(v), columns=()) == Domain()
     ][:1]
 
 
-def _other_values(example: Case, x: Any) -> Iterator[tuple[str, Any]]:
+def _other_values(example: Case, x: Any, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
     if is_key(x):
         return
     x = np.asarray(x)
@@ -388,7 +427,7 @@ def _other_values(example: Case, x: Any) -> Iterator[tuple[str, Any]]:
         known = _known(x)
         yield "all first", np.full_like(x, known.min())
         yield "all zero", np.zeros_like(x)
-        yield "all last", np.full_like(x, _top(example, x))
+        yield "all last", np.full_like(x, _top(example, x, counts))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
     elif np.issubdtype(x.dtype, np.integer) and x.size == 1 and x.dtype != np.uint32:

@@ -108,12 +108,16 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
     case = draw[0]
     if case.ordinary or bench.flat.subject.estimator:
         return ""
-    same = budget.alike(bench, draw)
-    if case.label.startswith(inputs.NEGATIVE if same else inputs.UNSHOWN):
+    same = budget.alike(bench, draw) and finite(bench.truth(*draw).y)
+    if case.label.startswith((inputs.NEGATIVE, inputs.BELOW) if same else inputs.UNSHOWN):
         return "; the example shows nothing of the kind"
-    if case.label.startswith(tuple(f"broadcast {i}" for i in range(len(case.floats), len(case.floats + case.others)))):
+    masks = [i for i, x in enumerate(bench.example.floats) if inputs.Domain.of(x).binary]
+    whole = range(len(case.floats), len(case.floats + case.others))
+    if case.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole))):
         return "; it is not a number that is broadcast"
-    far = case.label.startswith(inputs.EXTREME) and {"scan", "while"} & bench.defined
+    far = case.label.startswith(inputs.EXTREME) and budget.loops(bench)
+    if budget.implicit(bench):
+        return "; its rule holds where the loop has converged, and it may not have there"
     if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
         return "; its loop until convergence may not be made for such values"
     if "while" in bench.primitives and not budget.alike(bench, draw, 1e-10):
@@ -122,6 +126,8 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
         return "; so far out digits cancel"
     if case.label.startswith((*inputs.HUGE, *inputs.BEYOND, *SHAPED)) and not same:
         return "; its output is another one there too"
+    if budget.elsewhere(bench, draw):
+        return "; the function itself is another one there"
     if budget.unshown(bench, draw):
         return "; the example shows only what is above zero"
     if k is not None and budget.runaway(bench, draw, k):

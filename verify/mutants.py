@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.architectures import Network, after, catalogue, draw_inputs, values
-from verify.campaign import results_of
+from verify.campaign import journaled, note, results_of
 from verify.check import check
 from verify.compiled import hand_and_true
 from verify.judge import compare, output_error
@@ -235,13 +235,30 @@ def judge(name: str, number: int, mutant: Mutant, reasons: Reasons = ()) -> tupl
     return ("killed", by) if by else ("survived", "")
 
 
+def _elsewhere(name: str, number: int, mutant: Mutant) -> tuple[str, str] | None:
+    """How another class dies of the same mistake in a function that both use: what one of them never asks of it, the
+    other may."""
+    if "." in mutant.function:
+        return None  # its own method
+    for other, kind in enumerate(_layers(name)):
+        for same in mutants(kind) if other != number else ():
+            if replace(same, kind=mutant.kind) == mutant:
+                fate, by = judge(name, other, same)
+                if fate == "killed":
+                    return fate, f"{by}, of {kind.__name__}"
+    return None
+
+
 def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = ()) -> list[Fate]:
     """The fates of some mutants of one class: runs in any process."""
     kind = list(_layers(name))[number]
     listed, fates = mutants(kind), []
     for i in chosen:
         mutant = listed[i]
-        fates.append(Fate(kind.__name__, str(mutant), mutant.rule, mutant.line, *judge(name, number, mutant, reasons)))
+        fate = judge(name, number, mutant, reasons)
+        if fate[0] == "survived":
+            fate = _elsewhere(name, number, mutant) or fate
+        fates.append(Fate(kind.__name__, str(mutant), mutant.rule, mutant.line, *fate))
     jax.clear_caches()  # of programs that nobody will run again
     return fates
 
@@ -271,12 +288,25 @@ def run(
     name: str = "jbp",
     equivalents: Path | None = None,
     watch: Callable[[list[Fate]], Any] = lambda fates: None,
+    journal: Path | None = None,
 ) -> list[Fate]:
-    """The fates of all mutants in `parts`, over an executor's processes, or here without one."""
+    """The fates of all mutants in `parts`, over an executor's processes, or here without one.
+
+    With a journal, what an interrupted run has written there is not done again. Raises JournalError for another's.
+    """
     reasons = _reasons(equivalents)
+    done = journaled(journal, ["mutants", name, len(reasons)]) if journal else {}
     fates: list[Fate] = []
-    for _, new in results_of(executor, batch, [(name, *part, reasons) for part in parts]):
+    for number, chosen in parts:
+        if (number, *chosen) in done:
+            fates += [Fate(**fate) for fate in done[number, *chosen]]
+    if fates:
+        watch(fates)
+    left = [(name, *part, reasons) for part in parts if (part[0], *part[1]) not in done]
+    for (_, number, chosen, _), new in results_of(executor, batch, left):
         fates += new
+        if journal:
+            note(journal, (number, *chosen), [asdict(fate) for fate in new])
         watch(new)
     return sorted(fates, key=lambda f: (f.layer, f.line, f.mutant))
 

@@ -199,21 +199,23 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         bench.comparisons += 1
         size = budget.scale(bench, draw[0], draw[2], k, true)
         gap, theirs = off(mine, true), off(rough, true)
-        beyond = draw[0].label.startswith((*TINY, *HUGE))
+        far = draw[0].label.startswith(FAR)
+        beyond = draw[0].label.startswith((*TINY, *HUGE)) or (far and dtype != bench.native and budget.loops(bench))
         if not finite((mine,)):
             text = f"not finite in {dtype}, where the definition's own gradient is"
             # far out a right formula may overflow too; it counts where there is a gradient to be had
-            out = dtype != bench.native and draw[0].label.startswith(FAR)
+            out = far and dtype != bench.native
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
             note = note or budget.unshown(bench, draw)
+            note = note or (far and budget.solves(bench))  # whose squares and cubes overflow
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
             continue  # wrong in float64 too, which the dense law says
         text = f"off by {gap:.2g} in {dtype}, the definition's own gradient by {theirs:.1g}"
-        normal = largest(true) > 8 * max(float(finfo(d).smallest_normal) for d in kinds)
+        normal = largest(true) > max(8 * max(float(finfo(d).smallest_normal) for d in kinds), 1e-12 * size)
         # where the output is right and the gradient is nothing
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
         much = np.abs(true) > 0.3 * largest(true)

@@ -49,6 +49,29 @@ def test_mistakes_are_found(make, level):
 @pytest.mark.parametrize(
     "make",
     [
+        zoo_judged_right.labels_that_sum_to_one,
+        zoo_judged_right.exponential_of_a_symmetric_matrix,
+        zoo_judged_right.folded_angle,
+        zoo_judged_right.pooled_by_sorted_segments,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_right_rules_pass_where_their_example_lives(make):
+    """Second derivatives along what keeps rows that sum to one, and matrices symmetric; no index beyond a setting that
+    counts; values at which the function itself is not its definition."""
+    report = audit(make, "standard")
+    assert report.verdict == "pass", str(report)
+
+
+def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
+    f, plain, args = zoo_judged.forward_that_clips()
+    report = verify.check(f, *args, reference=plain, level="quick")
+    assert any(x.law == "value" for x in report.errors), str(report)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
         zoo_judged_right.relu_one_at_zero,
         zoo_judged_right.log_sigmoid_vs_naive,
         zoo_judged_right.negative_binomial_nll,

@@ -66,6 +66,26 @@ def test_matrices_knots_and_unit_rows_stay_what_they_are():
         np.testing.assert_allclose((u * u).sum(-1), 1, atol=1e-5, err_msg=new.label)
 
 
+def test_columns_that_keep_away_from_zero_keep_their_sign():
+    rng = np.random.default_rng(0)
+    down = np.stack([rng.normal(size=8), rng.normal(size=8), -1 - 0.2 * rng.random(8)], -1)
+    case = Case("example", (down,), ())
+    for new in (*(inputs.ordinary(case, rng, "drawn", near) for near in (0, 1, 2)), *inputs.values(case, rng, (0,))):
+        assert (new.floats[0][:, 2] <= 0).all(), new.label
+    drawn = inputs.ordinary(case, rng, "drawn").floats[0]
+    assert (drawn[:, 2] < -0.5).all()
+    assert drawn[:, 0].std() > 0.1
+
+
+def test_integers_stay_below_a_setting_that_may_count_them():
+    case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
+    tops = [
+        max(np.max(new.others[0]) for new in inputs.values(case, np.random.default_rng(0), (0,), counts=counts))
+        for counts in ((), (6,), (3,))
+    ]
+    assert tops == [7, 5, 7]
+
+
 def test_a_cotangent_that_sums_to_zero():
     shapes = tuple(jax.ShapeDtypeStruct(s, "float64") for s in ((3, 5), (4,), ()))
     found = dict(inputs.cotangents(shapes, np.random.default_rng(0), several=True))["balanced"]

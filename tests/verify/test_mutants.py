@@ -13,6 +13,7 @@ import jbp
 from verify import mutants
 from verify.__main__ import main
 from verify.architectures import Array, Network, catalogue, values
+from verify.campaign import JournalError
 from verify.mutate import apply, mutants as mistakes, way_back
 
 KINDS = list(dict.fromkeys(type(c.layer) for c in (*catalogue().layers, *catalogue().losses)))
@@ -70,6 +71,28 @@ def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(t
     file.write_text("[[equivalent]]\nmutant = 3")
     with pytest.raises(mutants.MutantsError, match="expected TOML tables"):
         mutants._reasons(file)
+
+
+def test_what_is_in_the_journal_is_not_done_again(tmp_path, monkeypatch):
+    journal, parts = tmp_path / "journal", mutants.choose("jbp", ("Sigmoid", "Tanh"), 6, 0)
+    by = iter(["first", "again"])
+
+    def batch(name, number, chosen, reasons):
+        said = next(by)
+        return [mutants.Fate(str(number), str(i), "sign", i, "killed", said) for i in chosen]
+
+    monkeypatch.setattr(mutants, "batch", batch)
+
+    def interrupt(new):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mutants.run(parts, watch=interrupt, journal=journal)
+    found = mutants.run(parts, journal=journal)
+    assert len(found) == 6
+    assert {f.layer for f in found if f.by == "first"} == {str(parts[0][0])}
+    with pytest.raises(JournalError, match="Give each campaign a file of its own"):
+        mutants.run(parts, name="another", journal=journal)
 
 
 def test_the_command(tmp_path, capsys):

@@ -159,6 +159,7 @@ def test_failures_are_kept_in_the_journal(tmp_path):
     failure = campaign.Failure("Dense(1)", ("it",), ("dx: off",), "token")
     tally = campaign.Tally(networks=1, failures=[failure])
     tally.pairs[("Dense", "Tanh")] = 2
-    campaign._read(journal, ["jbp", 0, 50])
-    campaign._append(journal, {"batch": [0, 1], "tally": campaign._told(tally)})
-    assert campaign._read(journal, ["jbp", 0, 50]) == {(0, 1): tally}
+    assert campaign.journaled(journal, ["jbp", 0, 50]) == {}
+    campaign.note(journal, (0, 1), campaign._told(tally))
+    ((batch, found),) = campaign.journaled(journal, ["jbp", 0, 50]).items()
+    assert (batch, campaign._meant(found)) == ((0, 1), tally)

@@ -660,6 +660,21 @@ def symmetric_matrix_assumed():
 
 
 @wrong
+def forward_that_clips():
+    """What the rule's forward gives is not what the function gives, far from zero."""
+
+    def plain(x):
+        return x / (1 + x * x)
+
+    def fwd(x):
+        return plain(jnp.clip(x, -5, 5)), x
+
+    f = jax.custom_vjp(plain)
+    f.defvjp(fwd, lambda x, d: (d * (1 - x * x) / (1 + x * x) ** 2,))
+    return f, plain, (example(4, 5),)
+
+
+@wrong
 def first_state_taken_for_zero():
     def bwd(r, d):
         a, b, h0 = r

@@ -1553,3 +1553,49 @@ def weights_of_eight_bits():
 
     q = jnp.asarray(np.linspace(-128, 127, 24).reshape(6, 4), jnp.int8)
     return keeping(plain, bwd), plain, (example(3, 6), q, uniform(0.005, 0.01, 4))
+
+
+@right
+def exponential_of_a_symmetric_matrix():
+    """From its eigenvalues: right for symmetric matrices, along which its second derivative is right as well."""
+    plain = jax.scipy.linalg.expm
+
+    def fwd(a):
+        e, v = jnp.linalg.eigh(a)
+        return (v * jnp.exp(e)) @ v.T, (e, v)
+
+    def bwd(r, d):
+        e, v = r
+        gap = e[:, None] - e
+        slope = jnp.exp(e) * jnp.where(gap == 0, 1, jnp.expm1(gap) / jnp.where(gap == 0, 1, gap))
+        return (v @ (slope * (v.T @ d @ v)) @ v.T,)
+
+    return written(fwd, bwd), plain, ((lambda a: 0.3 * (a + a.T))(example(4, 4)),)
+
+
+@right
+def folded_angle():
+    """The angle that has this sine: the angle itself in the example, and another one beyond a right angle."""
+    plain = jnp.positive
+    return (
+        written(lambda x: (jnp.arcsin(jnp.sin(x)), x), lambda x, d: (d * jnp.sign(jnp.cos(x)),)),
+        plain,
+        (example(8, scale=0.3),),
+    )
+
+
+@right
+def pooled_by_sorted_segments():
+    """As many segments as a setting says; the last of them is empty in the example."""
+
+    def plain(x, at, n):
+        return (jnp.arange(n)[:, None] == at).astype(x.dtype) @ x
+
+    def back(n, r, d):
+        return d[r[1]], None
+
+    return (
+        keeping(lambda x, at, n: jax.ops.segment_sum(x, at, n, indices_are_sorted=True), back, 2),
+        plain,
+        (example(9, 2), jnp.asarray([0, 0, 1, 1, 1, 3, 3, 4, 4]), 6),
+    )
