@@ -208,7 +208,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
-            note = note or budget.unshown(bench, draw)
+            note = note or budget.unshown(bench, draw) or budget.elsewhere(bench, draw)
             note = note or (far and budget.solves(bench))  # whose squares and cubes overflow
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
