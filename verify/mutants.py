@@ -236,17 +236,20 @@ def judge(name: str, number: int, mutant: Mutant, reasons: Reasons = ()) -> tupl
 
 
 def _elsewhere(name: str, number: int, mutant: Mutant) -> tuple[str, str] | None:
-    """How another class dies of the same mistake in a function that both use: what one of them never asks of it, the
-    other may."""
-    if "." in mutant.function:
-        return None  # its own method
+    """How another class dies of the same mistake in code that both use: what one never asks of it, the other may."""
     for other, kind in enumerate(_layers(name)):
         for same in mutants(kind) if other != number else ():
-            if replace(same, kind=mutant.kind) == mutant:
+            if _place(same) == _place(mutant):
                 fate, by = judge(name, other, same)
                 if fate == "killed":
                     return fate, f"{by}, of {kind.__name__}"
     return None
+
+
+def _place(mutant: Mutant) -> tuple[Any, ...]:
+    """Where in the source a mistake is, whichever class it was found through."""
+    function = mutant.function.removeprefix(f"{mutant.kind.__name__}.")
+    return function, mutant.line, mutant.before, mutant.after, mutant.place, mutant.choice
 
 
 def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = ()) -> list[Fate]:
