@@ -263,8 +263,8 @@ def _elsewhere(bench: Bench, draw: Draw) -> bool:
     except Refused:
         return False
     true, forward = bench.truth(*draw).y, bench.own(*draw).y
-    other = any(off(a, b) > 1e-6 * largest(b) for a, b in zip(itself, true, strict=True))
-    same = all(off(a, b) <= 1e-9 * largest(b) for a, b in zip(forward, itself, strict=True))
+    other = any(off(a, b) > max(1e-6, blur(bench)) * largest(b) for a, b in zip(itself, true, strict=True))
+    same = all(off(a, b) <= max(1e-9, blur(bench)) * largest(b) for a, b in zip(forward, itself, strict=True))
     return other and same and (solves(bench) or all(np.isfinite(v).all() for v in itself))
 
 
