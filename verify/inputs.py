@@ -63,7 +63,7 @@ class Domain:
     sign: 1 if nothing is below zero, -1 if nothing is above. hot: binary, a single one in each row. least: the smallest
     eigenvalue of a symmetric matrix, None for others. unit: rows of length one. rising: the last axis goes up, in steps
     of at least this, None if it does not. columns: of rows, the sign of each column that keeps away from zero, 0 for
-    the others; () if there is none.
+    the others; () if there is none: ordinary draws keep it.
     """
 
     sign: int = 0
@@ -111,8 +111,6 @@ class Domain:
         if self.least is not None:
             return self._symmetric(x)
         x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
-        if x.shape[-1:] == np.shape(self.columns):
-            x = np.where(self.columns, self.columns * np.abs(x), x)
         if self.simplex:
             total = x.sum(-1, keepdims=True)
             x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / max(x.shape[-1], 1))
@@ -152,7 +150,7 @@ def _column_signs(x: np.ndarray) -> tuple[int, ...]:
     rows = x.reshape(-1, x.shape[-1])
     if x.ndim < 2 or len(rows) < 4 or x.shape[-1] > 16:
         return ()
-    away = np.abs(rows).min(0) >= 0.25 * np.abs(rows).max(0)
+    away = np.abs(rows).min(0) >= 0.4 * np.abs(rows).max(0)
     signs = np.where((np.abs(np.sign(rows).sum(0)) == len(rows)) & away, np.sign(rows[0]), 0)
     return tuple(int(s) for s in signs) if signs.any() else ()
 
@@ -215,7 +213,8 @@ def _like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None)
         return domain.keep(drawn)
     if x.shape[-1:] == np.shape(domain.columns):  # not the same numbers in every column
         rows = x.reshape(-1, x.shape[-1])
-        return domain.keep(rows.mean(0) + rows.std(0) * rng.normal(size=x.shape))
+        drawn = rows.mean(0) + rows.std(0) * rng.normal(size=x.shape)
+        return domain.keep(np.where(domain.columns, domain.columns * np.abs(drawn), drawn))
     spread = known.std() or (abs(float(known[0])) or 1.0)
     return domain.keep(known.mean() + spread * rng.normal(size=x.shape))
 

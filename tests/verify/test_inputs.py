@@ -66,12 +66,12 @@ def test_matrices_knots_and_unit_rows_stay_what_they_are():
         np.testing.assert_allclose((u * u).sum(-1), 1, atol=1e-5, err_msg=new.label)
 
 
-def test_columns_that_keep_away_from_zero_keep_their_sign():
+def test_columns_that_keep_away_from_zero_keep_their_sign_in_ordinary_draws():
     rng = np.random.default_rng(0)
     down = np.stack([rng.normal(size=8), rng.normal(size=8), -1 - 0.2 * rng.random(8)], -1)
     case = Case("example", (down,), ())
-    for new in (*(inputs.ordinary(case, rng, "drawn", near) for near in (0, 1, 2)), *inputs.values(case, rng, (0,))):
-        assert (new.floats[0][:, 2] <= 0).all(), new.label
+    for near in (0, 1, 2):
+        assert (inputs.ordinary(case, rng, "drawn", near).floats[0][:, 2] < 0).all()
     drawn = inputs.ordinary(case, rng, "drawn").floats[0]
     assert (drawn[:, 2] < -0.5).all()
     assert drawn[:, 0].std() > 0.1
