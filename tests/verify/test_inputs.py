@@ -77,6 +77,18 @@ def test_columns_that_keep_away_from_zero_keep_their_sign_in_ordinary_draws():
     assert drawn[:, 0].std() > 0.1
 
 
+def test_directions_stay_where_the_example_lives():
+    v = np.random.default_rng(0).normal(size=(4, 4))
+    symmetric, rows, hot, mask = np.diag([1.0, 2, 3, 4]) + 0.1, np.full((4, 4), 0.25), np.eye(4), np.tri(4)
+    rows[:, 0], rows[:, 1] = 0.3, 0.2
+    along = Domain.of(symmetric).along(v)
+    np.testing.assert_array_equal(along, along.T)
+    for example in (rows, hot):
+        np.testing.assert_allclose(Domain.of(example).along(v).sum(-1), 0, atol=1e-12)
+    assert not Domain.of(mask).along(v).any()
+    np.testing.assert_array_equal(Domain.of(v).along(v), v)
+
+
 def test_integers_stay_below_a_setting_that_may_count_them():
     case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
     tops = [
