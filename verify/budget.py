@@ -8,7 +8,7 @@ Lower precision: what automatic differentiation of the definition loses in that 
 units in the last place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -181,12 +181,14 @@ def doubtful(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) ->
 
 def jumps(bench: Bench, draw: Draw) -> bool:
     """Whether the definition's own output jumps at an unusual input: a choice between equals, which may be another."""
-    case = draw[0]
-    if case.ordinary or bench.oracle.slack:
-        return False
-    key = "jumps", id(case)  # asked for each leaf and each canary, and the same for all of them
+    return not (draw[0].ordinary or bench.oracle.slack) and _once(_jumps, bench, draw)
+
+
+def _once(ask: Callable[[Bench, Draw], bool], bench: Bench, draw: Draw) -> bool:
+    """ask(bench, draw), asked for each leaf and each canary, and the same for all of them at one case."""
+    key = ask.__name__, id(draw[0])
     if key not in bench.memo:
-        bench.memo[key] = _jumps(bench, draw), case  # holding the case keeps its id its own
+        bench.memo[key] = ask(bench, draw), draw[0]  # holding the case keeps its id its own
     return bench.memo[key][0]
 
 
@@ -212,6 +214,7 @@ def lost(bench: Bench, draw: Draw, k: int) -> bool:
         return False
 
 
+LOOPS = {"scan", "while"}
 LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
 
 
@@ -222,12 +225,12 @@ def solves(bench: Bench) -> bool:
 
 def loops(bench: Bench) -> bool:
     """Whether the subject or the definition holds a loop."""
-    return bool({"scan", "while"} & (bench.primitives | bench.defined))
+    return bool(LOOPS & (bench.primitives | bench.defined))
 
 
 def implicit(bench: Bench) -> bool:
     """Whether the rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
-    return bool({"scan", "while"} & bench.defined and LINALG & (bench.primitives - bench.defined))
+    return bool(LOOPS & bench.defined and LINALG & (bench.primitives - bench.defined))
 
 
 def runaway(bench: Bench, draw: Draw, k: int) -> bool:
@@ -250,10 +253,7 @@ def elsewhere(bench: Bench, draw: Draw) -> bool:
     case = draw[0]
     if case.ordinary or case.shapes != bench.example.shapes or bench.random:
         return False
-    key = "elsewhere", id(case)
-    if key not in bench.memo:
-        bench.memo[key] = _elsewhere(bench, draw), case  # holding the case keeps its id its own
-    return bench.memo[key][0]
+    return _once(_elsewhere, bench, draw)
 
 
 def _elsewhere(bench: Bench, draw: Draw) -> bool:

@@ -115,9 +115,9 @@ def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> 
     whole = range(len(case.floats), len(case.floats + case.others))
     if case.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole))):
         return "; it is not a number that is broadcast"
-    far = case.label.startswith(inputs.EXTREME) and budget.loops(bench)
     if budget.implicit(bench):
         return "; its rule holds where the loop has converged, and it may not have there"
+    far = case.label.startswith(inputs.EXTREME) and budget.loops(bench)
     if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
         return "; its loop until convergence may not be made for such values"
     if "while" in bench.primitives and not budget.alike(bench, draw, 1e-10):

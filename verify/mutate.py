@@ -190,6 +190,7 @@ class Mutant:
         return f"{self.kind.__name__}: {self.function}: {self.rule}: `{self.before}` -> `{self.after}`"
 
 
+@cache
 def mutants(kind: type) -> list[Mutant]:
     """Every mistake that the rules can make in the way back of a layer class."""
     found = []

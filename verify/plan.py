@@ -185,7 +185,7 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
-    long = 37 if budget.LINALG & names else 131 if large else 307 if {"scan", "while"} & names else 1027
+    long = 37 if budget.LINALG & names else 131 if large else 307 if budget.LOOPS & names else 1027
     found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
     return islice(_with_noise(bench, found, rng), 6 if large else 15)
 

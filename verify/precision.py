@@ -110,7 +110,7 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             if gap > 8 * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
                 # along a loop of the definition errors grow as in the formula, and JAX itself scatters in this dtype
-                note = bool({"scan", "while"} & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
+                note = bool(budget.LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
 
 
@@ -200,11 +200,11 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         size = budget.scale(bench, draw[0], draw[2], k, true)
         gap, theirs = off(mine, true), off(rough, true)
         far = draw[0].label.startswith(FAR)
-        beyond = draw[0].label.startswith((*TINY, *HUGE)) or (far and dtype != bench.native and budget.loops(bench))
+        out = far and dtype != bench.native
+        beyond = draw[0].label.startswith((*TINY, *HUGE)) or (out and budget.loops(bench))
         if not finite((mine,)):
             text = f"not finite in {dtype}, where the definition's own gradient is"
             # far out a right formula may overflow too; it counts where there is a gradient to be had
-            out = far and dtype != bench.native
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype

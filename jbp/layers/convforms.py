@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jbp.layers.shape import wide, wide_dtype
+from jbp.layers.shape import outer, wide, wide_dtype
 
 MOST = 32  # groups that are taken one by one; the program grows with them
 
@@ -55,8 +55,7 @@ def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
     """dw[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], of shape (kernel..., i / groups, o)."""
     channels, features = x.shape[-1], dy.shape[-1]
     if _pointwise(kernel, pads, groups):
-        dw = jnp.einsum("ni,no->io", _every(x, stride).reshape(-1, channels), dy.reshape(-1, features))
-        return dw.reshape(*kernel, channels, features)
+        return outer(_every(x, stride), dy).reshape(*kernel, channels, features)
     where = {"kernel": kernel, "stride": stride, "pads": pads, "dilation": dilation}
     alone = partial(_summed_products, **where) if channels == features == groups else None
     return _fastest(partial(_kernel_gradient, **where), alone, groups, x, dy)
