@@ -31,7 +31,7 @@ def i(*shape: int, below: int) -> Array:
 
 @dataclass(frozen=True)
 class Case:
-    """A layer and inputs that it takes: an Array each, or a tuple of them."""
+    """A layer and inputs that it takes: an Array each, or a tuple or dict of them."""
 
     layer: Layer
     inputs: tuple[Any, ...]
@@ -185,13 +185,18 @@ LAYERS = (
     Case(jbp.WithTotal(), f(3, 5)),
     Case(jbp.Serial(jbp.MixtureOfExperts(jbp.Dense(5), 3, 2, None), jbp.Select(0)), *ANY),
     Case(jbp.CausalSelfAttention(1), f(2, 5, 3)),
-    Case(jbp.CausalSelfAttention(2), f(2, 5, 8), f(1, 130, 2)),
+    Case(jbp.CausalSelfAttention(2), f(2, 5, 8), f(1, 130, 2), {"x": f(1, 130, 2), "bias": f(1, 2, 1, 130)}),
     Case(jbp.MultiHeadAttention(1), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2)), (f(2, 5, 3), i(2, 5, below=2))),
     Case(jbp.MultiHeadAttention(2, causal=True, window=2), f(2, 5, 8)),
     Case(jbp.MultiHeadAttention(4, groups=2, window=3), f(2, 5, 8), (f(2, 5, 8), f(2, 3, 5), i(2, 3, below=2))),
     Case(jbp.MultiHeadAttention(2, cap=1.5, alibi=True), f(2, 5, 8)),
     Case(jbp.MultiHeadAttention(2, groups=1, causal=True, rotary=True, distances=2), f(2, 5, 8)),
     Case(jbp.MultiHeadAttention(1, dropout=0.3), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2))),
+    Case(
+        jbp.MultiHeadAttention(2, window=2),
+        {"x": f(2, 5, 8), "bias": f(1, 2, 5, 5), "segments": i(2, 5, below=2)},
+        {"x": f(1, 130, 2), "bias": f(1, 1, 130, 130), "mask": i(1, 130, below=2)},
+    ),
     Case(jbp.Rotary(), f(3, 2), f(2, 5, 8), f(2, 1, 3, 2)),
     Case(jbp.Conv(2, (1, 1)), f(2, 5, 3, 2)),
     Case(jbp.Conv(2, (1, 1), stride=2), f(2, 5, 4, 3)),
@@ -219,6 +224,7 @@ LAYERS = (
     Case(jbp.Embedding(5, 3), i(4, below=5), i(3, 2, below=5)),
     Case(jbp.Embedding(3, 8), i(2, 5, below=3)),
     Case(jbp.Embedding(5, 3, padding=1), i(3, 2, below=5)),
+    Case(jbp.Remat(jbp.Embedding(5, 2)), i(2, 3, below=5)),
     Case(jbp.EmbeddingBag(5, 3), i(2, 3, below=5), (i(2, 3, below=5), f(2, 3))),
     Case(jbp.EmbeddingBag(5, 3, "mean", padding=1), i(3, 2, 4, below=5), (i(3, 4, below=5), f(3, 4))),
 )  # fmt: skip
@@ -262,7 +268,7 @@ LOSSES = (
     Case(jbp.StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(jbp.Penalized(jbp.Huber(), 0.5), ((f(3, 5), f()), f(3, 5))),
     Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
-    Case(jbp.CTC(), (f(2, 5, 3), i(2, 2, below=3))),
+    Case(jbp.CTC(), (f(2, 5, 3), i(2, 2, below=3)), (f(2, 5, 3), i(2, 2, below=3), i(2, below=5))),
     Case(jbp.CTC(2), (f(2, 8, 5), i(2, 3, below=5))),
     Case(jbp.InfoNCE(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(jbp.InfoNCE(0.5, symmetric=True), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),

@@ -66,22 +66,24 @@ def catalogues() -> list[str]:
 
 
 def spec(inputs: Any, dtype: Any = np.float64) -> Any:
-    """The inputs as jax.ShapeDtypeStruct."""
-    if isinstance(inputs, tuple):
-        return tuple(spec(x, dtype) for x in inputs)
-    return jax.ShapeDtypeStruct(inputs.shape, dtype if inputs.below is None else np.int32)
+    """The inputs, an array or a tuple or dict of them, as jax.ShapeDtypeStruct."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype if x.below is None else np.int32), inputs)
+
+
+def after(layer: Any, x: Any) -> Array | None:
+    """What layer makes of x: an Array, or None where it refuses x or makes something else than one floating array."""
+    arrays, tree = jax.tree.flatten(x)
+    return _after(layer, tuple(arrays), tree)
 
 
 @cache
-def after(layer: Any, x: Any) -> Array | None:
-    """What layer makes of x: an Array, or None where it refuses x or makes something else than one floating array."""
-
+def _after(layer, arrays, tree):
     def run(key, x):
         return layer.forward(layer.init(key, x), x)[0]
 
     try:
         with jax.enable_x64(True):
-            y = jax.eval_shape(run, jax.random.key(0), spec(x))
+            y = jax.eval_shape(run, jax.random.key(0), spec(tree.unflatten(arrays)))
     except (ValueError, TypeError):  # how a layer says that it does not take x
         return None
     if not hasattr(y, "shape") or not is_float(y):
@@ -238,10 +240,8 @@ def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
 
 
 def plain(inputs: Any) -> Any:
-    """A catalogue's own arrays as ours, in tuples of tuples."""
-    if isinstance(inputs, tuple):
-        return tuple(map(plain, inputs))
-    return Array(tuple(inputs.shape), inputs.below)
+    """A catalogue's own arrays as ours."""
+    return jax.tree.map(lambda x: Array(tuple(x.shape), x.below), inputs)
 
 
 def _is_chain(layer, source):
@@ -287,14 +287,16 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
 
 def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
     """Arrays like `inputs`: signed normal numbers, integers below their bound, the largest of them at least once."""
-    if isinstance(inputs, tuple):
-        return tuple(draw_inputs(x, rng, dtype) for x in inputs)
-    if inputs.below is not None:
-        drawn = rng.integers(0, max(inputs.below, 1), inputs.shape, np.int32)
-        if drawn.size > 1 and drawn.max() < inputs.below - 1:
-            drawn.flat[-1] = inputs.below - 1  # a mask that is all zero shows nothing
+
+    def leaf(x):
+        if x.below is None:
+            return jnp.asarray(rng.normal(size=x.shape), dtype)
+        drawn = rng.integers(0, max(x.below, 1), x.shape, np.int32)
+        if drawn.size > 1 and drawn.max() < x.below - 1:
+            drawn.flat[-1] = x.below - 1  # a mask that is all zero shows nothing
         return jnp.asarray(drawn)
-    return jnp.asarray(rng.normal(size=inputs.shape), dtype)
+
+    return jax.tree.map(leaf, inputs)
 
 
 def program(network: Network) -> str:

@@ -29,7 +29,7 @@ from verify.judge import compare, output_error
 from verify.mutate import Mutant, apply, mutants
 from verify.protocol import is_buffer, is_float
 
-BATCH = 40
+BATCH = 12  # of compiled programs a process can map only so many (Linux: vm.max_map_count)
 MOST = 3  # inputs at which `check` sees a mutant that every quicker judge let through
 Reasons = tuple[tuple[str, str], ...]
 FATES = "killed", "survived", "equivalent", "raises"
@@ -92,7 +92,7 @@ def _layers(name: str) -> dict[type, list[tuple[Any, Any]]]:
     source, found = catalogue(name), {}
     cases = [(case.layer, inputs) for case in (*source.layers, *source.losses) for inputs in case.inputs]
     for form in source.forms:
-        for inputs in (i for i in source.layers[0].inputs if not isinstance(i, tuple) and i.below is None):
+        for inputs in (i for i in source.layers[0].inputs if getattr(i, "below", 0) is None):
             inner = [c.layer for c in source.layers if inputs in c.inputs and _keeps(c.layer, inputs)]
             if len(inner) >= len(form.keeps):
                 layer = form.build(*inner[: len(form.keeps)])
@@ -139,9 +139,7 @@ def _exam(layer: Any, inputs: Any, seed: int, label: str, change: Callable) -> E
 
 def _empty(inputs: Any) -> Any:
     """The inputs with a first axis of size zero."""
-    if isinstance(inputs, tuple):
-        return tuple(map(_empty, inputs))
-    return replace(inputs, shape=(0, *inputs.shape[1:])) if inputs.shape else inputs
+    return jax.tree.map(lambda x: replace(x, shape=(0, *x.shape[1:])) if x.shape else x, inputs)
 
 
 def _right(layer: Any, inputs: Any) -> bool:

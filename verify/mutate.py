@@ -196,15 +196,26 @@ def mutants(kind: type) -> list[Mutant]:
     found = []
     for function in way_back(kind):
         skipped = _skipped(function.syntax)
+        around = {child: node for node in ast.walk(function.syntax) for child in ast.iter_child_nodes(node)}
         for place, node in enumerate(ast.walk(function.syntax)):
             if node in skipped:
                 continue
             for choice, (rule, new) in enumerate(_rules(node)):
-                before, after = (ast.unparse(ast.fix_missing_locations(copy.deepcopy(n))) for n in (node, new))
-                before, after = (text.split("\n")[0] for text in (before, after))
+                shown = around[node] if _is_number(node) else node  # a number alone says little
+                before, after = (_text(shown, {id(node): n}) for n in (node, new))
                 line = getattr(node, "lineno", function.syntax.lineno)
                 found.append(Mutant(kind, function.name, line, rule, before, after, place, choice))
     return found
+
+
+def _is_number(node: ast.AST) -> bool:
+    inner = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(inner, ast.Constant) and isinstance(inner.value, int | float) and not isinstance(inner.value, bool)
+
+
+def _text(node: ast.AST, changed: dict[int, ast.AST]) -> str:
+    """The first line of the source of a node, in which the nodes with these ids are others."""
+    return ast.unparse(ast.fix_missing_locations(copy.deepcopy(node, changed))).split("\n")[0]
 
 
 def _skipped(syntax: ast.AST) -> set[ast.AST]:
