@@ -210,7 +210,7 @@ def mutants(kind: type) -> list[Mutant]:
 
 def _is_number(node: ast.AST) -> bool:
     inner = node.operand if isinstance(node, ast.UnaryOp) else node
-    return isinstance(inner, ast.Constant) and isinstance(inner.value, int | float) and not isinstance(inner.value, bool)
+    return isinstance(inner, ast.Constant) and type(inner.value) in (int, float)
 
 
 def _text(node: ast.AST, changed: dict[int, ast.AST]) -> str:
