@@ -186,6 +186,11 @@ class Bench:
         return self.memo["defined"]
 
     @property
+    def either(self) -> set[str]:
+        """The names of all primitives in the subject or the definition."""
+        return self.primitives | self.defined
+
+    @property
     def stopped(self) -> bool:
         """Whether the definition stops gradients in such a way that they are not its own derivatives any more."""
         if "stopped" not in self.memo:

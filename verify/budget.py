@@ -8,7 +8,7 @@ Lower precision: what automatic differentiation of the definition loses in that 
 units in the last place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -166,114 +166,6 @@ def _between(value: float, sides: list[float], room: float) -> bool:
 POOL, ULPS = 4.0, 8.0
 
 
-def doubtful(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> bool:
-    """Whether the definition is too unstable at an unusual input to say what leaf k, or this output, should be there:
-    in float32 its own gradient is not finite, or off by a tenth."""
-    if draw[0].ordinary or bench.oracle.slack or bench.random:
-        return False
-    try:
-        rough, true = bench.plain(*draw, "float32"), bench.truth(*draw)
-    except Refused:
-        return False
-    a, b = (rough.y[output], true.y[output]) if k is None else (rough.cotangents[k], true.cotangents[k])
-    return a.shape == b.shape and off(a, b) > 0.1 * largest(b)
-
-
-def jumps(bench: Bench, draw: Draw) -> bool:
-    """Whether the definition's own output jumps at an unusual input: a choice between equals, which may be another."""
-    return not (draw[0].ordinary or bench.oracle.slack) and _once(_jumps, bench, draw)
-
-
-def _once(ask: Callable[[Bench, Draw], bool], bench: Bench, draw: Draw) -> bool:
-    """ask(bench, draw), asked for each leaf and each canary, and the same for all of them at one case."""
-    key = ask.__name__, id(draw[0])
-    if key not in bench.memo:
-        bench.memo[key] = ask(bench, draw), draw[0]  # holding the case keeps its id its own
-    return bench.memo[key][0]
-
-
-def _jumps(bench: Bench, draw: Draw) -> bool:
-    case, _, dy = draw
-    rng, true = np.random.default_rng(0), bench.truth(*draw).y
-    sizes = [largest(x) or largest(y) for x, y in zip(case.floats, bench.example.floats, strict=True)]
-    for _ in range(2):
-        floats = tuple(x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True))
-        if any(off(a, b) > 1e-3 * largest(b) for a, b in zip(bench.at(case, floats, dy).y, true, strict=True)):
-            return True
-    return False
-
-
-def lost(bench: Bench, draw: Draw, k: int) -> bool:
-    """Whether leaf k is off at an unusual input by what is rounding in float64, where float32 leaves nothing of it."""
-    ours, true = bench.pull(*draw).cotangents[k], bench.truth(*draw).cotangents[k]
-    if draw[0].ordinary or off(ours, true) > 1e-6 * largest(true):
-        return False
-    try:
-        return off(bench.pull(*draw, "float32").cotangents[k], ours) > 0.1 * largest(ours)
-    except Refused:
-        return False
-
-
-LOOPS = {"scan", "while"}
-LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
-
-
-def solves(bench: Bench) -> bool:
-    """Whether the subject or the definition decomposes a matrix."""
-    return bool(LINALG & (bench.primitives | bench.defined))
-
-
-def loops(bench: Bench) -> bool:
-    """Whether the subject or the definition holds a loop."""
-    return bool(LOOPS & (bench.primitives | bench.defined))
-
-
-def implicit(bench: Bench) -> bool:
-    """Whether the rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
-    return bool(LOOPS & bench.defined and LINALG & (bench.primitives - bench.defined))
-
-
-def runaway(bench: Bench, draw: Draw, k: int) -> bool:
-    """Whether the definition holds a loop, and its gradient has grown in it by orders of magnitude: what is meant to
-    converge does not do so at this unusual input."""
-    if draw[0].ordinary or not loops(bench):
-        return False
-    return largest(bench.truth(*draw).cotangents[k]) > 1e6 * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
-
-
-def alike(bench: Bench, draw: Draw, room: float = 1e-6) -> bool:
-    """Whether the subject's output is the definition's."""
-    pairs = zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
-    return all(off(a, b) <= room * largest(b) for a, b in pairs if a.shape == b.shape)
-
-
-def elsewhere(bench: Bench, draw: Draw) -> bool:
-    """Whether the function itself, without its rule, is finite and another one than the definition at an unusual input
-    of the example's sizes, and its forward says so too: then the definition's gradient is not what it should have."""
-    case = draw[0]
-    if case.ordinary or case.shapes != bench.example.shapes or bench.random:
-        return False
-    return _once(_elsewhere, bench, draw)
-
-
-def _elsewhere(bench: Bench, draw: Draw) -> bool:
-    run = bench.memo.setdefault("primal", bench.compiled(bench.flat.primal))
-    try:
-        itself = bench.guarded("forward", lambda: [np.asarray(v) for v in run(*draw[0].at("float64"))], "float64")
-    except Refused:
-        return False
-    true, forward = bench.truth(*draw).y, bench.own(*draw).y
-    other = any(off(a, b) > max(1e-6, blur(bench)) * largest(b) for a, b in zip(itself, true, strict=True))
-    same = all(off(a, b) <= max(1e-9, blur(bench)) * largest(b) for a, b in zip(forward, itself, strict=True))
-    return other and same and (solves(bench) or all(np.isfinite(v).all() for v in itself))
-
-
-def unshown(bench: Bench, draw: Draw) -> bool:
-    """Whether a leaf that is above zero in the example is not so here, where the output is not the definition's."""
-    pairs = zip(bench.example.floats, draw[0].floats, strict=True)
-    return any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in pairs) and not alike(bench, draw)
-
-
 def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarray:
     """The elements of leaf k that are other numbers than the truth in float64 too: for the dense law to judge."""
     true = bench.truth(*draw, dtype).cotangents[k]
@@ -310,7 +202,7 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
     # errors add up in a loop, not alike in both, and one that stops when little changes leaves that little
-    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if loops(bench) else 1)
+    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if "scan" in bench.either else 1)
     if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]

@@ -108,7 +108,7 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
     """A cotangent that has overflowed leaves nothing behind for the next call."""
-    if bench.spoil or DECOMPOSED & (bench.primitives | bench.defined):
+    if bench.spoil or DECOMPOSED & bench.either:
         return
     with suppress(Refused):  # what refuses an infinity is free to
         interleaved(bench, (draw[0], "infinite", tuple(np.full_like(d, np.inf) for d in draw[2])))

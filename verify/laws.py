@@ -13,6 +13,7 @@ import numpy as np
 from verify import budget, calls, inputs, kernels, precision
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
+from verify.excuses import SHAPED, alike, excuse
 from verify.inputs import Case, single
 from verify.law import Breach, Law, Plan, leaves, refusal
 from verify.subject import wide
@@ -45,9 +46,6 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
 
 
-SHAPED = ("rank", "broadcast", "multiple", "empty")
-
-
 def _parted(bench: Bench, case: Case) -> bool:
     """Whether two axes that are alike in the example are not here, or the longer one has become the shorter: what the
     rule asks of them the reference need not ask."""
@@ -76,7 +74,7 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         bench.comparisons += 1
         gap = off(mine, true)
         if not np.isfinite(gap):
-            why = _excuse(bench, draw, k)
+            why = excuse(bench, draw, k)
             if not (why or case.ordinary or finite(truth.y)):
                 why = "; the definition's own output is not finite there"
             yield Breach("finite", k, np.inf, f"not finite where the truth is{why}", draw, (mine, true), bool(why))
@@ -99,53 +97,8 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
                 note=True,
             )
             continue
-        why = _excuse(bench, draw, k)
+        why = excuse(bench, draw, k)
         yield Breach("dense", k, size, f"off by {gap:.2g}, allowed {room:.1g}{why}", draw, (mine, true), bool(why))
-
-
-def _excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> str:
-    """Why a difference in leaf k, or in an output, at an unusual input may be nobody's mistake; "" if it is one."""
-    case = draw[0]
-    if case.ordinary or bench.flat.subject.estimator:
-        return ""
-    same = budget.alike(bench, draw) and finite(bench.truth(*draw).y)
-    if case.label.startswith((inputs.NEGATIVE, inputs.BELOW) if same else inputs.UNSHOWN):
-        return "; the example shows nothing of the kind"
-    masks = [i for i, x in enumerate(bench.example.floats) if inputs.Domain.of(x).binary]
-    whole = range(len(case.floats), len(case.floats + case.others))
-    if case.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole))):
-        return "; it is not a number that is broadcast"
-    if budget.implicit(bench):
-        return "; its rule holds where the loop has converged, and it may not have there"
-    far = case.label.startswith(inputs.EXTREME) and budget.loops(bench)
-    if (far or "while" in bench.primitives) and case.shapes == bench.example.shapes:
-        return "; its loop until convergence may not be made for such values"
-    if "while" in bench.primitives and not budget.alike(bench, draw, 1e-10):
-        return "; its loop until convergence may not be made for such sizes"
-    if k is not None and case.label.startswith(inputs.HUGE) and finite(bench.pull(*draw).cotangents):
-        return "; so far out digits cancel"
-    if case.label.startswith((*inputs.HUGE, *inputs.BEYOND, *SHAPED)) and not same:
-        return "; its output is another one there too"
-    if budget.elsewhere(bench, draw):
-        return "; the function itself is another one there"
-    if budget.unshown(bench, draw):
-        return "; the example shows only what is above zero"
-    if k is not None and budget.runaway(bench, draw, k):
-        return "; its loop does not converge there"
-    if k is None and not finite(bench.truth(*draw).cotangents):
-        return "; the definition has no finite gradient there"
-    outputs = [v for v in bench.truth(*draw).y if v.size]
-    if outputs and not any(np.isfinite(v).any() for v in outputs):
-        return "; the definition's own output is not finite there"
-    if budget.jumps(bench, draw):
-        return "; the definition jumps there"
-    if k is not None and budget.lost(bench, draw, k):
-        return "; in float32 nothing of it is left"
-    some, judged = ([k], range(len(bench.truth(*draw).y))) if k is not None else (leaves(bench), [output])
-    doubtful = any(budget.doubtful(bench, draw, i) for i in some)
-    if k is None or case.shapes != bench.example.shapes:  # a system that other sizes have made singular
-        doubtful |= any(budget.doubtful(bench, draw, None, j) for j in judged)
-    return "; the definition itself loses everything in float32 there" * doubtful
 
 
 def _smooth(draw: Draw) -> bool:
@@ -218,7 +171,7 @@ def value(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 room, noise = max(room, 1e-6 * largest(true)), min(noise, largest(true))
             room += down * noise
             if not gap <= room:
-                why = _excuse(bench, draw, output=i)
+                why = excuse(bench, draw, output=i)
                 size, text = (
                     gap / max(largest(true), 1e-300),
                     f"output {i} is off by {gap:.2g}: the forward differs{why}",
@@ -352,7 +305,7 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
         try:
             for breach in _compared(varied, plan, draw):
                 # nobody promised a setting with which the output is another one too
-                yield replace(breach, law="settings", note=breach.note or not budget.alike(other, draw))
+                yield replace(breach, law="settings", note=breach.note or not alike(other, draw))
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
         bench.comparisons += 1
@@ -369,7 +322,7 @@ def _settings(bench: Bench) -> Iterator[tuple[Bench, Draw]]:
 def setting_only(bench: Bench, plan: Plan):
     for other, draw in _settings(bench):
         with suppress(Refused):
-            if finite(other.truth(*draw).y) and budget.alike(other, draw):
+            if finite(other.truth(*draw).y) and alike(other, draw):
                 yield "x1.01", None, lambda s, dy, mode, n: replace(s, cotangents=tuple(1.01 * c for c in s.cotangents))
                 return
 

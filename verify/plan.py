@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from verify import budget, inputs, oracles
+from verify import inputs, oracles
 from verify.bench import Bench, Refused, finite, narrow
 from verify.calls import interleaved
+from verify.excuses import LINALG, LOOPS
 from verify.inputs import Case
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
@@ -176,8 +177,8 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     inner = bench.memo["inner"]  # what the subject computes in a narrower dtype ends where that does
     beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
     beyond += inputs.FAR if inner == "float16" else ()
-    beyond += inputs.HUGE if budget.solves(bench) else ()  # whose squares overflow in float32
-    pointers = bool(POINTED & (bench.primitives | bench.defined))
+    beyond += inputs.HUGE if LINALG & bench.either else ()  # whose squares overflow in float32
+    pointers = bool(POINTED & bench.either)
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
     cases = inputs.values(bench.example, rng, tuple(own[:6]), pointers, counts)
     return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
@@ -185,7 +186,7 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
-    long = 37 if budget.LINALG & names else 131 if large else 307 if budget.LOOPS & names else 1027
+    long = 37 if LINALG & names else 131 if large else 307 if LOOPS & names else 1027
     found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
     return islice(_with_noise(bench, found, rng), 6 if large else 15)
 

@@ -11,6 +11,7 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
+from verify.excuses import LINALG, LOOPS, Place, elsewhere, jumps, positive_only, runaway
 from verify.inputs import FAR, HUGE, TINY, UNSHOWN, ordinary, single
 from verify.law import Breach, Plan, leaves
 
@@ -110,7 +111,7 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             if gap > 8 * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
                 # along a loop of the definition errors grow as in the formula, and JAX itself scatters in this dtype
-                note = bool(budget.LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
+                note = bool(LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
 
 
@@ -201,15 +202,15 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         gap, theirs = off(mine, true), off(rough, true)
         far = draw[0].label.startswith(FAR)
         out = far and dtype != bench.native
-        beyond = draw[0].label.startswith((*TINY, *HUGE)) or (out and budget.loops(bench))
+        beyond = draw[0].label.startswith((*TINY, *HUGE)) or bool(out and LOOPS & bench.either)
         if not finite((mine,)):
-            text = f"not finite in {dtype}, where the definition's own gradient is"
+            text, place = f"not finite in {dtype}, where the definition's own gradient is", Place(bench, draw, k)
             # far out a right formula may overflow too; it counts where there is a gradient to be had
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
-            note = beyond or little or budget.runaway(bench, draw, k) or budget.jumps(bench, draw)
+            note = beyond or little or runaway(place) or jumps(place)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
-            note = note or budget.unshown(bench, draw) or budget.elsewhere(bench, draw)
-            note = note or (far and budget.solves(bench))  # whose squares and cubes overflow
+            note = note or positive_only(place) or elsewhere(place)
+            note = note or bool(far and LINALG & bench.either)  # whose squares and cubes overflow
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:

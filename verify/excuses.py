@@ -1,0 +1,216 @@
+"""Why a difference at an unusual input may be nobody's mistake: then it is told in a note, and fails nothing.
+
+An adversary leaves the domain for which a function was written; whether he has done so is asked here, of the example,
+of the definition and of the function itself. Ordinary inputs are never excused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from verify import inputs
+from verify.bench import Bench, Refused, finite
+from verify.budget import Draw, blur, largest, off, usual
+from verify.inputs import Domain, Leaves
+
+SHAPED = ("rank", "broadcast", "multiple", "empty")
+LOOPS = {"scan", "while"}
+LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a difference was seen: at which draw, in the cotangent of float leaf k or, with k None, in an output."""
+
+    bench: Bench
+    draw: Draw
+    k: int | None = None
+    output: int = 0
+
+    @property
+    def label(self) -> str:
+        return self.draw[0].label
+
+    @property
+    def resized(self) -> bool:
+        return self.draw[0].shapes != self.bench.example.shapes
+
+    @property
+    def true(self) -> Any:
+        return self.bench.truth(*self.draw)
+
+    def once(self, ask: Callable[["Place"], Any]) -> Any:
+        """ask(self), which is the same for each leaf and each canary: asked once at one case."""
+        key = ask.__name__, id(self.draw[0])
+        if key not in self.bench.memo:
+            self.bench.memo[key] = ask(self), self.draw[0]  # holding the case keeps its id its own
+        return self.bench.memo[key][0]
+
+
+def excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> str:
+    """Why a difference in leaf k, or in an output, may be nobody's mistake; "" if it is one."""
+    if draw[0].ordinary or bench.flat.subject.estimator:
+        return ""
+    place = Place(bench, draw, k, output)
+    return next((f"; {why}" for why, holds in EXCUSES if holds(place)), "")
+
+
+def alike(bench: Bench, draw: Draw, room: float = 1e-6) -> bool:
+    """Whether the subject's output is the definition's."""
+    pairs = zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
+    return all(off(a, b) <= room * largest(b) for a, b in pairs if a.shape == b.shape)
+
+
+def _same(place: Place) -> bool:
+    return alike(place.bench, place.draw) and finite(place.true.y)
+
+
+def _not_shown(place: Place) -> bool:
+    return place.label.startswith((inputs.NEGATIVE, inputs.BELOW) if _same(place) else inputs.UNSHOWN)
+
+
+def _mask_broadcast(place: Place) -> bool:
+    floats, others = place.bench.example.floats, place.bench.example.others
+    masks = [i for i, x in enumerate(floats) if Domain.of(x).binary]
+    whole = range(len(floats), len(floats + others))
+    return place.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole)))
+
+
+def _implicit(place: Place) -> bool:
+    """The rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
+    bench = place.bench
+    return bool(LOOPS & bench.defined and LINALG & (bench.primitives - bench.defined))
+
+
+def _loop_of_values(place: Place) -> bool:
+    far = place.label.startswith(inputs.EXTREME) and bool(LOOPS & place.bench.either)
+    return (far or "while" in place.bench.primitives) and not place.resized
+
+
+def _loop_of_sizes(place: Place) -> bool:
+    return "while" in place.bench.primitives and not alike(place.bench, place.draw, 1e-10)
+
+
+def _cancels(place: Place) -> bool:
+    far = place.k is not None and place.label.startswith(inputs.HUGE)
+    return far and finite(place.bench.pull(*place.draw).cotangents)
+
+
+def _other_output(place: Place) -> bool:
+    return place.label.startswith((*inputs.HUGE, *inputs.BEYOND, *SHAPED)) and not _same(place)
+
+
+def elsewhere(place: Place) -> bool:
+    """The function, without its rule, is finite and another one than the definition, and its forward says so too: then
+    the definition's gradient is not what it should have. At sizes of the example's only."""
+    if place.draw[0].ordinary or place.resized or place.bench.random:
+        return False
+    return place.once(_elsewhere)
+
+
+def _elsewhere(place: Place) -> bool:
+    bench, draw = place.bench, place.draw
+    run = bench.memo.setdefault("primal", bench.compiled(bench.flat.primal))
+    try:
+        itself = bench.guarded("forward", lambda: [np.asarray(v) for v in run(*draw[0].at("float64"))], "float64")
+    except Refused:
+        return False
+    forward, true = bench.own(*draw).y, place.true.y
+    other = any(off(a, b) > max(1e-6, blur(bench)) * largest(b) for a, b in zip(itself, true, strict=True))
+    same = all(off(a, b) <= max(1e-9, blur(bench)) * largest(b) for a, b in zip(forward, itself, strict=True))
+    return other and same and (bool(LINALG & bench.either) or finite(tuple(itself)))
+
+
+def positive_only(place: Place) -> bool:
+    """A leaf that is above zero in the example is not so here, where the output is not the definition's."""
+    pairs = zip(place.bench.example.floats, place.draw[0].floats, strict=True)
+    left = any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in pairs)
+    return left and not alike(place.bench, place.draw)
+
+
+def runaway(place: Place) -> bool:
+    """The definition holds a loop, and its gradient has grown in it by orders of magnitude."""
+    bench, draw, k = place.bench, place.draw, place.k
+    if draw[0].ordinary or k is None or not LOOPS & bench.either:
+        return False
+    return largest(place.true.cotangents[k]) > 1e6 * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
+
+
+def _no_gradient(place: Place) -> bool:
+    return place.k is None and not finite(place.true.cotangents)
+
+
+def _no_output(place: Place) -> bool:
+    outputs = [v for v in place.true.y if v.size]
+    return bool(outputs) and not any(np.isfinite(v).any() for v in outputs)
+
+
+def jumps(place: Place) -> bool:
+    """The definition's own output jumps: a choice between equals, which may be another."""
+    return not (place.draw[0].ordinary or place.bench.oracle.slack) and place.once(_jumps)
+
+
+def _jumps(place: Place) -> bool:
+    bench, (case, _, dy) = place.bench, place.draw
+    rng, true = np.random.default_rng(0), place.true.y
+    sizes = [largest(x) or largest(y) for x, y in zip(case.floats, bench.example.floats, strict=True)]
+    for _ in range(2):
+        floats: Leaves = tuple(
+            x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True)
+        )
+        if any(off(a, b) > 1e-3 * largest(b) for a, b in zip(bench.at(case, floats, dy).y, true, strict=True)):
+            return True
+    return False
+
+
+def _lost(place: Place) -> bool:
+    """Off by what is rounding in float64, where float32 leaves nothing of the leaf."""
+    if place.k is None:
+        return False
+    bench, draw, k = place.bench, place.draw, place.k
+    ours, true = bench.pull(*draw).cotangents[k], place.true.cotangents[k]
+    if off(ours, true) > 1e-6 * largest(true):
+        return False
+    try:
+        return off(bench.pull(*draw, "float32").cotangents[k], ours) > 0.1 * largest(ours)
+    except Refused:
+        return False
+
+
+def _doubtful(place: Place) -> bool:
+    """In float32 the definition's own gradient, or its output, is not finite, or off by a tenth."""
+    bench, draw, k = place.bench, place.draw, place.k
+    if bench.oracle.slack or bench.random:
+        return False
+    try:
+        rough = bench.plain(*draw, "float32")
+    except Refused:
+        return False
+    gone = lambda a, b: a.shape == b.shape and off(a, b) > 0.1 * largest(b)  # noqa: E731
+    true = place.true
+    leaves = range(len(true.cotangents)) if k is None else (k,)
+    if any(gone(rough.cotangents[i], true.cotangents[i]) for i in leaves):
+        return True
+    judged = (place.output,) if k is None else range(len(true.y)) if place.resized else ()  # a system made singular
+    return any(gone(rough.y[j], true.y[j]) for j in judged)
+
+
+EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
+    ("the example shows nothing of the kind", _not_shown),
+    ("it is not a number that is broadcast", _mask_broadcast),
+    ("its rule holds where the loop has converged, and it may not have there", _implicit),
+    ("its loop until convergence may not be made for such values", _loop_of_values),
+    ("its loop until convergence may not be made for such sizes", _loop_of_sizes),
+    ("so far out digits cancel", _cancels),
+    ("its output is another one there too", _other_output),
+    ("the function itself is another one there", elsewhere),
+    ("the example shows only what is above zero", positive_only),
+    ("its loop does not converge there", runaway),
+    ("the definition has no finite gradient there", _no_gradient),
+    ("the definition's own output is not finite there", _no_output),
+    ("the definition jumps there", jumps),
+    ("in float32 nothing of it is left", _lost),
+    ("the definition itself loses everything in float32 there", _doubtful),
+)
