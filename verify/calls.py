@@ -13,6 +13,7 @@ from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import Draw, largest, off
 from verify.inputs import Domain, Leaves, is_key
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
+from verify.subject import Flat
 
 
 def structure(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -124,14 +125,16 @@ def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[
 DECOMPOSED = {"eigh", "eig", "svd", "schur"}  # which may never come back from an infinity
 
 
-def interleaved(bench: Bench, *draws: Draw) -> list[Sample]:
-    """Forward for all draws, then the way back for all, uncompiled."""
+def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = ()) -> list[Sample]:
+    """Forward for all draws, then the way back for all, uncompiled; of each of `nested` the last comes back first."""
+    flats, turn = (nested, -1) if nested else ((bench.flat,) * len(draws), 1)
 
     def run():
         down = [bench.cotangent(case, dy, bench.native) for case, _, dy in draws]
-        values = [tuple(map(as_arrays, case.at(bench.native))) for case, _, _ in draws]
-        ahead = [bench.flat.pullback(floats, others) for floats, others in values]
-        return [sample(y, pull(as_arrays(d))) for (y, pull), d in zip(ahead, down, strict=True)]
+        values = [[as_arrays(leaves) for leaves in case.at(bench.native)] for case, _, _ in draws]
+        ahead = [flat.pullback(floats, others) for flat, (floats, others) in zip(flats, values, strict=True)]
+        back = [sample(y, pull(as_arrays(d))) for (y, pull), d in list(zip(ahead, down, strict=True))[::turn]]
+        return back[::turn]
 
     try:
         return bench.guarded("backward", run, bench.native)
@@ -142,6 +145,21 @@ def interleaved(bench: Bench, *draws: Draw) -> list[Sample]:
         except Refused as earlier:
             raise earlier from refused
         raise
+
+
+def settled(bench: Bench, other: Bench, draw: Draw) -> Iterator[Breach]:
+    """Two calls with different settings, one within the other, do not know of each other."""
+    if bench.spoil:
+        return
+    with suppress(Refused):
+        flats = bench.flat, other.flat
+        alone = [interleaved(bench, draw, nested=(flat,))[0] for flat in flats]
+        for got, right in zip(interleaved(bench, draw, draw, nested=flats), alone, strict=True):
+            for k, (a, b) in enumerate(zip(got.cotangents, right.cotangents, strict=True)):
+                bench.comparisons += 1
+                if off(a, b) > 1e-3 * largest(b):
+                    text = f"beside a call with other settings the result is off by {off(a, b):.2g} from that alone"
+                    yield Breach("settings", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
 
 
 def as_arrays(leaves: Leaves) -> Leaves:

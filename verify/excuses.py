@@ -104,10 +104,17 @@ def _other_output(place: Place) -> bool:
 
 def elsewhere(place: Place) -> bool:
     """The function, without its rule, is finite and another one than the definition, and its forward says so too: then
-    the definition's gradient is not what it should have. At sizes of the example's only."""
-    if place.draw[0].ordinary or place.resized or place.bench.random:
+    the definition's gradient is not what it should have. At the example's sizes, and where an axis has become so short
+    that what points into it had to be folded: pairs of two may then be pairs of one with itself."""
+    if place.draw[0].ordinary or place.bench.random or (place.resized and not _folded(place)):
         return False
     return place.once(_elsewhere)
+
+
+def _folded(place: Place) -> bool:
+    pairs = zip(place.bench.example.others, place.draw[0].others, strict=True)
+    whole = [(np.asarray(x), np.asarray(y)) for x, y in pairs if not inputs.is_key(x)]
+    return any(x.dtype.kind in "iu" and x.size and y.size and y.max() < x.max() for x, y in whole)
 
 
 def _elsewhere(place: Place) -> bool:

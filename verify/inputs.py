@@ -626,7 +626,8 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         yield plan("long axis 0", long, *(PRIMES[i % 3] for i in range(k - 1)))
     yield plan("on tile", *[8] * (k - 1), 256)
     for group in [g for g in sets if len(g) > 1][:2]:
-        for axis in group[:2]:
+        several = [i for i, _ in group]
+        for axis in [a for a in group if several.count(a[0]) == 1][:2]:  # a matrix of an axis with itself is no row
             yield f"broadcast {axis[0]}", {axis: 1}
             yield f"multiple {axis[0]}", {axis: 2 * np.shape(leaves[axis[0]])[axis[1]]}
     yield plan("two", *[2] * k)

@@ -308,6 +308,7 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield replace(breach, law="settings", note=breach.note or not alike(other, draw))
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
+        yield from calls.settled(bench, other, draw)
         bench.comparisons += 1
 
 
