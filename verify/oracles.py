@@ -2,11 +2,13 @@
 
 An oracle shares no code with what it judges. The definition is traced and every custom rule in it is replaced by the
 function that the rule decorates, so plain `jax.vjp` applies; which oracle was found, and how strong it is, goes into
-the report.
+the report. JAX's own rules, as that of `jnp.logaddexp`, stay: they are there because the derivative of what they
+decorate is another one somewhere, at equal arguments for instance.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from verify.subject import Flat, wide
 
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 INLINE = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+
+JAX = str(Path(jax.__file__).parent)
 
 Around = Callable[[Any, list, Callable[..., list]], list]
 
@@ -47,29 +51,40 @@ def look(jaxprs: list[Any]) -> tuple[set[str], bool, int]:
     return names, symbolic, count
 
 
-def rules_in(jaxpr: Any) -> list[str]:
-    """The names of the functions with custom rules that a jaxpr calls, however deep."""
-    found = []
-    for eqn in open_jaxpr(jaxpr).eqns:
-        if eqn.primitive.name in CUSTOM:
-            inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
-            found.append(getattr(open_jaxpr(inner).debug_info, "func_name", "?"))
-        for _, inner in inner_jaxprs(eqn.params):
-            found += rules_in(inner)
-    return sorted(set(found))
+def rules_in(jaxpr: Any) -> tuple[list[str], list[str]]:
+    """The names of the functions with custom rules that a jaxpr calls, however deep: JAX's own, and others."""
+    found: tuple[set[str], set[str]] = set(), set()
+    waiting = [open_jaxpr(jaxpr)]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            if eqn.primitive.name in CUSTOM:
+                name = getattr(_decorated(eqn).debug_info, "func_name", "?")
+                found[0 if is_jax(eqn) else 1].add(name)
+            waiting += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+    return sorted(found[0]), sorted(found[1])
 
 
-def strip(closed: ClosedJaxpr, around: Around | None = None) -> Callable[..., list]:
-    """A function of the jaxpr's inputs that computes the same without any custom rule.
+def _decorated(eqn: Any) -> Any:
+    return open_jaxpr(eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr"))
+
+
+def is_jax(eqn: Any) -> bool:
+    """Whether an equation calls a function of JAX's own with a custom rule."""
+    where = getattr(_decorated(eqn).debug_info, "func_filename", None)
+    return eqn.primitive.name in CUSTOM and str(where).startswith(JAX)
+
+
+def strip(closed: ClosedJaxpr, around: Around | None = None, whole: bool = False) -> Callable[..., list]:
+    """A function of the jaxpr's inputs that computes the same without custom rules; JAX's own go too if it is `whole`.
 
     `around(eqn, values, bind)` gives the results of an equation of these values in place of bind(eqn, values), which
     takes parameters to be changed by name.
     """
 
     def bind(eqn, values, **changed):
-        if inner := inlined(eqn):
-            return strip(inner, around)(*values)
-        return _bind(eqn, values, changed)
+        if inner := inlined(eqn, whole):
+            return strip(inner, around, whole)(*values)
+        return _bind(eqn, values, changed, whole)
 
     def run(*inputs):
         env = dict(zip(closed.jaxpr.invars, inputs, strict=True))
@@ -87,30 +102,33 @@ def strip(closed: ClosedJaxpr, around: Around | None = None) -> Callable[..., li
     return run
 
 
-def inlined(eqn: Any) -> ClosedJaxpr | None:
-    """What an equation calls as it stands: a jitted or remembered function, or one that carries a custom rule."""
-    if eqn.primitive.name not in (*CUSTOM, *INLINE):
+def inlined(eqn: Any, whole: bool = False) -> ClosedJaxpr | None:
+    """What an equation calls as it stands: a jitted or remembered function, or one that carries a custom rule; one of
+    JAX's own only if it is `whole`."""
+    name = eqn.primitive.name
+    if name not in INLINE and (name not in CUSTOM or (is_jax(eqn) and not whole)):
         return None
     inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr") or eqn.params["jaxpr"]
     return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
 
 
-def _bind(eqn: Any, values: list, changed: dict[str, Any]) -> list:
+def _bind(eqn: Any, values: list, changed: dict[str, Any], whole: bool) -> list:
     params = eqn.params | changed
+    ruled = lambda v: isinstance(v, ClosedJaxpr) and any(rules_in(v)[0 if whole else 1 :])  # noqa: E731
     for key, value in params.items():
-        if isinstance(value, ClosedJaxpr) and rules_in(value):
-            params[key] = _stripped(value)
-        elif isinstance(value, tuple) and any(isinstance(v, ClosedJaxpr) and rules_in(v) for v in value):
-            params[key] = tuple(_stripped(v) if isinstance(v, ClosedJaxpr) else v for v in value)
+        if ruled(value):
+            params[key] = _stripped(value, whole)
+        elif isinstance(value, tuple) and any(map(ruled, value)):
+            params[key] = tuple(_stripped(v, whole) if isinstance(v, ClosedJaxpr) else v for v in value)
     bound = eqn.primitive.get_bind_params(params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple in some versions of jax
     out = eqn.primitive.bind(*functions, *values, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def _stripped(closed: ClosedJaxpr) -> ClosedJaxpr:
+def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
     """The jaxpr of a loop or branch without custom rules, for the same inputs and outputs."""
-    return jax.make_jaxpr(strip(closed))(*closed.in_avals)
+    return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)
 
 
 @dataclass(frozen=True)
@@ -127,10 +145,15 @@ class Oracle:
 
 
 def without_rules(f: Callable[[tuple, tuple], tuple], moving: bool = False) -> Callable[[tuple, tuple], tuple]:
-    """f(floats, others) with the custom rules inside it taken out, and, if `moving`, without stopped gradients."""
+    """f(floats, others) with the custom rules inside it taken out, and, if `moving`, without stopped gradients.
+
+    JAX's own rules stay, but where there are no others: then they are what is asked about.
+    """
 
     def plain(floats, others):
-        return again(jaxpr_of(f, floats, others), _unstopped if moving else None)(floats, others)
+        closed = jaxpr_of(f, floats, others)
+        whole = not moving and not rules_in(closed)[1]
+        return again(closed, _unstopped if moving else None, whole)(floats, others)
 
     return plain
 
@@ -141,9 +164,9 @@ def jaxpr_of(f: Callable[[tuple, tuple], tuple], floats: tuple, others: tuple) -
     return jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))(*leaves)
 
 
-def again(closed: ClosedJaxpr, around: Around | None = None) -> Callable[[tuple, tuple], tuple]:
+def again(closed: ClosedJaxpr, around: Around | None = None, whole: bool = False) -> Callable[[tuple, tuple], tuple]:
     """What `jaxpr_of` has made, as a function of (floats, others) again, run by `strip`."""
-    return lambda floats, others: tuple(strip(closed, around)(*jax.tree.leaves((floats, others))))
+    return lambda floats, others: tuple(strip(closed, around, whole)(*jax.tree.leaves((floats, others))))
 
 
 def _unstopped(eqn: Any, values: list, bind: Callable[..., list]) -> list:
@@ -165,12 +188,14 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
     subject, notes = flat.subject, []
     custom, sure = _traced(flat.primal, floats, others)
     if subject.reference is not None:
-        inside, error = _rules(flat.reference, floats, others)
+        (known, inside), error = _rules(flat.reference, floats, others)
         if error:
             notes.append(f"the reference does not run in float64 ({error}); it was not used")
         elif subject.reference is subject.primal:
             notes.append("the reference is the subject itself: what is compared with is its own forward, without rules")
         else:
+            if known:
+                notes.append(f"the reference calls JAX's own custom rules ({', '.join(known)}); they were trusted")
             if inside:
                 notes.append(
                     f"the reference calls custom rules ({', '.join(inside)}); they were taken out where possible"
@@ -196,17 +221,17 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
     return Oracle("finite differences", strength, flat.primal, differences(flat.primal), 1e-6), notes
 
 
-def _traced(f: Callable, floats: tuple, others: tuple) -> tuple[list[str], bool]:
+def _traced(f: Callable, floats: tuple, others: tuple) -> tuple[bool, bool]:
     names, error = _rules(f, floats, others)
-    return names, not error
+    return any(names), not error
 
 
-def _rules(f: Callable, floats: tuple, others: tuple) -> tuple[list[str], str]:
+def _rules(f: Callable, floats: tuple, others: tuple) -> tuple[tuple[list[str], list[str]], str]:
     try:
         with wide("float64"):
             return rules_in(jax.make_jaxpr(f)(floats, others)), ""
     except Exception as error:  # noqa: BLE001 - a stranger's code; the text goes into the report
-        return [], brief(error)
+        return ([], []), brief(error)
 
 
 def _differentiable(f: Callable, floats: tuple, others: tuple) -> bool:

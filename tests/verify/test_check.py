@@ -222,7 +222,28 @@ def test_reference_that_is_the_subject_or_has_rules_is_said():
     assert "the reference is the subject itself" in str(report)
     report = verify.check(zoo.RIGHT["relu_"]()[0], zoo.example(3, 4), reference=jax.nn.relu, level="quick")
     assert report.verdict == "pass", str(report)
-    assert "the reference calls custom rules (relu)" in str(report)
+    assert "the reference calls JAX's own custom rules (relu)" in str(report)
+    report = verify.check(f, zoo.example(3), reference=lambda x: f(x) + 0, level="quick")
+    assert "the reference calls custom rules (f)" in str(report)
+
+
+def test_rules_of_jax_itself_are_trusted_within_others_and_judged_alone():
+    """At equal arguments the formula of logaddexp has another derivative than its rule, which is right."""
+
+    def pair(x, y):
+        return jnp.logaddexp(x, y) ** 2
+
+    def bwd(r, d):
+        x, y = r
+        g = 2 * d * jnp.logaddexp(x, y)
+        return g * jax.nn.sigmoid(x - y), g * jax.nn.sigmoid(y - x)
+
+    args = zoo.example(5), zoo.example(5, seed=1)
+    rule = zoo.rule(pair, lambda x, y: (pair(x, y), (x, y)), bwd)
+    for reference in (pair, None):
+        report = verify.check(rule, *args, reference=reference)
+        assert report.verdict == "pass", str(report)
+    assert verify.check(jax.nn.relu, args[0], level="quick").oracle == "own forward"
 
 
 def test_a_function_without_a_rule_is_not_passed_on_its_own_word():
