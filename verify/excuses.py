@@ -5,16 +5,20 @@ of the definition and of the function itself. Ordinary inputs are never excused.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_dtypes import finfo
 
 from verify import inputs
 from verify.bench import Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, usual
-from verify.inputs import Domain, Leaves
+from verify.inputs import Domain, Leaves, is_float
+from verify.oracles import again, dense, jaxpr_of
 
+NEVER = 1e18
 SHAPED = ("rank", "broadcast", "multiple", "empty")
 LOOPS = {"scan", "while"}
 LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
@@ -28,6 +32,7 @@ class Place:
     draw: Draw
     k: int | None = None
     output: int = 0
+    infinite: bool = False
 
     @property
     def label(self) -> str:
@@ -49,11 +54,11 @@ class Place:
         return self.bench.memo[key][0]
 
 
-def excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0) -> str:
-    """Why a difference in leaf k, or in an output, may be nobody's mistake; "" if it is one."""
+def excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0, infinite: bool = False) -> str:
+    """Why a difference in leaf k, or in an output, may be nobody's mistake; "" if it is one. It may be `infinite`."""
     if draw[0].ordinary or bench.flat.subject.estimator:
         return ""
-    place = Place(bench, draw, k, output)
+    place = Place(bench, draw, k, output, infinite)
     return next((f"; {why}" for why, holds in EXCUSES if holds(place)), "")
 
 
@@ -150,8 +155,10 @@ def _no_gradient(place: Place) -> bool:
 
 
 def _no_output(place: Place) -> bool:
+    """Not finite; or as large as what stands for the logarithm of zero in many a program."""
     outputs = [v for v in place.true.y if v.size]
-    return bool(outputs) and not any(np.isfinite(v).any() for v in outputs)
+    far = max(map(largest, place.draw[0].floats), default=0.0) > 1e6
+    return bool(outputs) and not any((np.isfinite(v) if far else np.abs(v) < NEVER).any() for v in outputs)
 
 
 def jumps(place: Place) -> bool:
@@ -204,6 +211,48 @@ def _doubtful(place: Place) -> bool:
     return any(gone(rough.y[j], true.y[j]) for j in judged)
 
 
+def through_infinity(place: Place, dtype: Any = "float64") -> bool:
+    """As by the logarithm of zero; where nothing is masked, for which infinities are a way."""
+    masks = [x for x in place.bench.example.others if not inputs.is_key(x) and x.dtype == bool]
+    masks += [x for x in place.bench.example.floats if Domain.of(x).binary]
+    return not masks and overflows(place, dtype)
+
+
+def overflows(place: Place, dtype: Any) -> bool:
+    """On the definition's own way forth and back in this dtype something becomes infinite, or nearly so, as it does not
+    at the example."""
+    first = Place(place.bench, place.bench.memo["draws"][0])
+    return _infinite(place, dtype) and not _infinite(first, dtype)
+
+
+def _infinite(place: Place, dtype: Any) -> bool:
+    bench, (case, label, dy) = place.bench, place.draw
+    key = "infinite", id(case), label, str(dtype)
+    if key not in bench.memo:
+        found = []
+
+        def around(eqn, values, bind):
+            out = bind(eqn, values)
+            found.append(_all_within(values) and not _all_within(out))
+            return out
+
+        def run():
+            floats, others = case.at(dtype)
+            back = lambda floats, others: dense(bench.oracle.primal)(floats, others, dy)  # noqa: E731
+            again(jaxpr_of(back, floats, others), around)(floats, others)
+
+        with suppress(Refused):
+            bench.guarded("reference", run, dtype)
+        bench.memo[key] = any(found), case
+    return bench.memo[key][0]
+
+
+def _all_within(values: list) -> bool:
+    """Whether no float among the values is near the end of its dtype."""
+    floats = [np.asarray(v) for v in values if is_float(v)]
+    return all((np.abs(v) < float(finfo(v.dtype).max) / 64).all() for v in floats)
+
+
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
     ("the example shows nothing of the kind", _not_shown),
     ("it is not a number that is broadcast", _mask_broadcast),
@@ -218,6 +267,7 @@ EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
     ("the definition has no finite gradient there", _no_gradient),
     ("the definition's own output is not finite there", _no_output),
     ("the definition jumps there", jumps),
+    ("the definition itself goes through infinity there", lambda place: place.infinite and through_infinity(place)),
     ("in float32 nothing of it is left", _lost),
     ("the definition itself loses everything in float32 there", _doubtful),
 )

@@ -36,24 +36,30 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             refused.append((draw, error))
             continue
         taken.append(draw)
-        yield from _compared(bench, plan, draw)
+    never = set().union(*(_parted(bench, draw[0]) for draw, _ in refused))
+    for draw in taken:
+        for breach in _compared(bench, plan, draw):
+            if _parted(bench, draw[0]) & never and not breach.note:
+                why = "; it refuses other sizes in which these axes are not alike"
+                breach = replace(breach, note=True, text=breach.text + why)
+            yield breach
     for draw, error in refused:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake
         own = _resized(bench, draw[0])
         known = set().union(*(_resized(bench, d[0]) for d in taken)) if taken else set()
-        free = draw[0].label.startswith(SHAPED) or _parted(bench, draw[0])  # nobody promised these
+        free = draw[0].label.startswith(SHAPED) or bool(_parted(bench, draw[0]))  # nobody promised these
         free = free or draw[0].label.startswith(inputs.UNSHOWN)
         yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
 
 
-def _parted(bench: Bench, case: Case) -> bool:
-    """Whether two axes that are alike in the example are not here, or the longer one has become the shorter: what the
-    rule asks of them the reference need not ask."""
+def _parted(bench: Bench, case: Case) -> set[tuple[int, int]]:
+    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter: what
+    the rule asks of them the reference need not ask."""
     before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
     if len(before) != len(now):
-        return False
-    pairs = list(zip(before, now, strict=True))
-    return any(a >= b and m < n for a, m in pairs for b, n in pairs)
+        return set()
+    pairs = list(enumerate(zip(before, now, strict=True)))
+    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n}
 
 
 def _resized(bench: Bench, case: Case) -> set[tuple[int, int]]:
@@ -74,7 +80,7 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         bench.comparisons += 1
         gap = off(mine, true)
         if not np.isfinite(gap):
-            why = excuse(bench, draw, k)
+            why = excuse(bench, draw, k, infinite=True)
             if not (why or case.ordinary or finite(truth.y)):
                 why = "; the definition's own output is not finite there"
             yield Breach("finite", k, np.inf, f"not finite where the truth is{why}", draw, (mine, true), bool(why))

@@ -11,7 +11,7 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
-from verify.excuses import LINALG, LOOPS, Place, elsewhere, jumps, positive_only, runaway
+from verify.excuses import LINALG, LOOPS, Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
 from verify.inputs import FAR, HUGE, TINY, UNSHOWN, ordinary, single
 from verify.law import Breach, Plan, leaves
 
@@ -211,6 +211,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
             note = note or positive_only(place) or elsewhere(place)
             note = note or bool(far and LINALG & bench.either)  # whose squares and cubes overflow
+            note = note or (through_infinity if dtype == bench.native else overflows)(place, dtype)
             yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
             continue
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
@@ -220,15 +221,29 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         # where the output is right and the gradient is nothing
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
         much = np.abs(true) > 0.3 * largest(true)
-        if normal and forth and not beyond and theirs < 0.02 * largest(true) and _gone(mine[much], true[much]):
+        if (
+            normal
+            and forth
+            and not beyond
+            and not out
+            and theirs < 0.02 * largest(true)
+            and _gone(mine[much], true[much])
+        ):
             if gap > 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16):  # past a kink it may be gone
                 text = f"{text}: elements of it have vanished"
                 yield Breach("precision", k, 1.0, text, draw, (mine, true), dtype=str(dtype))
         elif gap > 0.05 * size + 100 * theirs:
             # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
             alone = bench.flat.subject.kind != "layer" and not beyond and dtype == bench.native
+            alone = alone and not _far_out(bench, truth)
             gross = alone and gap > GROSS * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
             yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
+
+
+def _far_out(bench: Bench, truth: Sample) -> bool:
+    """Whether the output too is far larger than any at ordinary draws: large numbers that cancel may do so anywhere."""
+    usual = [max(map(largest, sample.y), default=0.0) for sample, _ in bench.memo["ordinary"]]
+    return max(map(largest, truth.y), default=0.0) > 100 * max(usual, default=0.0)
 
 
 def _gone(mine: np.ndarray, true: np.ndarray) -> bool:
