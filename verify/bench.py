@@ -11,7 +11,7 @@ import numpy as np
 
 from verify.compiled import quick_options
 from verify.inputs import Case, Leaves, is_float, is_key
-from verify.oracles import Oracle, inner_jaxprs, look, open_jaxpr, without_rules
+from verify.oracles import Oracle, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, without_rules
 from verify.subject import Flat, wide
 
 
@@ -189,6 +189,16 @@ class Bench:
     def either(self) -> set[str]:
         """The names of all primitives in the subject or the definition."""
         return self.primitives | self.defined
+
+    @property
+    def pointing(self) -> set[int]:
+        """The integer leaves, counted over others, that point into an axis: in the subject or in its definition."""
+        if "pointing" not in self.memo:
+            floats, others = self.example.at("float64")
+            both = self.flat.primal, self.oracle.primal
+            run = lambda: [points(jaxpr_of(f, floats, others), len(floats)) for f in both]  # noqa: E731
+            self.memo["pointing"] = set().union(*self.guarded("forward", run, "float64"))
+        return self.memo["pointing"]
 
     @property
     def stopped(self) -> bool:

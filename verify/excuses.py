@@ -73,7 +73,7 @@ def _same(place: Place) -> bool:
 
 
 def _not_shown(place: Place) -> bool:
-    return place.label.startswith((inputs.NEGATIVE, inputs.BELOW) if _same(place) else inputs.UNSHOWN)
+    return place.label.startswith((inputs.NEGATIVE, inputs.BELOW, inputs.NONE) if _same(place) else inputs.UNSHOWN)
 
 
 def _mask_broadcast(place: Place) -> bool:
@@ -163,13 +163,22 @@ def _no_output(place: Place) -> bool:
 
 def jumps(place: Place) -> bool:
     """The definition's own output jumps: a choice between equals, which may be another."""
-    return not (place.draw[0].ordinary or place.bench.oracle.slack) and place.once(_jumps)
+    return not (place.draw[0].ordinary or place.bench.oracle.slack) and place.once(_jumps) and not chosen(place)
 
 
-def _jumps(place: Place) -> bool:
+def chosen(place: Place) -> bool:
+    """The definition's output jumps, not with leaf k, and the function has chosen as the definition has: then the
+    gradient in leaf k is that of this choice."""
+    if place.k is None or place.bench.oracle.slack or not place.once(_jumps):
+        return False
+    return alike(place.bench, place.draw) and not _jumps(place, place.k)
+
+
+def _jumps(place: Place, alone: int | None = None) -> bool:
     bench, (case, _, dy) = place.bench, place.draw
     rng, true = np.random.default_rng(0), place.true.y
     sizes = [largest(x) or largest(y) for x, y in zip(case.floats, bench.example.floats, strict=True)]
+    sizes = [s if alone in (None, i) else 0.0 for i, s in enumerate(sizes)]
     for _ in range(2):
         floats: Leaves = tuple(
             x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True)

@@ -6,7 +6,8 @@ All values are representable in float32, so that every dtype from there up sees 
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -237,11 +238,16 @@ def _other_like(x: Any, rng: np.random.Generator) -> Any:
 
 
 def _known(x: np.ndarray) -> np.ndarray:
-    """The integers that x could hold: from 0 to its largest, and below zero those that it has, which mean something."""
+    """The integers that x could hold: from 0, or its least above that, to its largest, and below zero those that it
+    has, which mean something."""
     below = np.unique(x[x < 0])
-    if len(below) > 2:
+    if len(below) > 2 or x.min() > 0:
         return np.arange(int(x.min()), int(x.max()) + 1)
     return np.concatenate([below, np.arange(0, max(int(x.max()), 0) + 1)])
+
+
+def _whole(others: Leaves) -> list[np.ndarray]:
+    return [np.asarray(x) for x in others if not is_key(x)]
 
 
 def _rising(x: np.ndarray) -> bool:
@@ -323,6 +329,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
 NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
 BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a time, a count
+NONE = f"{UNSHOWN}none at all"  # of what is counted, as lengths are
 BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
@@ -335,11 +342,11 @@ def values(
     example: Case,
     rng: np.random.Generator,
     inputs: tuple[int, ...],
-    pointers: bool = True,
+    pointers: Collection[int] = (),
     counts: tuple[int, ...] = (),
 ) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
-    Integers that are compared, and are no `pointers` into an axis, are also tried below zero and at an axis's size.
+    Integers that are compared, and are none of the `pointers` into an axis, are also tried below zero and at its size.
     `counts` are the function's own settings that are integers.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
@@ -353,12 +360,20 @@ def values(
         base = ordinary(example, rng, f"{name} in leaf {i}")
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
+    knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and Domain.of(x).rising is not None]
+    for j, i in itertools.product(knots[:1], inputs):
+        domain = Domain.of(example.floats[i])
+        if np.ndim(example.floats[i]) and replace(domain, sign=0, high=np.inf, columns=()) == Domain():
+            base = ordinary(example, rng, f"at leaf {j} in leaf {i}")
+            at = domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i])))
+            yield replace(base, floats=(*base.floats[:i], at, *base.floats[i + 1 :]), ordinary=False)
     signed = [i for i, x in enumerate(example.floats) if np.size(x) and Domain.of(x).signed]
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
         base = ordinary(example, rng, f"{BELOW}{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i, x in enumerate(example.others):
-        for name, changed in itertools.chain(_other_values(example, x, counts), _beyond(example, x, pointers)):
+        points = i in pointers
+        for name, changed in (*_other_values(example, x, points, counts), *_beyond(example, x, points)):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
         for j in _scores(example, x):
@@ -381,14 +396,14 @@ def _changed(change, rng):
     return changed
 
 
-def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
+def _beyond(example: Case, x: Any, points: bool) -> Iterator[tuple[str, Any]]:
     """Lengths that fill an axis, a label that stands for none; pointers that count from the end, or are not sorted."""
     if is_key(x) or x.dtype == np.uint32 or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
         return
     x = np.asarray(x)
     sizes = sorted({n for leaf in example.floats for n in np.shape(leaf) if n > x.max()})
     below = _set(x.ravel(), 0, -1).reshape(x.shape)
-    if pointers:
+    if points:
         if _rising(x) and not _fixed(x) and not _pointers(example, x):
             yield f"{UNSHOWN}not sorted", x[::-1]
         if x.min() >= 0 and not _fixed(x) and not _pointers(example, x):
@@ -397,7 +412,7 @@ def _beyond(example: Case, x: Any, pointers: bool) -> Iterator[tuple[str, Any]]:
     if sizes:
         yield BEYOND[0], np.full_like(x, sizes[0])
     if x.size > 1 and x.min() >= 0:
-        yield BEYOND[1], below
+        yield BEYOND[1] if x.min() == 0 else f"{NONE}, or less", below
 
 
 def _scores(example: Case, x: Any) -> list[int]:
@@ -412,7 +427,7 @@ def _scores(example: Case, x: Any) -> list[int]:
     ][:1]
 
 
-def _other_values(example: Case, x: Any, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+def _other_values(example: Case, x: Any, points: bool, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
     if is_key(x):
         return
     x = np.asarray(x)
@@ -423,12 +438,13 @@ def _other_values(example: Case, x: Any, counts: tuple[int, ...]) -> Iterator[tu
             yield "first row false", _set(x | True, 0, False)
             yield "last row false", _set(x | True, -1, False)
     elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x) and not _pointers(example, x):
-        known = _known(x)
-        yield "all first", np.full_like(x, known.min())
-        yield "all zero", np.zeros_like(x)
+        yield "all first", np.full_like(x, _known(x).min())
+        yield NONE if x.min() > 0 and not points else "all zero", np.zeros_like(x)
         yield "all last", np.full_like(x, _top(example, x, counts))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
+    elif _permutation(x) and (np.diff(x) != 1).any() and sum(map(_permutation, _whole(example.others))) == 1:
+        yield "another order", np.roll(x, 1)  # which is not its own inverse, as the example's may be
     elif np.issubdtype(x.dtype, np.integer) and x.size == 1 and x.dtype != np.uint32:
         yield "first", np.zeros_like(x)
         yield "one less", np.maximum(x, 1) - 1
@@ -469,18 +485,18 @@ Axis = tuple[int, int]  # (leaf, axis), leaves counted over floats and then othe
 
 
 def _free(flat: Flat, example: Case) -> list[Axis]:
-    """The axes that could have another size: not those of what points into others, nor of parameters that follow x."""
+    """The axes longer than one that could have another size."""
+    leaves = (*example.floats, *example.others)
+    return [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] > 1]
+
+
+def _axes(flat: Flat, example: Case) -> list[Axis]:
+    """All axes but those of what points into others, and of parameters that follow x."""
     leaves = (*example.floats, *example.others)
     cuts = [
         i for i, x in enumerate(leaves) if not is_key(x) and x.dtype.kind in "iu" and _pointers(example, np.asarray(x))
     ]
-    free = [
-        (i, a)
-        for i, x in enumerate(leaves)
-        if not is_key(x) and i not in cuts
-        for a in range(np.ndim(x))
-        if np.shape(x)[a] > 1
-    ]
+    free = [(i, a) for i, x in enumerate(leaves) if not is_key(x) and i not in cuts for a in range(np.ndim(x))]
     if flat.subject.remake:  # the parameters follow x
         own = sum(name.startswith("params") for name in flat.layout.floats)
         skip = len(example.floats) + sum(
@@ -584,6 +600,7 @@ def _below(
     else:
         limits = [n for before, n in moved.items() if n < before and high <= before]
         new = np.where(new < 0, new, new % max(min(limits), 1)) if limits else new
+        new = np.where((new == 0) & (old.min() > 0) & (min(limits, default=0) > 1), 1, new).astype(old.dtype)
     return np.sort(new) if _rising(old) else new
 
 
@@ -595,11 +612,22 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     """Other sizes that f accepts, the most telling first: 1, alike, distinct primes, one more, long, on and off any
     tile, broadcast, 2 and 0, and of another rank."""
     sets = groups(flat, f, example)
-    for label, sizes in (*_sizes(sets, long, example), *_stiff(flat, example, sets)):
+    if not flat.subject.remake:
+        yield from reshaped(f, example, rng)
+    for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
         if accepts(flat, f, example, sizes):
             yield resized(flat, example, sizes, rng, label)
     if not flat.subject.remake:
         yield from ranked(flat, f, example, rng)
+
+
+def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """Two where the example has one: on every axis at the same place, as a batch or a head may be, or on one alone."""
+    leaves = (*example.floats, *example.others)
+    ones = [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] == 1]
+    alike = [[axis for axis in ones if axis[1] == a] for a in dict.fromkeys(a for _, a in ones)]
+    for some in alike[:2]:
+        yield "two for one", dict.fromkeys(some, 2)
 
 
 def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
@@ -650,6 +678,20 @@ def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[
             if other != axis:
                 yield f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1}
                 yield f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1}
+
+
+def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """A row that is broadcast as a column, and as a single number, where f makes as much of it."""
+    tall = {np.shape(x)[-2] for x in example.floats if np.ndim(x) > 1}
+    for i, x in enumerate(example.floats):
+        rows = [("column", np.reshape(x, (-1, 1)))] * (np.ndim(x) == 1 and np.size(x) in tall)
+        for name, new in (*rows, *[("number", np.reshape(x, -1)[0])] * bool(rows)):
+            base = ordinary(example, rng, f"broadcast {i} as a {name}")
+            floats = (*base.floats[:i], single(new), *base.floats[i + 1 :])
+            with suppress(Exception), wide("float64"):  # as in `accepts`
+                before, now = (jax.eval_shape(f, values, base.others) for values in (base.floats, floats))
+                if [v.shape for v in before] == [v.shape for v in now]:
+                    yield replace(base, floats=floats, ordinary=False)
 
 
 def ranked(flat: Flat, f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:

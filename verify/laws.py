@@ -13,7 +13,7 @@ import numpy as np
 from verify import budget, calls, inputs, kernels, precision
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
-from verify.excuses import SHAPED, alike, excuse
+from verify.excuses import SHAPED, Place, alike, chosen, excuse
 from verify.inputs import Case, single
 from verify.law import Breach, Law, Plan, leaves, refusal
 from verify.subject import wide
@@ -92,7 +92,8 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         if gap <= room:
             continue
         size = gap / max(budget.scale(bench, case, dy, k, true), 1e-300)
-        if not _smooth(draw) and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room):
+        kinked = not _smooth(draw) and not chosen(Place(bench, draw, k))
+        if kinked and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room):
             yield Breach(
                 "kink",
                 k,

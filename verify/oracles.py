@@ -126,6 +126,29 @@ def _bind(eqn: Any, values: list, changed: dict[str, Any], whole: bool) -> list:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
+
+
+def points(closed: ClosedJaxpr, first: int) -> set[int]:
+    """Which inputs of a jaxpr, counted from the `first` on, come to be places in an axis; in a loop, whatever does."""
+    found: set[int] = set()
+
+    def around(eqn, values, bind):
+        known = [v if isinstance(v, frozenset) else frozenset() for v in values]
+        if inlined(eqn):
+            return bind(eqn, known)
+        name, all_of = eqn.primitive.name, frozenset().union(*known)
+        if name in POINTED:
+            found.update(*known[POINTED[name] :])
+        elif inner := [open_jaxpr(j) for _, j in inner_jaxprs(eqn.params)]:
+            found.update(all_of if look(inner)[0] & set(POINTED) else ())
+        return [all_of] * len(eqn.outvars)
+
+    count = len(closed.jaxpr.invars)
+    strip(closed, around)(*(frozenset({i - first} if i >= first else ()) for i in range(count)))
+    return found
+
+
 def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
     """The jaxpr of a loop or branch without custom rules, for the same inputs and outputs."""
     return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)

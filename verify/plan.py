@@ -12,12 +12,11 @@ import numpy as np
 from verify import inputs, oracles
 from verify.bench import Bench, Refused, finite, narrow
 from verify.calls import interleaved
-from verify.excuses import LINALG, LOOPS
+from verify.excuses import LINALG
 from verify.inputs import Case
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
-POINTED = {"gather", "scatter", "scatter-add", "scatter_add", "dynamic_slice", "dynamic_update_slice"}
 LARGE = 250  # equations; a program with more takes seconds to compile for each size, and so does one with random bits
 
 
@@ -52,8 +51,10 @@ def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Benc
     subject's forward accept them; at most four."""
     count, whole = 0, [np.asarray(x) for x in example.others if not inputs.is_key(x)]
     counts = {int(x.max()) + 1 for x in whole if x.dtype.kind in "iu" and x.size}  # of classes, of segments
+    ranks = {np.ndim(x) for x in example.floats}
     for i, (name, old) in enumerate(zip(flat.layout.settings, flat.layout.static, strict=True)):
-        for new in _others(old):
+        turned = _turned(old, ranks)
+        for new in (*turned, *_others(old)):
             if old in counts and new == old - 1:
                 continue
             static = (*flat.layout.static[:i], new, *flat.layout.static[i + 1 :])
@@ -65,10 +66,23 @@ def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Benc
                 if [s.shape for s in shapes[0]] != [s.shape for s in shapes[1]] or count == 4:
                     continue
                 oracle, _ = oracles.find(other, *values)
+                if new in turned and not _as_before(flat, other, values):
+                    continue
             except Exception:  # noqa: BLE001 - a value that is refused is not tried
                 continue
             count += 1
             yield f"{name}={new!r}", Bench(other, oracle, example, native), example
+
+
+def _turned(old: Any, ranks: set[int]) -> list[int]:
+    """The same axis counted from the other end, if it is one: where the definition gives the same."""
+    if not isinstance(old, int) or isinstance(old, bool):
+        return []
+    return [old - n if old >= 0 else old + n for n in ranks if -n <= old < n]
+
+
+def _as_before(flat: Flat, other: Flat, values: tuple) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(flat.reference(*values), other.reference(*values), strict=True))
 
 
 WORDS = ("mean", "sum", "none"), ("SAME", "VALID"), ("same", "valid", "full"), ("left", "right"), ("nearest", "linear")
@@ -178,17 +192,16 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
     beyond += inputs.FAR if inner == "float16" else ()
     beyond += inputs.HUGE if LINALG & bench.either else ()  # whose squares overflow in float32
-    pointers = bool(POINTED & bench.either)
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
-    cases = inputs.values(bench.example, rng, tuple(own[:6]), pointers, counts)
+    cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts)
     return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
-    long = 37 if LINALG & names else 131 if large else 307 if LOOPS & names else 1027
+    long = 37 if LINALG & names else 131 if large else 1027
     found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
-    return islice(_with_noise(bench, found, rng), 6 if large else 15)
+    return islice(_with_noise(bench, found, rng), 7 if large else 17)
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

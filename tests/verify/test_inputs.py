@@ -92,7 +92,7 @@ def test_directions_stay_where_the_example_lives():
 def test_integers_stay_below_a_setting_that_may_count_them():
     case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
     tops = [
-        max(np.max(new.others[0]) for new in inputs.values(case, np.random.default_rng(0), (0,), counts=counts))
+        max(np.max(new.others[0]) for new in inputs.values(case, np.random.default_rng(0), (0,), (0,), counts))
         for counts in ((), (6,), (3,))
     ]
     assert tops == [7, 5, 7]
@@ -115,6 +115,6 @@ def test_values_are_single_precision():
 def test_permutations_and_key_bits_are_left_alone():
     rng = np.random.default_rng(0)
     case = Case("example", (), (np.arange(5), np.asarray([7, 9], np.uint32), jnp.arange(3) > 0))
-    labels = [c.label for c in inputs.values(case, rng, ())]
+    labels = [c.label for c in inputs.values(case, rng, (), pointers=(0, 1))]
     assert not any(label.endswith((" in 0", " in 1")) for label in labels)
     assert "all true in 2" in labels
