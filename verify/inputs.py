@@ -618,7 +618,7 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
         if accepts(flat, f, example, sizes):
             yield resized(flat, example, sizes, rng, label)
     if not flat.subject.remake:
-        yield from ranked(flat, f, example, rng)
+        yield from ranked(f, example, rng)
 
 
 def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
@@ -694,19 +694,41 @@ def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[C
                     yield replace(base, floats=floats, ordinary=False)
 
 
-def ranked(flat: Flat, f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
-    """The example with one axis more in front of its leaves of the highest rank, or of all, if f accepts it."""
+def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """The example with one axis more in front of a leaf of the highest rank, of all of these, or of all leaves, where
+    f takes it for a batch."""
     leaves = (*example.floats, *example.others)
-    highest = max((np.ndim(x) for x in example.floats), default=0)
-    for least in (highest, 1):
-        new = [np.stack([x] * 3) if not is_key(x) and np.ndim(x) >= max(least, 1) else x for x in leaves]
-        floats = tuple(single(_like(x, rng)) for x in new[: len(example.floats)])
-        case = Case("rank", floats, tuple(new[len(example.floats) :]))
-        try:
-            with wide("float64"):
-                jax.eval_shape(f, case.floats, case.others)
-        except Exception:  # noqa: BLE001 - as in `accepts`
-            continue
-        if highest:
+    high = max((np.ndim(x) for x in example.floats), default=0)
+    count, tried = len(example.floats), list[list[bool]]()
+    first = next((i for i, x in enumerate(example.floats) if np.ndim(x) == high), -1)
+    ranks = [0 if is_key(x) else np.ndim(x) for x in leaves]
+    for more in ([i == first for i in range(len(leaves))], *([r >= max(n, 1) for r in ranks] for n in (high, 1))):
+        new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
+        case = Case("rank", tuple(single(_like(x, rng)) for x in new[:count]), tuple(new[count:]))
+        if high and more not in tried and _batches(f, case, more):
             yield case
-        return
+        tried.append(more)
+
+
+def _batches(f: Callable, case: Case, more: list[bool]) -> bool:
+    """Whether f of leaves with `more` axes gives what it gives of their parts, in a row or summed up or on average."""
+
+    def part(i):
+        leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
+        return f(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
+
+    try:
+        with wide("float64"):
+            whole = f(case.floats, case.others)
+            for y, each in zip(whole, zip(*map(part, range(3)), strict=True), strict=True):
+                several = np.stack(each)
+                fits = (
+                    np.allclose(y, v, 1e-6, 1e-9)
+                    for v in (several, several.sum(0), several.mean(0))
+                    if v.shape == y.shape
+                )
+                if not any(fits):
+                    return False
+    except Exception:  # noqa: BLE001 - as in `accepts`
+        return False
+    return True
