@@ -6,7 +6,7 @@ failing network shrinks towards the head of the list.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jbp
@@ -34,7 +34,7 @@ class Case:
     """A layer and inputs that it takes: an Array each, or a tuple or dict of them."""
 
     layer: Layer
-    inputs: tuple[Any, ...]
+    inputs: tuple[Any, ...] = field(hash=False)  # a dict has no hash
 
     def __init__(self, layer: Layer, *inputs: Any):
         object.__setattr__(self, "layer", layer)
@@ -67,6 +67,9 @@ class Catalogue:
     with_loss: Callable[[Layer, Layer, int], Layer]
     names: Mapping[str, Any]
     estimators: tuple[Case, ...] = ()  # their way back is not that of their definition: audited, but in no network
+
+    def __repr__(self):
+        return "jbp.catalogue.catalogue()"  # and not hundreds of lines
 
 
 ANY = f(3, 5), f(2, 3, 5), f(2, 5, 3, 2)  # for layers that take any number of axes

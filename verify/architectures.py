@@ -7,7 +7,7 @@ and then used again by every network: that is what makes thousands of networks a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -43,7 +43,7 @@ class Network:
     """A random network: the layer, what its input looks like, and the seed of all its values."""
 
     layer: Any
-    inputs: Any
+    inputs: Any = field(hash=False)  # a dict has no hash
     seed: int
     forms: tuple[str, ...] = ()
 

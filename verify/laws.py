@@ -39,8 +39,8 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
     never = set().union(*(_parted(bench, draw[0]) for draw, _ in refused))
     for draw in taken:
         for breach in _compared(bench, plan, draw):
-            if _parted(bench, draw[0]) & never and not breach.note:
-                why = "; it refuses other sizes in which these axes are not alike"
+            if not breach.note and _parted(bench, draw[0], most=1) & never:
+                why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
             yield breach
     for draw, error in refused:
@@ -52,14 +52,14 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
 
 
-def _parted(bench: Bench, case: Case) -> set[tuple[int, int]]:
-    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter: what
-    the rule asks of them the reference need not ask."""
+def _parted(bench: Bench, case: Case, most: float = np.inf) -> set[tuple[int, int]]:
+    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, and
+    `most` at most: what the rule asks of them the reference need not ask."""
     before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
     if len(before) != len(now):
         return set()
     pairs = list(enumerate(zip(before, now, strict=True)))
-    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n}
+    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m <= most}
 
 
 def _resized(bench: Bench, case: Case) -> set[tuple[int, int]]:
@@ -307,7 +307,7 @@ def _scaled(bench: Bench, plan: Plan):
 
 def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """With other settings (Python's numbers and flags among the arguments) the cotangents are still the truth's."""
-    for other, draw in _settings(bench):
+    for i, (other, draw) in enumerate(_settings(bench)):
         varied = other.spoiled(bench.spoil) if bench.spoil else other
         try:
             for breach in _compared(varied, plan, draw):
@@ -315,7 +315,8 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield replace(breach, law="settings", note=breach.note or not alike(other, draw))
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
-        yield from calls.settled(bench, other, draw)
+        if not i:
+            yield from calls.settled(bench, other, draw)
         bench.comparisons += 1
 
 

@@ -1323,3 +1323,119 @@ def begins_where_it_ended():
         return z, (w, z)
 
     return written(fwd, bwd), plain, (example(5, 5), example(5, seed=1))
+
+
+# a third judge's ------------------------------------------------------------------------------------------------------
+
+
+@wrong
+def axis_counted_from_the_end():
+    """The axis comes back to the front where it is counted from the other end; the example's is the last one."""
+
+    def plain(x, axis):
+        return jax.nn.logsumexp(x, axis)
+
+    def bwd(axis, r, d):
+        (x,) = r
+        place = (slice(None),) * axis + (None,)
+        return (d[place] * jnp.exp(x - plain(x, axis)[place]),)
+
+    return keeping(plain, bwd, 1), plain, (example(4, 4), 1)
+
+
+@wrong
+def permuted_once_more():
+    """The example's permutation is its own inverse."""
+
+    def plain(x, order):
+        return jnp.sin(x[order])
+
+    def bwd(r, d):
+        x, order = r
+        return (d * jnp.cos(x[order]))[order], None
+
+    return keeping(plain, bwd), plain, (example(6), jnp.asarray([0, 3, 4, 1, 2, 5]))
+
+
+@wrong
+def at_a_border_to_the_left():
+    """A histogram's bin: its right neighbour's on the way forth where a value lies on the border."""
+
+    def plain(x, borders, heights):
+        return heights[jnp.clip(jnp.searchsorted(borders, x, side="right") - 1, 0, len(heights) - 1)]
+
+    def bwd(r, d):
+        x, borders, heights = r
+        i = jnp.clip(jnp.searchsorted(borders, x) - 1, 0, len(heights) - 1)
+        return jnp.zeros_like(x), jnp.zeros_like(borders), jnp.zeros_like(heights).at[i].add(d)
+
+    return keeping(plain, bwd), plain, (uniform(0.1, 5.9, 9), jnp.arange(7.0), example(6))
+
+
+@wrong
+def heads_folded_in_the_other_order():
+    """Several heads of queries to each of keys; the example has one of keys."""
+
+    def plain(q, k):
+        return jnp.einsum("htd,hsd->hts", q, jnp.repeat(k, len(q) // len(k), 0))
+
+    def bwd(r, d):
+        q, k = r
+        dk = jnp.einsum("hts,htd->hsd", d, q)
+        dq = jnp.einsum("hts,hsd->htd", d, jnp.repeat(k, len(q) // len(k), 0))
+        return dq, dk.reshape(len(q) // len(k), *k.shape).sum(0)
+
+    return keeping(plain, bwd), plain, (example(4, 3, 5), example(1, 2, 5, seed=1))
+
+
+@wrong
+def a_column_summed_as_a_row():
+    """Scales of columns; one for each row, as a column, goes as well."""
+
+    def plain(x, s):
+        return jnp.tanh(x * s)
+
+    def bwd(r, d):
+        x, s = r
+        d = d * (1 - plain(x, s) ** 2)
+        return d * s, (d * x).sum(0).reshape(s.shape)
+
+    return keeping(plain, bwd), plain, (example(4, 4), uniform(0.5, 1.5, 4))
+
+
+@wrong
+def total_in_the_dtype_of_the_weights():
+    """Row by row; after some hundreds of them a sum in half precision stands still."""
+
+    def plain(w, x):
+        up = jnp.promote_types(w.dtype, jnp.float32)
+        return jax.nn.softplus(x.astype(up) @ w.astype(up)).sum()
+
+    def bwd(r, d):
+        w, x = r
+        up = jnp.promote_types(w.dtype, jnp.float32)
+
+        def step(total, row):
+            slope = jax.nn.sigmoid(row.astype(up) @ w.astype(up))
+            return total + (d * slope * row).astype(total.dtype), d * slope * w
+
+        dw, dx = lax.scan(step, jnp.zeros_like(w), x)
+        return dw, dx.astype(x.dtype)
+
+    return keeping(plain, bwd), plain, (example(4, scale=0.3), 1 + example(9, 4, seed=1))
+
+
+@wrong
+def batches_counted_twice():
+    """A batch of matrices is flattened; beyond two axes the weights are given half."""
+
+    def plain(x, w):
+        return jnp.tanh(x @ w)
+
+    def bwd(r, d):
+        x, w = r
+        d = d * (1 - plain(x, w) ** 2)
+        flat = [v.reshape(-1, v.shape[-1]) for v in (x, d)]
+        return d @ w.T, flat[0].T @ flat[1] / (x.ndim - 1)
+
+    return keeping(plain, bwd), plain, (example(4, 5), example(5, 3, seed=1))

@@ -1599,3 +1599,161 @@ def pooled_by_sorted_segments():
         plain,
         (example(9, 2), jnp.asarray([0, 0, 1, 1, 1, 3, 3, 4, 4]), 6),
     )
+
+
+# a third judge's ------------------------------------------------------------------------------------------------------
+
+
+@right
+def alignments_summed():
+    """Paths through frames that stay or go on: as many frames as words at least. No path is −1e30; at equal numbers the
+    formula of logaddexp has another derivative than JAX's rule for it."""
+
+    def after(a):
+        return jnp.concatenate([jnp.full(1, -1e30, a.dtype), a[:-1]])
+
+    def plain(z):
+        a = jnp.full(z.shape[1], -1e30, z.dtype).at[0].set(z[0, 0])
+        return lax.scan(lambda a, z: (jnp.logaddexp(a, after(a)) + z, None), a, z[1:])[0][-1]
+
+    def fwd(z):
+        a = jnp.full(z.shape[1], -1e30, z.dtype).at[0].set(z[0, 0])
+        last, rest = lax.scan(lambda a, z: (jnp.logaddexp(a, after(a)) + z,) * 2, a, z[1:])
+        return last[-1], (z, jnp.concatenate([a[None], rest]))
+
+    def bwd(r, d):
+        z, a = r
+        b = jnp.full(z.shape[1], -1e30, z.dtype).at[-1].set(0)
+        back = lambda b, z: (jnp.logaddexp(b + z, after((b + z)[::-1])[::-1]),) * 2  # noqa: E731
+        bs = lax.scan(back, b, z[1:], reverse=True)[1]
+        return (d * jnp.exp(a + jnp.concatenate([bs, b[None]]) - a[-1, -1]),)
+
+    return written(fwd, bwd), plain, (jax.nn.log_softmax(example(7, 3)),)
+
+
+@right
+def mixture_with_scales_as_logarithms():
+    """Squares overflow in float16 a little earlier than half of them."""
+
+    def shares(x, m, s):
+        z = (x[:, None] - m) * jnp.exp(-s)
+        return z, (-0.5 * z * z - s).sum(-1)
+
+    def plain(x, m, s):
+        return jax.nn.logsumexp(shares(x, m, s)[1], -1)
+
+    def bwd(r, d):
+        x, m, s = r
+        z, log = shares(x, m, s)
+        p = (d[:, None] * jax.nn.softmax(log, -1))[..., None]
+        g = p * z * jnp.exp(-s)
+        return -g.sum(1), g.sum(0), (p * (z * z - 1)).sum(0)
+
+    return keeping(plain, bwd), plain, (example(5, 2), example(3, 2, seed=1), example(3, 2, seed=2, scale=0.3))
+
+
+@right
+def density_between_two_ends():
+    """Far from its mean the terms of a truncated density's slope are large and cancel, as those of its value do."""
+    log_ndtr = jax.scipy.special.log_ndtr
+
+    def ends(x, m, low, high):
+        low, high = log_ndtr(low - m), log_ndtr(high - m)
+        return high + jnp.log1p(-jnp.exp(low - high))
+
+    def plain(x, m, low, high):
+        return -0.5 * (x - m) ** 2 - ends(x, m, low, high)
+
+    def bwd(r, d):
+        x, m, low, high = r
+        z = ends(x, m, low, high)
+        a, b = (jnp.exp(-0.5 * (v - m) ** 2 - 0.5 * np.log(2 * np.pi) - z) for v in (low, high))
+        return d * (m - x), (d * (x - m - a + b)).sum(), (d * a).sum(), -(d * b).sum()
+
+    x = uniform(-0.9, 1.9, 7)
+    return keeping(plain, bwd), plain, (x, *map(jnp.float32, (0.3, -1.0, 2.0)))
+
+
+@right
+def partial_likelihood():
+    """Risks of those not yet gone: exp of a difference, of which half precision leaves nothing far out."""
+
+    def plain(x, event):
+        return jnp.where(event, x - lax.cumlogsumexp(x), 0).sum()
+
+    def bwd(r, d):
+        x, event = r
+        never = jnp.finfo(x.dtype).min / 2
+        later = lax.cumlogsumexp(jnp.where(event, -lax.cumlogsumexp(x), never), reverse=True)
+        return d * (event - jnp.exp(x + later)), None
+
+    return keeping(plain, bwd), plain, (example(8), jnp.asarray([1, 0, 1, 1, 0, 1, 1, 0], bool))
+
+
+@right
+def rows_in_pairs():
+    """The n-th row of one array belongs to the n-th of the other; other counts are refused, one row is broadcast."""
+
+    def plain(x, y):
+        return -jnp.diag(jax.nn.log_softmax(x @ y.T)).mean()
+
+    def bwd(r, d):
+        x, y = r
+        g = d * (jax.nn.softmax(x @ y.T) - jnp.eye(len(x), dtype=x.dtype)) / len(x)
+        return g @ y, g.T @ x
+
+    return keeping(plain, bwd), plain, (example(5, 3), example(5, 3, seed=1))
+
+
+@right
+def pages_up_to_a_length():
+    """Keys are read through a table of pages, as many as a length says, which is never none."""
+
+    def scores(q, pages, table, length):
+        k = pages[table].reshape(len(q), -1, q.shape[-1])
+        s = jnp.einsum("bd,bsd->bs", q, k)
+        return k, softmax(jnp.where(jnp.arange(s.shape[1]) < length[:, None], s, -1e30))
+
+    def plain(q, pages, table, length):
+        k, p = scores(q, pages, table, length)
+        return jnp.einsum("bs,bsd->bd", p, k)
+
+    def bwd(r, d):
+        q, pages, table, length = r
+        k, p = scores(q, pages, table, length)
+        g = softmax_back(p, jnp.einsum("bd,bsd->bs", d, k))
+        dk = p[..., None] * d[:, None] + g[..., None] * q[:, None]
+        dpages = jnp.zeros_like(pages).at[table].add(dk.reshape(*table.shape, *pages.shape[1:]))
+        return jnp.einsum("bs,bsd->bd", g, k), dpages, None, None
+
+    table, length = jnp.asarray([[0, 2], [3, 1]]), jnp.asarray([3, 5])
+    return keeping(plain, bwd), plain, (example(2, 4), example(4, 3, 4, seed=1), table, length)
+
+
+@right
+def plan_from_its_logarithms():
+    """Masses that are none have an infinite logarithm, in the definition too."""
+
+    def plain(c, a, b):
+        g = jnp.zeros_like(b)
+        for _ in range(4):
+            f = jnp.log(a) - jax.nn.logsumexp(g - c, 1)
+            g = jnp.log(b) - jax.nn.logsumexp(f[:, None] - c, 0)
+        return jnp.exp(f[:, None] + g - c)
+
+    def bwd(r, d):
+        c, a, b = r
+        fs, gs = [], [jnp.zeros_like(b)]
+        for _ in range(4):
+            fs.append(jnp.log(a) - jax.nn.logsumexp(gs[-1] - c, 1))
+            gs.append(jnp.log(b) - jax.nn.logsumexp(fs[-1][:, None] - c, 0))
+        dc = d * jnp.exp(fs[-1][:, None] + gs[-1] - c)
+        df, dg, da, db, dc = dc.sum(1), dc.sum(0), 0, 0, -dc
+        for f, g, earlier in zip(fs[::-1], gs[:0:-1], gs[-2::-1], strict=True):
+            p = jnp.exp(f[:, None] + g - c) / b * dg
+            db, df, dc = db + dg, df - p.sum(1), dc + p
+            q = jnp.exp(f[:, None] + earlier - c) / a[:, None] * df[:, None]
+            da, dg, dc, df = da + df, -q.sum(0), dc + q, jnp.zeros_like(df)
+        return dc, da / a, db / b
+
+    return keeping(plain, bwd), plain, (uniform(0, 2, 4, 3), simplex(4), simplex(3, seed=1))
