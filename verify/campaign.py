@@ -143,18 +143,10 @@ def run(
     """
     catalogue(name)
     total, sizes = Tally(), [min(BATCH, count - start) for start in range(0, count, BATCH)]
-    noted = journaled(journal, [name, campaign_seed, BATCH]) if journal else {}
-    done = {batch: _meant(tally) for batch, tally in noted.items()}
     parts = [(name, campaign_seed, number, size) for number, size in enumerate(sizes)]
-    for number, size in enumerate(sizes):
-        if (number, size) in done:
-            total.add(done[number, size])
-    if total.networks:
-        watch(total)
-    for (_, _, number, size), tally in results_of(executor, batch, [p for p in parts if p[2:] not in done]):
+    book = Book(journal, [name, campaign_seed, BATCH], lambda part: part[2:], _told, _meant)
+    for tally in resumed(executor, batch, parts, book):
         total.add(tally)
-        if journal:
-            note(journal, (number, size), _told(tally))
         watch(total)
     return total
 
@@ -182,9 +174,29 @@ def _meant(held: dict[str, Any]) -> Tally:
     return blank
 
 
-def note(journal: Path, batch: tuple, found: Any) -> None:
-    """Writes down what a batch has found, as JSON."""
-    _append(journal, {"batch": batch, "found": found})
+@dataclass(frozen=True)
+class Book:
+    """Where a campaign writes down what each part has found: a journal, if there is one, that begins with `campaign`;
+    under key(part), as told(result), which is JSON, and which meant() turns back."""
+
+    journal: Path | None
+    campaign: list[Any]
+    key: Callable[[tuple], tuple]
+    told: Callable[[Any], Any]
+    meant: Callable[[Any], Any]
+
+
+def resumed(executor: Executor | None, f: Callable, parts: list[tuple], book: Book) -> Iterator[Any]:
+    """The results f(*part) of all parts: first those that the book holds, then the others as they come, written down.
+
+    Raises JournalError for another campaign's journal.
+    """
+    done = journaled(book.journal, book.campaign) if book.journal else {}
+    yield from (book.meant(done[book.key(part)]) for part in parts if book.key(part) in done)
+    for part, found in results_of(executor, f, [part for part in parts if book.key(part) not in done]):
+        if book.journal:
+            _append(book.journal, {"batch": book.key(part), "found": book.told(found)})
+        yield found
 
 
 def _append(journal: Path, entry: dict[str, Any]) -> None:

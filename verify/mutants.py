@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.architectures import Network, after, catalogue, draw_inputs, values
-from verify.campaign import journaled, note, results_of
+from verify.campaign import Book, resumed
 from verify.check import check
 from verify.compiled import hand_and_true
 from verify.judge import compare, output_error
@@ -295,20 +295,13 @@ def run(
 
     With a journal, what an interrupted run has written there is not done again. Raises JournalError for another's.
     """
-    reasons = _reasons(equivalents)
-    done = journaled(journal, ["mutants", name, len(reasons)]) if journal else {}
-    fates: list[Fate] = []
-    for number, chosen in parts:
-        if (number, *chosen) in done:
-            fates += [Fate(**fate) for fate in done[number, *chosen]]
-    if fates:
-        watch(fates)
-    left = [(name, *part, reasons) for part in parts if (part[0], *part[1]) not in done]
-    for (_, number, chosen, _), new in results_of(executor, batch, left):
-        fates += new
-        if journal:
-            note(journal, (number, *chosen), [asdict(fate) for fate in new])
-        watch(new)
+    reasons, fates = _reasons(equivalents), list[Fate]()
+    told = lambda found: [asdict(fate) for fate in found]  # noqa: E731
+    meant = lambda held: [Fate(**fate) for fate in held]  # noqa: E731
+    book = Book(journal, ["mutants", name, len(reasons)], lambda part: (part[1], *part[2]), told, meant)
+    for found in resumed(executor, batch, [(name, *part, reasons) for part in parts], book):
+        fates += found
+        watch(found)
     return sorted(fates, key=lambda f: (f.layer, f.line, f.mutant))
 
 

@@ -37,6 +37,14 @@ def audit(make, level):
         (zoo_judged.lengths_whose_squares_overflow, "standard"),
         (zoo_judged.probabilities_kept_in_half_precision, "standard"),
         (zoo_judged.begins_where_it_ended, "standard"),
+        (zoo_judged.settings_in_a_queue, "quick"),
+        (zoo_judged.axis_counted_from_the_end, "quick"),
+        (zoo_judged.permuted_once_more, "quick"),
+        (zoo_judged.at_a_border_to_the_left, "quick"),
+        (zoo_judged.heads_folded_in_the_other_order, "standard"),
+        (zoo_judged.a_column_summed_as_a_row, "standard"),
+        (zoo_judged.total_in_the_dtype_of_the_weights, "standard"),
+        (zoo_judged.batches_counted_twice, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -51,12 +59,16 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.labels_that_sum_to_one,
         zoo_judged_right.folded_angle,
         zoo_judged_right.pooled_by_sorted_segments,
+        zoo_judged_right.mixture_with_scales_as_logarithms,
+        zoo_judged_right.partial_likelihood,
+        zoo_judged_right.rows_in_pairs,
     ],
     ids=lambda make: make.__name__,
 )
 def test_right_rules_pass_where_their_example_lives(make):
     """Second derivatives along what keeps rows that sum to one; no index beyond a setting that counts; values at which
-    the function itself is not its definition."""
+    the function itself is not its definition; half precision where the definition is not near its end in it; one row
+    where other counts are refused."""
     report = audit(make, "standard")
     assert report.verdict == "pass", str(report)
 
@@ -86,6 +98,9 @@ def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
         zoo_judged_right.labels_that_sum_to_one,
         zoo_judged_right.linear_relu_at_a_border,
         zoo_judged_right.weights_of_eight_bits,
+        zoo_judged_right.alignments_summed,
+        zoo_judged_right.density_between_two_ends,
+        zoo_judged_right.pages_up_to_a_length,
     ],
     ids=lambda make: make.__name__,
 )

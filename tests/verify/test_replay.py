@@ -133,7 +133,7 @@ def test_an_interrupted_campaign_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "batch", lambda *part: drawn.append(part[2]) or batch(*part))
     resumed = campaign.run(12, 1, watch=lambda tally: seen.append(tally.networks), journal=journal)
     assert drawn == [2]
-    assert seen == [8, 12]
+    assert seen == [4, 8, 12]
     assert (resumed.layers, resumed.forms, resumed.pairs) == (whole.layers, whole.forms, whole.pairs)
     assert len(journal.read_text().splitlines()) == 4
     with pytest.raises(campaign.JournalError, match="Give each campaign a file of its own"):
@@ -159,7 +159,6 @@ def test_failures_are_kept_in_the_journal(tmp_path):
     failure = campaign.Failure("Dense(1)", ("it",), ("dx: off",), "token")
     tally = campaign.Tally(networks=1, failures=[failure])
     tally.pairs[("Dense", "Tanh")] = 2
-    assert campaign.journaled(journal, ["jbp", 0, 50]) == {}
-    campaign.note(journal, (0, 1), campaign._told(tally))
-    ((batch, found),) = campaign.journaled(journal, ["jbp", 0, 50]).items()
-    assert (batch, campaign._meant(found)) == ((0, 1), tally)
+    book = campaign.Book(journal, ["jbp", 0, 50], lambda part: part, campaign._told, campaign._meant)
+    assert list(campaign.resumed(None, lambda *part: tally, [(0, 1)], book)) == [tally]
+    assert list(campaign.resumed(None, pytest.fail, [(0, 1)], book)) == [tally]  # nothing is left to be run
