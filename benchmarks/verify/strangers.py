@@ -175,8 +175,11 @@ def summary(rows: list[dict]) -> str:
         raised = f" (and {said['W']['raised']} raised)" if said["W"]["raised"] else ""
         alarms = said["R"]["fail"] + said["R"]["raised"] + said["R"]["inconclusive"]
         lines.append(f"| {checker} | {said['W']['fail']}{raised} | {alarms} |")
-    cpu = sorted(r["cpu"] for r in rows)
-    lines.append(f"\nverify took {cpu[len(cpu) // 2]} s of one core in the median, {cpu[-1]} s at most.")
+    if jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        lines.append("\nCompiled programs were kept from earlier runs: how long verify takes cannot be said.")
+    else:
+        cpu = sorted(r["cpu"] for r in rows)
+        lines.append(f"\nverify took {cpu[len(cpu) // 2]} s of one core in the median, {cpu[-1]} s at most.")
     lines += [f"missed: {r['name']} ({r['verify']})" for r in wrong if r["verify"] != "fail"]
     lines += [f"flagged: {r['name']} ({r['verify']})" for r in right if r["verify"] != "pass"]
     return "\n".join(lines)
