@@ -113,7 +113,8 @@ def _probabilities(rule, parts, now, k, start):
         seen &= now["segments"] == _cut(parts["segments"], start, span, -1)[:, None]
     s = jnp.where(seen[:, None, None], s, -jnp.inf)
     top = s.max(-1, keepdims=True, initial=-jnp.inf)
-    e = jnp.exp(s - jnp.where(jnp.isneginf(top), 0, top))
+    # s may be computed anew here, and rounded in another way than for its maximum: in float32 by tens where it is 1e8
+    e = jnp.exp(jnp.minimum(s - jnp.where(jnp.isneginf(top), 0, top), 0))
     total = e.sum(-1, keepdims=True)
     return e / jnp.where(total > 0, total, 1), slope, _kept(rule, parts, now, (b, g, r, rows), start, span, s.dtype)
 
