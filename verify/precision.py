@@ -218,7 +218,8 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
             continue  # wrong in float64 too, which the dense law says
         text = f"off by {gap:.2g} in {dtype}, the definition's own gradient by {theirs:.1g}"
-        normal = largest(true) > max(8 * max(float(finfo(d).smallest_normal) for d in kinds), 1e-7 * size)
+        least = max(8 * float(finfo(d).smallest_normal) for d in kinds)
+        normal = largest(true) > max(least, 1e-7 * size, 1e-6 * max(map(largest, truth.cotangents)))
         # where the output is right and the gradient is nothing
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
         much = np.abs(true) > 0.3 * largest(true)
