@@ -60,7 +60,6 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.folded_angle,
         zoo_judged_right.pooled_by_sorted_segments,
         zoo_judged_right.mixture_with_scales_as_logarithms,
-        zoo_judged_right.partial_likelihood,
         zoo_judged_right.rows_in_pairs,
     ],
     ids=lambda make: make.__name__,
