@@ -174,7 +174,12 @@ def _fitting(cases: tuple[Any, ...], x: Array, keeps: bool) -> list[_Fitting]:
 @cache
 def _ranks(case: Any) -> set[int]:
     """The numbers of axes that a case says its layer takes as one floating array."""
-    return {len(x.shape) for x in case.inputs if getattr(x, "below", 0) is None}
+    return {len(x.shape) for x in case.inputs if is_one(x)}
+
+
+def is_one(inputs: Any) -> bool:
+    """Whether the inputs are one floating array."""
+    return getattr(inputs, "below", 0) is None
 
 
 @st.composite
@@ -232,8 +237,7 @@ def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
     found = []
     for case in cases:
         for inputs in map(plain, case.inputs):
-            special = not hasattr(inputs, "shape") or inputs.below is not None
-            y = after(case.layer, inputs) if special else None
+            y = None if is_one(inputs) else after(case.layer, inputs)
             if y is not None and y.shape and _bounded(y):
                 found.append((case.layer, inputs, y))
     return found

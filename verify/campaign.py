@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from verify.architectures import EVEN, Array, Network, after, catalogue, networks, plain
+from verify.architectures import EVEN, Array, Network, after, catalogue, is_one, networks, plain
 from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
@@ -270,7 +270,7 @@ def neighbours(name: str) -> set[tuple[str, str]]:
         for inputs in map(plain, case.inputs):
             kind, y = type(case.layer).__name__, after(case.layer, inputs)
             makes[kind] |= {len(y.shape)} if y else set()
-            takes[kind] |= {len(inputs.shape)} if getattr(inputs, "below", 0) is None else set()
+            takes[kind] |= {len(inputs.shape)} if is_one(inputs) else set()
     return {(a, b) for a, ranks in makes.items() for b, others in takes.items() if ranks & others}
 
 

@@ -46,11 +46,11 @@ class Place:
     def true(self) -> Any:
         return self.bench.truth(*self.draw)
 
-    def once(self, ask: Callable[["Place"], Any]) -> Any:
-        """ask(self), which is the same for each leaf and each canary: asked once at one case."""
-        key = ask.__name__, id(self.draw[0])
+    def once(self, ask: Callable[..., Any], *more: Any) -> Any:
+        """ask(self, *more), which is the same for each leaf and each canary: asked once at one case."""
+        key = ask.__name__, id(self.draw[0]), *map(str, more)
         if key not in self.bench.memo:
-            self.bench.memo[key] = ask(self), self.draw[0]  # holding the case keeps its id its own
+            self.bench.memo[key] = ask(self, *more), self.draw[0]  # holding the case keeps its id its own
         return self.bench.memo[key][0]
 
 
@@ -117,9 +117,8 @@ def elsewhere(place: Place) -> bool:
 
 
 def _folded(place: Place) -> bool:
-    pairs = zip(place.bench.example.others, place.draw[0].others, strict=True)
-    whole = [(np.asarray(x), np.asarray(y)) for x, y in pairs if not inputs.is_key(x)]
-    return any(x.dtype.kind in "iu" and x.size and y.size and y.max() < x.max() for x, y in whole)
+    pairs = zip(place.bench.example.arrays, place.draw[0].arrays, strict=True)
+    return any(x.dtype.kind in "iu" and x.size and y.size and y.max() < x.max() for x, y in pairs)
 
 
 def _elsewhere(place: Place) -> bool:
@@ -171,7 +170,7 @@ def chosen(place: Place) -> bool:
     gradient in leaf k is that of this choice."""
     if place.k is None or place.bench.oracle.slack or not place.once(_jumps):
         return False
-    return alike(place.bench, place.draw) and not _jumps(place, place.k)
+    return alike(place.bench, place.draw) and not place.once(_jumps, place.k)
 
 
 def _jumps(place: Place, alone: int | None = None) -> bool:
@@ -222,7 +221,7 @@ def _doubtful(place: Place) -> bool:
 
 def through_infinity(place: Place, dtype: Any = "float64") -> bool:
     """As by the logarithm of zero; where nothing is masked, for which infinities are a way."""
-    masks = [x for x in place.bench.example.others if not inputs.is_key(x) and x.dtype == bool]
+    masks = [x for x in place.bench.example.arrays if x.dtype == bool]
     masks += [x for x in place.bench.example.floats if Domain.of(x).binary]
     return not masks and overflows(place, dtype)
 
@@ -231,25 +230,15 @@ def overflows(place: Place, dtype: Any) -> bool:
     """On the definition's own way forth and back in this dtype something becomes infinite, or nearly so, as it does not
     at the example."""
     first = Place(place.bench, place.bench.memo["draws"][0])
-    return _infinite(place, dtype) and not _infinite(first, dtype)
+    return place.once(_infinite, dtype) and not first.once(_infinite, dtype)
 
 
 def _infinite(place: Place, dtype: Any) -> bool:
-    bench, (case, label, dy) = place.bench, place.draw
-    key, compiled = ("infinite", id(case), label, str(dtype)), ("infinite", case.shapes, str(dtype))
-
-    def run():
-        floats, others = case.at(dtype)
-        if compiled not in bench.memo:
-            bench.memo[compiled] = bench.compiled(_ends(bench.oracle.primal))
-        return bool(bench.memo[compiled](floats, others, tuple(map(single, dy))))
-
-    if key not in bench.memo:
-        found = False
-        with suppress(Refused):
-            found = bench.guarded("reference", run, dtype)
-        bench.memo[key] = found, case
-    return bench.memo[key][0]
+    bench, (case, _, dy) = place.bench, place.draw
+    ends = bench.memo.setdefault("ends", bench.compiled(_ends(bench.oracle.primal)))
+    with suppress(Refused):
+        return bench.guarded("reference", lambda: bool(ends(*case.at(dtype), tuple(map(single, dy)))), dtype)
+    return False
 
 
 def _ends(f: Callable) -> Callable:

@@ -39,6 +39,11 @@ class Case:
         return floats, tuple(np.asarray(x).astype(dtype) if is_float(x) else x for x in self.others)
 
     @property
+    def arrays(self) -> list[np.ndarray]:
+        """Of `others`, what is no key."""
+        return [np.asarray(x) for x in self.others if not is_key(x)]
+
+    @property
     def shapes(self) -> str:
         return " ".join(str(list(np.shape(x))) for x in (*self.floats, *self.others))
 
@@ -246,10 +251,6 @@ def _known(x: np.ndarray) -> np.ndarray:
     return np.concatenate([below, np.arange(0, max(int(x.max()), 0) + 1)])
 
 
-def _whole(others: Leaves) -> list[np.ndarray]:
-    return [np.asarray(x) for x in others if not is_key(x)]
-
-
 def _rising(x: np.ndarray) -> bool:
     return x.ndim == 1 and x.size > 3 and bool((np.diff(x) >= 0).all()) and x[0] != x[-1]
 
@@ -443,7 +444,7 @@ def _other_values(example: Case, x: Any, points: bool, counts: tuple[int, ...]) 
         yield "all last", np.full_like(x, _top(example, x, counts))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
-    elif _permutation(x) and (np.diff(x) != 1).any() and sum(map(_permutation, _whole(example.others))) == 1:
+    elif _permutation(x) and (np.diff(x) != 1).any() and sum(map(_permutation, example.arrays)) == 1:
         yield "another order", np.roll(x, 1)  # which is not its own inverse, as the example's may be
     elif np.issubdtype(x.dtype, np.integer) and x.size == 1 and x.dtype != np.uint32:
         yield "first", np.zeros_like(x)
@@ -622,7 +623,7 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
 
 
 def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
-    """Two where the example has one: on every axis at the same place, as a batch or a head may be, or on one alone."""
+    """Two where the example has one, on every axis at the same place, as that of a batch or of heads may be."""
     leaves = (*example.floats, *example.others)
     ones = [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] == 1]
     alike = [[axis for axis in ones if axis[1] == a] for a in dict.fromkeys(a for _, a in ones)]
@@ -682,16 +683,22 @@ def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[
 
 def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
     """A row that is broadcast as a column, and as a single number, where f makes as much of it."""
-    tall = {np.shape(x)[-2] for x in example.floats if np.ndim(x) > 1}
+    tall = {np.shape(x)[-2] for x in example.floats if np.ndim(x) > 1} - {0}
     for i, x in enumerate(example.floats):
-        rows = [("column", np.reshape(x, (-1, 1)))] * (np.ndim(x) == 1 and np.size(x) in tall)
-        for name, new in (*rows, *[("number", np.reshape(x, -1)[0])] * bool(rows)):
-            base = ordinary(example, rng, f"broadcast {i} as a {name}")
-            floats = (*base.floats[:i], single(new), *base.floats[i + 1 :])
-            with suppress(Exception), wide("float64"):  # as in `accepts`
-                before, now = (jax.eval_shape(f, values, base.others) for values in (base.floats, floats))
-                if [v.shape for v in before] == [v.shape for v in now]:
-                    yield replace(base, floats=floats, ordinary=False)
+        if np.ndim(x) == 1 and np.size(x) in tall:
+            for name, new in (("column", np.reshape(x, (-1, 1))), ("number", x[0])):
+                base = ordinary(example, rng, f"broadcast {i} as a {name}")
+                case = replace(base, floats=(*base.floats[:i], single(new), *base.floats[i + 1 :]), ordinary=False)
+                before, now = (_made(f, c) for c in (base, case))
+                if before is not None and before == now:
+                    yield case
+
+
+def _made(f: Callable, case: Case) -> list[tuple[int, ...]] | None:
+    """The shapes of what f makes of a case, None if it refuses."""
+    with suppress(Exception), wide("float64"):  # as in `accepts`
+        return [v.shape for v in jax.eval_shape(f, case.floats, case.others)]
+    return None
 
 
 def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.architectures import Network, after, catalogue, draw_inputs, values
+from verify.architectures import Network, after, catalogue, draw_inputs, is_one, values
 from verify.campaign import Book, resumed
 from verify.check import check
 from verify.compiled import hand_and_true
@@ -92,7 +92,7 @@ def _layers(name: str) -> dict[type, list[tuple[Any, Any]]]:
     source, found = catalogue(name), {}
     cases = [(case.layer, inputs) for case in (*source.layers, *source.losses) for inputs in case.inputs]
     for form in source.forms:
-        for inputs in (i for i in source.layers[0].inputs if getattr(i, "below", 0) is None):
+        for inputs in filter(is_one, source.layers[0].inputs):
             inner = [c.layer for c in source.layers if inputs in c.inputs and _keeps(c.layer, inputs)]
             if len(inner) >= len(form.keeps):
                 layer = form.build(*inner[: len(form.keeps)])

@@ -126,6 +126,11 @@ def _bind(eqn: Any, values: list, changed: dict[str, Any], whole: bool) -> list:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
+    """The jaxpr of a loop or branch without custom rules, for the same inputs and outputs."""
+    return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)
+
+
 POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
 
@@ -147,11 +152,6 @@ def points(closed: ClosedJaxpr, first: int) -> set[int]:
     count = len(closed.jaxpr.invars)
     strip(closed, around)(*(frozenset({i - first} if i >= first else ()) for i in range(count)))
     return found
-
-
-def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
-    """The jaxpr of a loop or branch without custom rules, for the same inputs and outputs."""
-    return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ def arranged(what: Subject, args: tuple) -> tuple[Layout, list[str]]:
 def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
     """(label, bench, case) for other values of Python's numbers and flags, one at a time, where the definition and the
     subject's forward accept them; at most four."""
-    count, whole = 0, [np.asarray(x) for x in example.others if not inputs.is_key(x)]
-    counts = {int(x.max()) + 1 for x in whole if x.dtype.kind in "iu" and x.size}  # of classes, of segments
+    count = 0
+    counts = {int(x.max()) + 1 for x in example.arrays if x.dtype.kind in "iu" and x.size}  # of classes, of segments
     ranks = {np.ndim(x) for x in example.floats}
     for i, (name, old) in enumerate(zip(flat.layout.settings, flat.layout.static, strict=True)):
         turned = _turned(old, ranks)

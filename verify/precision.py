@@ -12,7 +12,7 @@ from verify import budget
 from verify.bench import Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
 from verify.excuses import LINALG, LOOPS, Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
-from verify.inputs import FAR, HUGE, TINY, UNSHOWN, ordinary, single
+from verify.inputs import FAR, HUGE, TINY, UNSHOWN, Leaves, ordinary, single
 from verify.law import Breach, Plan, leaves
 
 
@@ -183,14 +183,18 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
-    here = zip(draw[0].at(dtype)[0], draw[0].floats, strict=True)
-    if any((np.isfinite(x) != np.isfinite(v)).any() for x, v in here):
+    here = draw[0].at(dtype)[0]
+    if any((np.isfinite(x) != np.isfinite(v)).any() for x, v in zip(here, draw[0].floats, strict=True)):
         return  # before anything runs: LAPACK may never come back from an infinity
     truth, plain, ours = (run(*draw, dtype) for run in (bench.truth, bench.plain, bench.pull))
     kinds = dtype if isinstance(dtype, tuple) else (dtype,)
     top = min(float(finfo(d).max) for d in kinds)
     if not finite(plain.y):
         return
+    far = draw[0].label.startswith(FAR)
+    out = far and dtype != bench.native
+    beyond = draw[0].label.startswith((*TINY, *HUGE)) or bool(out and LOOPS & bench.either)
+    beyond = beyond or (dtype != bench.native and _denormal(here))
     for k in leaves(bench):
         true, rough, mine = (s.cotangents[k] for s in (truth, plain, ours))
         if not (np.isfinite(true).all() and np.isfinite(rough).all()) or mine.shape != true.shape:
@@ -200,10 +204,6 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         bench.comparisons += 1
         size = budget.scale(bench, draw[0], draw[2], k, true)
         gap, theirs = off(mine, true), off(rough, true)
-        far = draw[0].label.startswith(FAR)
-        out = far and dtype != bench.native
-        beyond = draw[0].label.startswith((*TINY, *HUGE)) or bool(out and LOOPS & bench.either)
-        beyond = beyond or (dtype != bench.native and _denormal(draw, dtype))
         if not finite((mine,)):
             text, place = f"not finite in {dtype}, where the definition's own gradient is", Place(bench, draw, k)
             # far out a right formula may overflow too; it counts where there is a gradient to be had
@@ -238,9 +238,9 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
 
 
-def _denormal(draw: Draw, dtype: Any) -> bool:
-    """Whether this dtype has but a few digits left for some number of the input."""
-    return any(((x != 0) & (np.abs(x) < finfo(x.dtype).smallest_normal)).any() for x in draw[0].at(dtype)[0])
+def _denormal(floats: Leaves) -> bool:
+    """Whether their dtype has but a few digits left for some of these numbers."""
+    return any(((x != 0) & (np.abs(x) < finfo(x.dtype).smallest_normal)).any() for x in floats)
 
 
 def _far_out(bench: Bench, truth: Sample) -> bool:
