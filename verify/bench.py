@@ -14,6 +14,9 @@ from verify.inputs import Case, Leaves, is_float, is_key
 from verify.oracles import Oracle, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, without_rules
 from verify.subject import Flat, wide
 
+LOOPS = {"scan", "while"}
+LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
+
 
 class Refused(Exception):  # noqa: N818 - a signal between modules, seen by no user
     """A stranger's code raised. `stage` says whether going forward already did, or only the way back."""

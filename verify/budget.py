@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import finfo
 
-from verify.bench import Bench, Refused
+from verify.bench import LOOPS, Bench, Refused
 from verify.inputs import Case, Leaves
 
 Draw = tuple[Case, str, Leaves]
@@ -202,7 +202,7 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
     # errors add up in a loop, not alike in both, and one that stops when little changes leaves that little
-    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if "scan" in bench.either else 1)
+    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if LOOPS & bench.either else 1)
     if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]

@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify import inputs
-from verify.bench import Bench, Refused, finite
+from verify.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, usual
 from verify.inputs import Domain, Leaves, is_float, single
 from verify.oracles import again, dense, jaxpr_of
 
 NEVER = 1e18
 SHAPED = ("rank", "broadcast", "multiple", "empty")
-LOOPS = {"scan", "while"}
-LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geqrf", "householder_product", "schur"}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from verify import inputs, oracles
-from verify.bench import Bench, Refused, finite, narrow
+from verify.bench import LINALG, Bench, Refused, finite, narrow
 from verify.calls import interleaved
-from verify.excuses import LINALG
 from verify.inputs import Case
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide

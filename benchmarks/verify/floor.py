@@ -92,8 +92,11 @@ def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
             lost = [loss(bench, tried, leaf, dtype) for leaf, _ in places]
         except Refused:
             continue  # no such dtype for this rule: eigenvalues in bfloat16
+        # where the cotangent of a bfloat16 comes in float32 there is no result in bfloat16 to spoil
+        comes = [bench.pull(*tried.noisy[0], dtype).types[leaf][1] == dtype for leaf, _ in places]
+        told = [pair for pair, so in zip(zip(places, lost, strict=True), comes, strict=True) if so]
         for r in sizes:
-            for place, gone in list(zip(places, lost, strict=True))[: 1 if r == 0 else None]:
+            for place, gone in told[: 1 if r == 0 else None]:
                 found = noticed(bench.spoiled(planted(*place, r, dtype)), tried)
                 row = {"rule": name, "dtype": dtype, "size": float(r), "leaf": place[0], "element": place[1]}
                 rows.append(row | {"found": found, "kept": bool(not r or gone <= r / 4)})

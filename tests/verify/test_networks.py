@@ -87,7 +87,7 @@ def test_a_combinator_at_fault_is_found():
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
 
-@settings(DRAWN, max_examples=25)
+@settings(DRAWN, max_examples=10)
 @given(networks())
 def test_networks_are_valid_and_agree(network):
     assert not audit(network).disagrees
@@ -176,7 +176,7 @@ def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
     def drawn(backend):
         tally = campaign.Tally()
 
-        @settings(DRAWN, max_examples=200, backend=backend)
+        @settings(DRAWN, max_examples=100, backend=backend)
         @given(networks())
         def draw(network):
             campaign.cover(tally, network)
@@ -187,7 +187,7 @@ def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
     tally = drawn(EVEN)
     print(tally.layers.most_common())
     for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LSTM", "MultiHeadAttention", "LSTMNode"):
-        assert tally.layers[name] >= 2, name  # of 200 networks, which a hundred types share
+        assert tally.layers[name] >= 1, name  # of 100 networks, which a hundred types share
     assert len(tally.pairs) > 2 * len(drawn("hypothesis").pairs)
 
 

@@ -117,30 +117,30 @@ def test_a_file_of_tokens(tmp_path, capsys):
 
 def test_an_interrupted_campaign_goes_on(tmp_path, monkeypatch):
     journal = tmp_path / "journal"
-    monkeypatch.setattr(campaign, "BATCH", 4)
-    whole = campaign.run(12, 1)
+    monkeypatch.setattr(campaign, "BATCH", 2)
+    whole = campaign.run(6, 1)
 
     def interrupt(tally):
-        if tally.networks >= 8:
+        if tally.networks >= 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        campaign.run(12, 1, watch=interrupt, journal=journal)
+        campaign.run(6, 1, watch=interrupt, journal=journal)
     with journal.open("a") as out:
-        out.write('{"batch": [2, 4], "tal')  # the power went off here
+        out.write('{"batch": [2, 2], "tal')  # the power went off here
     drawn, seen = [], []
     batch = campaign.batch
     monkeypatch.setattr(campaign, "batch", lambda *part: drawn.append(part[2]) or batch(*part))
-    resumed = campaign.run(12, 1, watch=lambda tally: seen.append(tally.networks), journal=journal)
+    resumed = campaign.run(6, 1, watch=lambda tally: seen.append(tally.networks), journal=journal)
     assert drawn == [2]
-    assert seen == [4, 8, 12]
+    assert seen == [2, 4, 6]
     assert (resumed.layers, resumed.forms, resumed.pairs) == (whole.layers, whole.forms, whole.pairs)
     assert len(journal.read_text().splitlines()) == 4
     with pytest.raises(campaign.JournalError, match="Give each campaign a file of its own"):
-        campaign.run(12, 2, journal=journal)
+        campaign.run(6, 2, journal=journal)
     journal.write_text(json.dumps({"something": "else"}) + "\n")
     with pytest.raises(campaign.JournalError, match="expected the journal"):
-        campaign.run(12, 1, journal=journal)
+        campaign.run(6, 1, journal=journal)
 
 
 def test_processes_last_for_as_many_parts_as_there_are():
