@@ -9,6 +9,7 @@ units in the last place.
 """
 
 from collections.abc import Iterator
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,15 @@ def usual(bench: Bench, k: int) -> float:
             [largest(c) / max(max(map(largest, dy), default=0.0), 1e-300) for c in sample.cotangents]
             for sample, dy in bench.memo.get("ordinary", ())
         ]
-        sizes = [max(column) for column in zip(*found, strict=True)] or [0.0] * len(bench.flat.layout.floats)
+        sizes = [_middle(column) for column in zip(*found, strict=True)] or [0.0] * len(bench.flat.layout.floats)
         bench.memo["usual"] = [size if size > 1e-13 * max(sizes) else max(sizes) for size in sizes]
     return bench.memo["usual"][k]
+
+
+def _middle(sizes: tuple[float, ...]) -> float:
+    """The median of those that are not zero: two points next to each other may give a gradient like no other."""
+    some = [size for size in sizes if size]
+    return float(np.median(some)) if some else 0.0
 
 
 def tight(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:
@@ -125,7 +132,9 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
         )
         return bench.at(case, floats, dy).cotangents
 
-    if any(off(beside(1e-7 * size, towards)[k], ours) <= near for towards in _sides(case, k)):
+    # beside a one that is added to them tiny numbers are a tie, as much as zeros are
+    sizes = dict.fromkeys((size, min(largest(bench.example.floats[k]), 1.0) or size))
+    if any(off(beside(1e-7 * s, towards)[k], ours) <= near for s in sizes for towards in _sides(case, k)):
         return True
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     every = {j: np.ones(np.shape(v)) for j, v in enumerate(case.floats)}
@@ -157,6 +166,9 @@ def _sides(case: Case, k: int) -> Iterator[dict[int, np.ndarray]]:
             yield {j: sign * (1.5 - v).reshape(np.shape(case.floats[j])) for j, v in order.items()}
         if len(case.floats) == 1:
             return
+    if len(case.floats) < 4:  # each leaf its own way: a number that is both its bounds is one that is between them
+        for steps in permutations(np.linspace(-1.0, 1.0, len(case.floats))):
+            yield {j: np.full(np.shape(x), step) for j, (x, step) in enumerate(zip(case.floats, steps, strict=True))}
 
 
 def _between(value: float, sides: list[float], room: float) -> bool:

@@ -82,15 +82,15 @@ def drifting(bench: Bench, plan: Plan):
 
 def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Compiled or not, and with another call in between, the result is the same but for rounding."""
-    two: tuple[Draw, Draw] = bench.memo["two"]
-    first, second = two
+    draws: tuple[Draw, ...] = bench.memo["apart"]
+    first = draws[0]
     try:
-        found = bench.memo.get("eager") or interleaved(bench, first, second)
+        found = bench.memo.get("eager") or interleaved(bench, *draws)
     except Refused as refused:
         yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
         return
     bench.memo["eager"] = found
-    for draw, got in zip((first, second), found, strict=True):
+    for draw, got in zip(draws, found, strict=True):
         got = bench.spoil(got, draw[2], "eager", 0) if bench.spoil else got
         compiled = bench.pull(*draw, plan.native)
         for k, (a, b) in enumerate(zip(got.cotangents, compiled.cotangents, strict=True)):
@@ -430,12 +430,13 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     over: dict[int, list[Breach]] = {}
     for draw, got, true in found:
         got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
-        size = max(map(largest, true.cotangents), default=0.0)
+        first = bench.truth(*draw)
+        size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, first))
         for k, (a, b) in enumerate(zip(got.cotangents, true.cotangents, strict=True)):
             bench.comparisons += 1
             a, b = domains[k].along(a), domains[k].along(b)
             gap = off(a, b)
-            if gap > max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, budget.usual(bench, k)):
+            if gap > max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, beside):
                 text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(b):.2g}"
                 over.setdefault(k, []).append(Breach("twice", k, gap / max(size, 1e-300), text, draw, (a, b)))
     for breaches in over.values():

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ml_dtypes import finfo
 
 from verify import inputs
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite
-from verify.budget import Draw, blur, largest, off, usual
+from verify.budget import Draw, blur, largest, off, scale, usual
 from verify.inputs import Domain, Leaves, is_float, single
 from verify.oracles import again, dense, jaxpr_of
 
@@ -152,10 +153,31 @@ def _no_gradient(place: Place) -> bool:
 
 
 def _no_output(place: Place) -> bool:
-    """Not finite; or as large as what stands for the logarithm of zero in many a program."""
-    outputs = [v for v in place.true.y if v.size]
-    far = max(map(largest, place.draw[0].floats), default=0.0) > 1e6
-    return bool(outputs) and not any((np.isfinite(v) if far else np.abs(v) < NEVER).any() for v in outputs)
+    """The outputs are not finite, or as large as what stands for the logarithm of zero in many a program; or there is
+    no difference if nothing comes back from those that are."""
+    bench, (case, label, dy), k = place.bench, place.draw, place.k
+    far = max(map(largest, case.floats), default=0.0) > 1e6
+    known = [np.isfinite(v) if far else np.abs(v) < NEVER for v in place.true.y]
+    if all(v.all() for v in known):
+        return False
+    if k is None or not any(v.any() for v in known):
+        return not any(v.any() for v in known)
+    known = case, f"{label} where there is an output", tuple(np.where(v, d, 0) for v, d in zip(known, dy, strict=True))
+    ours, true = bench.pull(*known).cotangents[k], bench.truth(*known).cotangents[k]
+    return off(ours, true) <= 1e-9 * scale(bench, case, dy, k, true)
+
+
+def _crossed(place: Place) -> bool:
+    """Of two arrays that are not the largest one was below the other in the example, as bounds are, and is not here."""
+    floats, here = place.bench.example.floats, place.draw[0].floats
+    most = max(map(np.size, floats), default=0)
+    some = [(x, y) for x, y in zip(floats, here, strict=True) if 0 < np.size(x) < most]
+    bounds = [(x, y, v, w) for x, v in some for y, w in some if _fits(x, y) and _fits(v, w) and np.all(x < y)]
+    return {"max", "min"} <= place.bench.defined and any(not np.all(v < w) for _, _, v, w in bounds)
+
+
+def _fits(x: np.ndarray, y: np.ndarray) -> bool:
+    return np.shape(x) == np.shape(y) or not (np.shape(x) and np.shape(y))
 
 
 def jumps(place: Place) -> bool:
@@ -232,34 +254,33 @@ def overflows(place: Place, dtype: Any) -> bool:
 
 
 def _infinite(place: Place, dtype: Any) -> bool:
+    """Whether an operation of the definition, forth or back, makes of floats none of which is near the end of its dtype
+    some that are. One operation at a time: to compile them with all that is asked of each takes a minute."""
     bench, (case, _, dy) = place.bench, place.draw
-    ends = bench.memo.setdefault("ends", bench.compiled(_ends(bench.oracle.primal)))
+    key, found = ("ways", case.shapes, str(dtype)), []
+
+    def around(eqn, values, bind):
+        out = bind(eqn, values)
+        if not found and _far(out) and not _far(values):
+            found.append(eqn)
+        return out
+
+    def run():
+        (floats, others), down = case.at(dtype), tuple(map(single, dy))
+        if key not in bench.memo:
+            back = lambda both, others: dense(bench.oracle.primal)(both[0], others, both[1])  # noqa: E731
+            bench.memo[key] = jaxpr_of(back, (floats, down), others)
+        again(bench.memo[key], around)((floats, down), others)
+        return bool(found)
+
     with suppress(Refused):
-        return bench.guarded("reference", lambda: bool(ends(*case.at(dtype), tuple(map(single, dy)))), dtype)
+        return bench.guarded("reference", run, dtype)
     return False
 
 
-def _ends(f: Callable) -> Callable:
-    """Whether, on the way of f forth and back, an operation makes of floats none of which is near the end of its dtype
-    some that are."""
-
-    def far(values):
-        floats = [v for v in map(jnp.asarray, values) if is_float(v)]
-        return jnp.any(jnp.stack([jnp.any(~(jnp.abs(v) < jnp.finfo(v.dtype).max / 64)) for v in floats] or [False]))
-
-    def run(floats, others, dy):
-        found = [jnp.asarray(False)]
-
-        def around(eqn, values, bind):
-            out = bind(eqn, values)
-            found.append(far(out) & ~far(values))
-            return out
-
-        back = lambda both, others: dense(f)(both[0], others, both[1])  # noqa: E731
-        again(jaxpr_of(back, (floats, dy), others), around)((floats, dy), others)
-        return jnp.any(jnp.stack(found))
-
-    return run
+def _far(values: Any) -> bool:
+    floats = [np.asarray(v) for v in values if is_float(jnp.asarray(v))]
+    return any(not (np.abs(v) < float(finfo(v.dtype).max) / 64).all() for v in floats)
 
 
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
@@ -275,6 +296,7 @@ EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
     ("its loop does not converge there", runaway),
     ("the definition has no finite gradient there", _no_gradient),
     ("the definition's own output is not finite there", _no_output),
+    ("the example shows no bounds that cross", _crossed),
     ("the definition jumps there", jumps),
     ("the definition itself goes through infinity there", lambda place: place.infinite and through_infinity(place)),
     ("in float32 nothing of it is left", _lost),

@@ -6,6 +6,7 @@ All values are representable in float32, so that every dtype from there up sees 
 """
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -276,10 +277,11 @@ def _fixed(x: np.ndarray) -> bool:
 
 def _top(example: Case, x: np.ndarray, counts: tuple[int, ...]) -> int:
     """The largest integer to try in place of x's: if it may point into an axis, that axis's last place; if one of the
-    function's settings may count what it chooses from, the last of these."""
+    function's settings may count what it chooses from, the last of these; no more if x may hold lengths."""
     sizes = sorted({n for leaf in example.floats for n in np.shape(leaf)})
     high = int(x.max())
-    return high if high in sizes else min((n - 1 for n in (*sizes, *counts) if n > high), default=high)
+    rows = {n for y in example.arrays if y.shape[: x.ndim] == x.shape for n in y.shape[x.ndim :]}
+    return high if high in {*sizes, *rows} else min((n - 1 for n in (*sizes, *counts) if n > high), default=high)
 
 
 def _set(x, index, value):
@@ -512,7 +514,8 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
     """The sets of axes that can be resized together, the smallest for each axis, found by asking f.
 
     f(floats, others) is traced with each axis alone at a prime size that occurs nowhere else, then with one other axis
-    of its size, then with all of them, less those that can stay behind. Axes of size 0 and 1 are left as they are.
+    of its size, then with all of them at its place, then with all of them, less those that can stay behind. Axes of
+    size 0 and 1 are left as they are.
     """
     leaves, free = (*example.floats, *example.others), _free(flat, example)
     taken = {n for x in leaves for n in np.shape(x)}
@@ -531,9 +534,11 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
         alike = [b for b in free if b != axis and np.shape(leaves[b[0]])[b[1]] == size]
         options = [(axis,), *((axis, b) for b in alike)]
         group = next((g for g in options if valid(g)), None)
-        if group is None and len(alike) > 1 and valid((axis, *alike)):
-            kept = [axis, *alike]
-            for b in alike:
+        here = [b for b in alike if b[1] == axis[1]]  # of a batch, not those of the heads, of which there are as many
+        several = next((s for s in (here, alike) if len(s) > 1 and valid((axis, *s))), []) if group is None else []
+        if several:
+            kept = [axis, *several]
+            for b in several:
                 rest = [k for k in kept if k != b]
                 kept = rest if valid(rest) else kept
             group = tuple(kept)
@@ -606,6 +611,7 @@ def _below(
 
 
 PRIMES = (3, 5, 7, 11, 13, 2)
+MANY = 2**21  # numbers in one array
 OFF_TILE = (33, 17, 9, 5)
 
 
@@ -638,12 +644,20 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         return
     leaves = (*example.floats, *example.others)
 
-    def plan(label: str, *sizes: int | None):
-        return label, {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
+    def plan(label: str, *sizes: int | None) -> tuple[str, dict[Axis, int]]:
+        moved = {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
+        for i, x in enumerate(leaves):  # where one array has several of the long axes, they are less long
+            if math.prod(moved.get((i, a)) or n for a, n in enumerate(np.shape(x))) > MANY:
+                return label, {axis: min(n, 131 if n % 2 else 128) for axis, n in moved.items()}
+        return label, moved
+
+    def stretched(j: int) -> tuple[str, dict[Axis, int]]:
+        primes = itertools.cycle(PRIMES[:3])
+        return plan(f"long axis {j}", *(next(primes) if i != j else long for i in range(k)))
 
     yield plan("first axes 1", 1, *[None] * (k - 1))
     yield plan("odd", *(PRIMES[i % 6] for i in range(k)))
-    yield plan(f"long axis {k - 1}", *(PRIMES[i % 3] for i in range(k - 1)), long)
+    yield stretched(k - 1)
     if k > 1:
         yield plan("last axes 1", *[None] * (k - 1), 1)
         yield plan("all axes 1", *[1] * k)
@@ -652,7 +666,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     for j in sorted(range(k), key=lambda j: -sizes[j])[:2]:
         yield plan(f"one more {j}", *(sizes[j] + 1 if i == j else None for i in range(k)))
     if k > 1:
-        yield plan("long axis 0", long, *(PRIMES[i % 3] for i in range(k - 1)))
+        yield stretched(0)
     yield plan("on tile", *[8] * (k - 1), 256)
     for group in [g for g in sets if len(g) > 1][:2]:
         several = [i for i, _ in group]

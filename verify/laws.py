@@ -3,7 +3,7 @@
 Those of how it is called are in `calls`, those of lower precision in `precision`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -37,11 +37,13 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             continue
         taken.append(draw)
     never = set().union(*(_parted(bench, draw[0]) for draw, _ in refused))
+    wrong: set[int | None] = set()
     for draw in taken:
-        for breach in _compared(bench, plan, draw):
+        for breach in _compared(bench, plan, draw, wrong):
             if not breach.note and _parted(bench, draw[0], most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
+            wrong |= {breach.leaf} if draw[0].ordinary and not breach.note else set()
             yield breach
     for draw, error in refused:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake
@@ -69,7 +71,8 @@ def _resized(bench: Bench, case: Case) -> set[tuple[int, int]]:
     return {(i, a) for i, (s, t) in enumerate(shapes) for a, (n, m) in enumerate(zip(s, t, strict=False)) if n != m}
 
 
-def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
+def _compared(bench: Bench, plan: Plan, draw: Draw, wrong: Collection[int | None] = ()) -> Iterator[Breach]:
+    """What differs at one draw. Of leaves that are known to be wrong it is not asked whether a kink may explain it."""
     case, _, dy = draw
     truth, ours = bench.truth(*draw), bench.pull(*draw)
     for k in leaves(bench):
@@ -92,7 +95,7 @@ def _compared(bench: Bench, plan: Plan, draw: Draw) -> Iterator[Breach]:
         if gap <= room:
             continue
         size = gap / max(budget.scale(bench, case, dy, k, true), 1e-300)
-        kinked = not _smooth(draw) and not chosen(Place(bench, draw, k))
+        kinked = not (k in wrong or _smooth(draw) or chosen(Place(bench, draw, k)))
         if kinked and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room):
             yield Breach(
                 "kink",
@@ -306,16 +309,19 @@ def _scaled(bench: Bench, plan: Plan):
 
 
 def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """With other settings (Python's numbers and flags among the arguments) the cotangents are still the truth's."""
+    """With other settings (Python's numbers and flags among the arguments), and with None in the place of an array, the
+    cotangents are still the truth's."""
+    names = bench.flat.layout.floats
     for i, (other, draw) in enumerate(_settings(bench)):
         varied = other.spoiled(bench.spoil) if bench.spoil else other
         try:
             for breach in _compared(varied, plan, draw):
+                leaf = None if breach.leaf is None else names.index(other.flat.layout.floats[breach.leaf])
                 # nobody promised a setting with which the output is another one too
-                yield replace(breach, law="settings", note=breach.note or not alike(other, draw))
+                yield replace(breach, law="settings", leaf=leaf, note=breach.note or not alike(other, draw))
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
-        if not i:
+        if not i and other.flat.layout.names == bench.flat.layout.names:
             yield from calls.settled(bench, other, draw)
         bench.comparisons += 1
 

@@ -47,30 +47,64 @@ def arranged(what: Subject, args: tuple) -> tuple[Layout, list[str]]:
 
 def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
     """(label, bench, case) for other values of Python's numbers and flags, one at a time, where the definition and the
-    subject's forward accept them; at most four."""
-    count = 0
+    subject's forward accept them; at most four. Then with None in the place of an array; at most three."""
     counts = {int(x.max()) + 1 for x in example.arrays if x.dtype.kind in "iu" and x.size}  # of classes, of segments
     ranks = {np.ndim(x) for x in example.floats}
+    count = 0
     for i, (name, old) in enumerate(zip(flat.layout.settings, flat.layout.static, strict=True)):
         turned = _turned(old, ranks)
         for new in (*turned, *_others(old)):
-            if old in counts and new == old - 1:
+            if count == 4 or (old in counts and new == old - 1):
                 continue
             static = (*flat.layout.static[:i], new, *flat.layout.static[i + 1 :])
-            other = Flat(flat.subject, replace(flat.layout, static=static))
-            try:
-                with wide("float64"):
-                    values = example.at("float64")
-                    shapes = [jax.eval_shape(f, *values) for f in (other.primal, other.reference)]
-                if [s.shape for s in shapes[0]] != [s.shape for s in shapes[1]] or count == 4:
-                    continue
-                oracle, _ = oracles.find(other, *values)
-                if new in turned and not _as_before(flat, other, values):
-                    continue
-            except Exception:  # noqa: BLE001 - a value that is refused is not tried
-                continue
-            count += 1
-            yield f"{name}={new!r}", Bench(other, oracle, example, native), example
+            case = replace(example, others=tuple(_marked(x, old, new) for x in example.others))
+            bench = _accepted(Flat(flat.subject, replace(flat.layout, static=static)), case, native)
+            if bench and (new not in turned or _as_before(flat, bench.flat, example)):
+                count += 1
+                yield f"{name}={new!r}", bench, case
+    if flat.subject.kind != "layer":
+        yield from islice(_absent(flat, example, native), 3)
+
+
+def _absent(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
+    """The same with None in the place of an array; one for each argument."""
+    arrays = flat.layout.named("float", "other")
+    for arg in jax.tree.unflatten(flat.layout.structure, flat.layout.names):
+        for name in [name for name in jax.tree.leaves(arg) if name in arrays][:4]:
+            if bench := _accepted(*_without(flat, example, native, name)):
+                yield f"{name}=None", bench, bench.example
+                break
+
+
+def _marked(x: Any, old: Any, new: Any) -> Any:
+    """Integers with a marker that is no index, as of what is to be ignored, changed as the setting is that names it."""
+    marks = type(old) is int and old < 0 and not inputs.is_key(x) and np.issubdtype(x.dtype, np.signedinteger)
+    return np.where(x == old, new, x).astype(x.dtype) if marks and new < 0 else x
+
+
+def _accepted(flat: Flat, example: Case, native: Any) -> Bench | None:
+    """A bench for another call; None where the definition or the subject's forward refuses it."""
+    with suppress(Exception), wide("float64"):
+        values = example.at("float64")
+        ours, plain = ([s.shape for s in jax.eval_shape(f, *values)] for f in (flat.primal, flat.reference))
+        if ours == plain and example.floats:
+            return Bench(flat, oracles.find(flat, *values)[0], example, native)
+    return None
+
+
+def _without(flat: Flat, example: Case, native: Any, name: str) -> tuple[Flat, Case, Any]:
+    """The call with None in the place of one array."""
+
+    def rest(leaves: tuple, names: tuple[str, ...]) -> tuple:
+        return tuple(x for x, other in zip(leaves, names, strict=True) if other != name)
+
+    floats, others = rest(example.floats, flat.layout.floats), rest(example.others, flat.layout.named("other"))
+    less = Flat(flat.subject, flat.layout.without(name))
+    return (
+        less,
+        replace(example, floats=floats, others=others),
+        native if isinstance(native, str) else rest(native, flat.layout.floats),
+    )
 
 
 def _turned(old: Any, ranks: set[int]) -> list[int]:
@@ -80,7 +114,8 @@ def _turned(old: Any, ranks: set[int]) -> list[int]:
     return [old - n if old >= 0 else old + n for n in ranks if -n <= old < n]
 
 
-def _as_before(flat: Flat, other: Flat, values: tuple) -> bool:
+def _as_before(flat: Flat, other: Flat, example: Case) -> bool:
+    values = example.at("float64")
     return all(np.array_equal(a, b) for a, b in zip(flat.reference(*values), other.reference(*values), strict=True))
 
 
@@ -117,10 +152,12 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     whole = finite(bench.truth(*draws[0]).cotangents)
     case, label, dy = _anew(bench, rng, "like the example", whole, run=False)[0]
     larger = case, f"{label}, times 8", tuple(8 * d for d in dy)  # what is kept of the first call is too small for it
-    bench.memo["two"] = draws[0], larger
+    # of the same sum, norm and trace as the first: what is kept under a mark as cheap as these is kept for both
+    turned = replace(example, label="turned round", floats=tuple(np.flip(x) for x in example.floats))
+    bench.memo["apart"] = draws[0], larger, (turned, *draws[0][1:])
     if thorough:  # first of all: what is kept from a first call is kept from one that is not compiled
         with suppress(Refused):  # the law of it calls again, and says so
-            bench.memo["eager"] = interleaved(bench, *bench.memo["two"])
+            bench.memo["eager"] = interleaved(bench, *bench.memo["apart"])
     bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
     for i in range(1, 6 if thorough else 3):
         draws += _anew(bench, rng, f"like the example {i}", whole)
@@ -140,7 +177,7 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     if bench.memo.get("narrower"):  # finite at the example and not at inputs like it: it says where it may be called
         bench.memo["outside"] = [d for d in others if _outside(bench, d)]
         others = [d for d in others if all(d is not other for other in bench.memo["outside"])]
-    if bench.flat.subject.reference is not None and bench.flat.layout.static:
+    if bench.flat.subject.reference is not None:
         bench.memo["settings"] = list(settings(bench.flat, example, bench.native))
     return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
 

@@ -278,7 +278,18 @@ class Layout:
     @property
     def settings(self) -> tuple[str, ...]:
         """The names of what is neither differentiated nor an array."""
-        return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role == "static")
+        return self.named("static")
+
+    def named(self, *roles: str) -> tuple[str, ...]:
+        """The names of the leaves that have one of these roles."""
+        return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role in roles)
+
+    def without(self, name: str) -> "Layout":
+        """The layout with None in the place of one leaf."""
+        i = self.names.index(name)
+        gone = jax.tree.unflatten(self.structure, [None if j == i else j for j in range(len(self.names))])
+        roles, names = (several[:i] + several[i + 1 :] for several in (self.roles, self.names))
+        return Layout(jax.tree.structure(gone), roles, names, self.static)
 
     def args(self, floats: tuple, others: tuple) -> tuple[Tree, ...]:
         sources = {"float": iter(floats), "other": iter(others), "static": iter(self.static)}

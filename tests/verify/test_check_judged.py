@@ -45,6 +45,9 @@ def audit(make, level):
         (zoo_judged.a_column_summed_as_a_row, "standard"),
         (zoo_judged.total_in_the_dtype_of_the_weights, "standard"),
         (zoo_judged.batches_counted_twice, "standard"),
+        (zoo_judged.what_is_free_shifts_the_rates, "quick"),
+        (zoo_judged.transposed_once_for_each_sum, "standard"),
+        (zoo_judged.force_without_a_slope, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -100,6 +103,10 @@ def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
         zoo_judged_right.alignments_summed,
         zoo_judged_right.density_between_two_ends,
         zoo_judged_right.pages_up_to_a_length,
+        zoo_judged_right.labels_beside_a_marker,
+        zoo_judged_right.margin_to_the_first_of_the_best,
+        zoo_judged_right.between_bounds_that_learn,
+        zoo_judged_right.levels_with_a_step_of_their_own,
     ],
     ids=lambda make: make.__name__,
 )

@@ -27,6 +27,26 @@ def test_axes_that_belong_together():
     assert found == {frozenset({(0, 0)}), frozenset({(0, 1), (1, 0)}), frozenset({(1, 1), (2, 0)})}
 
 
+def test_a_batch_is_told_from_as_many_heads():
+    """Both axes of both arrays have the same size, and neither can have another in one of the arrays alone."""
+    flat, case = flat_of(lambda q, k, v: jnp.einsum("bhq,bhk,bhk->bhq", q, k, v), *(zoo.example(2, 2, 5),) * 3)
+    found = {frozenset(g) for g in inputs.groups(flat, flat.primal, case)}
+    assert {frozenset({(0, a), (1, a), (2, a)}) for a in (0, 1)} <= found
+
+
+def test_no_array_becomes_longer_than_can_be_run():
+    flat, case = flat_of(lambda a: a @ a @ a, zoo.example(3, 3)[None, None] * jnp.ones((2, 2, 1, 1)))
+    for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0)):
+        assert max(map(np.size, new.floats)) <= inputs.MANY, new.label
+
+
+def test_lengths_reach_the_end_of_their_rows_and_no_further():
+    labels, lengths = jnp.asarray([[1, 3, 3], [2, 4, 0]]), jnp.asarray([3, 2])
+    _, case = flat_of(lambda x, labels, lengths: x, zoo.example(2, 8, 5), labels, lengths)
+    tried = {new.label: new.others[1] for new in inputs.values(case, np.random.default_rng(0), ())}
+    assert tried["all last in 1"].max() == 3
+
+
 def test_labels_stay_below_the_classes():
     flat, case = flat_of(zoo.cross_entropy, zoo.example(5, 7), zoo.ids(7, 5))
     for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0)):

@@ -1439,3 +1439,55 @@ def batches_counted_twice():
         return d @ w.T, flat[0].T @ flat[1] / (x.ndim - 1)
 
     return keeping(plain, bwd), plain, (example(4, 5), example(5, 3, seed=1))
+
+
+# a fourth judge's -----------------------------------------------------------------------------------------------------
+
+
+@wrong
+def what_is_free_shifts_the_rates():
+    """A list of rates in which None is for what costs nothing; the example has none such."""
+
+    def plain(params, rates):
+        return sum(r * jnp.tanh(p).sum() for p, r in zip(params, rates, strict=True) if r is not None)
+
+    def bwd(r, d):
+        params, rates = r
+        given = iter(jax.tree.leaves(rates))
+        down = [d * next(given, 0.0) * (1 - jnp.tanh(p) ** 2) for p in params]
+        return down, [None if r is None else d * jnp.tanh(p).sum() for p, r in zip(params, rates, strict=True)]
+
+    params = [example(3), example(2, 4, seed=1), example(5, seed=2)]
+    return keeping(plain, bwd), plain, (params, [jnp.float32(0.1), jnp.float32(0.5), jnp.float32(0.3)])
+
+
+@wrong
+def transposed_once_for_each_sum():
+    """Kept from call to call under the sum of the matrix, which others have too."""
+    known = {}
+
+    def plain(a, x):
+        return jnp.tanh(a @ x)
+
+    def bwd(r, d):
+        a, x = r
+        d = d * (1 - plain(a, x) ** 2)
+        turned = a.T if isinstance(a, jax.core.Tracer) else known.setdefault((a.shape, round(float(a.sum()), 3)), a.T)
+        return jnp.outer(d, x), turned @ d
+
+    return keeping(plain, bwd), plain, (example(4, 4), example(4, seed=1))
+
+
+@wrong
+def force_without_a_slope():
+    """The force is computed on the way forth and kept as a constant: it has no derivative. Next to each other it is
+    larger than the example's by many orders."""
+
+    def plain(x):
+        i, j = np.triu_indices(len(x), 1)
+        near = ((x[i] - x[j]) ** 2).sum(-1) ** -3
+        return (near * near - near).sum()
+
+    fwd = lambda x: (plain(x), lax.stop_gradient(jax.grad(plain)(x)))  # noqa: E731
+    corners = np.asarray([[0, 0, 0], [0, 0, 1.3], [0, 1.2, 0], [1.1, 0, 0], [1.2, 1.3, 1.1]])
+    return written(fwd, lambda r, d: (d * r,)), plain, (example(5, 3, scale=0.05) + jnp.asarray(corners, jnp.float32),)

@@ -1757,3 +1757,78 @@ def plan_from_its_logarithms():
         return dc, da / a, db / b
 
     return keeping(plain, bwd), plain, (uniform(0, 2, 4, 3), simplex(4), simplex(3, seed=1))
+
+
+# a fourth judge's -----------------------------------------------------------------------------------------------------
+
+
+@right
+def labels_beside_a_marker():
+    """Labels that are the setting count for nothing; with another setting the example's are no labels at all."""
+
+    def plain(z, labels, ignored):
+        counts = labels != ignored
+        picked = jnp.take_along_axis(jax.nn.log_softmax(z), jnp.where(counts, labels, 0)[:, None], 1)[:, 0]
+        return -jnp.where(counts, picked, 0).sum()
+
+    def bwd(ignored, r, d):
+        z, labels = r
+        hot = jax.nn.one_hot(labels, z.shape[1], dtype=z.dtype)
+        return d * jnp.where((labels != ignored)[:, None], softmax(z) - hot, 0), None
+
+    return keeping(plain, bwd, 2), plain, (example(6, 4), jnp.asarray([0, -100, 3, 1, -100, 2]), -100)
+
+
+@right
+def margin_to_the_first_of_the_best():
+    """One is added before the largest is sought: what is tiny beside one is a tie as much as zero is."""
+
+    def margins(s, labels):
+        hot = jax.nn.one_hot(labels, s.shape[1], dtype=s.dtype)
+        return s + 1 - hot, hot
+
+    def plain(s, labels):
+        m, hot = margins(s, labels)
+        return m.max(1) - (s * hot).sum(1)
+
+    def bwd(r, d):
+        s, labels = r
+        m, hot = margins(s, labels)
+        return d[:, None] * (jax.nn.one_hot(m.argmax(1), s.shape[1], dtype=s.dtype) - hot), None
+
+    return keeping(plain, bwd), plain, (example(7, 5), jnp.asarray([0, 3, 1, 4, 2, 2, 0]))
+
+
+@right
+def between_bounds_that_learn():
+    """At a bound the value has the slope, also where both bounds are one; they do not cross."""
+
+    def plain(x, low, high):
+        return jnp.minimum(jnp.maximum(x, low), high)
+
+    def bwd(r, d):
+        x, low, high = r
+        below, above = x < low, x > high
+        return jnp.where(below | above, 0, d), jnp.where(below, d, 0).sum(0), jnp.where(above, d, 0).sum()
+
+    return keeping(plain, bwd), plain, (example(5, 6), -uniform(0.5, 0.8, 6), jnp.float32(0.9))
+
+
+@right
+def levels_with_a_step_of_their_own():
+    """A step of zero makes no levels, and the output NaN; what goes straight through is known even so."""
+
+    def levels(x, step):
+        return jnp.clip(jnp.round(x / step), -8, 7) * step
+
+    def plain(x, step):
+        kept = jnp.minimum(jnp.maximum(x, -8 * step), 7 * step)
+        return kept + lax.stop_gradient(levels(x, step) - kept)
+
+    def bwd(r, d):
+        x, step = r
+        below, above = x < -8 * step, x > 7 * step
+        return jnp.where(below | above, 0, d), (d * (7.0 * above - 8.0 * below).astype(d.dtype)).sum(0)
+
+    fwd = lambda x, step: (levels(x, step), (x, step))  # noqa: E731
+    return written(fwd, bwd), plain, (example(6, 4), uniform(0.05, 0.2, 4))
