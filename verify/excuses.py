@@ -162,8 +162,9 @@ def _no_output(place: Place) -> bool:
         return False
     if k is None or not any(v.any() for v in known):
         return not any(v.any() for v in known)
-    known = case, f"{label} where there is an output", tuple(np.where(v, d, 0) for v, d in zip(known, dy, strict=True))
-    ours, true = bench.pull(*known).cotangents[k], bench.truth(*known).cotangents[k]
+    down = tuple(np.where(v, d, 0) for v, d in zip(known, dy, strict=True))
+    there = case, f"{label} where there is an output", down
+    ours, true = bench.pull(*there).cotangents[k], bench.truth(*there).cotangents[k]
     return off(ours, true) <= 1e-9 * scale(bench, case, dy, k, true)
 
 

@@ -84,6 +84,11 @@ def blind(bench: Bench, plan: Plan) -> list[Finding]:
     if unsure:
         labels = list(dict.fromkeys(d[0].label for d in unsure))
         notes.append(note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
+    if (inner := bench.memo["inner"]) and not bench.memo["both"]:
+        text = (
+            f"given float64 it rounds to {inner} inside, and the definition does not: judged as one that keeps {inner}"
+        )
+        notes.append(note("precision", text))
     if not (bench.flat.subject.estimator or telling(bench, plan)):
         notes.append(
             note("precision", "the definition's own gradient loses nearly all in lower precision: not judged there")

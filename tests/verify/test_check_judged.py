@@ -82,6 +82,13 @@ def test_what_is_wrong_below_zero_alone_is_told_where_the_example_shows_nothing_
     assert any("the example shows nothing of the kind" in str(f) for f in report.findings), str(report)
 
 
+def test_what_keeps_but_float32_of_float64_is_told():
+    """Many kernels do on purpose, so it is no error; whoever works in float64 has to know."""
+    report = audit(zoo_judged.float64_through_float32, "quick")
+    assert report.verdict == "pass", str(report)
+    assert any("it rounds to float32 inside" in str(f) for f in report.findings), str(report)
+
+
 def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
     f, plain, args = zoo_judged.forward_that_clips()
     report = verify.check(f, *args, reference=plain, level="quick")
