@@ -82,6 +82,17 @@ def _mask_broadcast(place: Place) -> bool:
     return place.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole)))
 
 
+def _one_alone(place: Place) -> bool:
+    """One of several vectors side by side, such as the parameters of a mixture, is a single number; or it is one that
+    a kernel reads as a whole."""
+    floats = place.bench.example.floats
+    vectors = [i for i, x in enumerate(floats) if np.ndim(x) == 1]
+    beside = {i for i in vectors for j in vectors if i != j and np.shape(floats[i]) == np.shape(floats[j])}
+    several = {i for i in beside if sum(np.size(floats[i]) in np.shape(x) for x in floats) > 2}
+    read = set(range(len(floats))) if "pallas_call" in place.bench.primitives else set()
+    return place.label in {f"broadcast {i}" for i in several | read}
+
+
 def _implicit(place: Place) -> bool:
     """The rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
     bench = place.bench
@@ -287,6 +298,7 @@ def _far(values: Any) -> bool:
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
     ("the example shows nothing of the kind", _not_shown),
     ("it is not a number that is broadcast", _mask_broadcast),
+    ("it is broadcast alone, of several that go together", _one_alone),
     ("its rule holds where the loop has converged, and it may not have there", _implicit),
     ("its loop until convergence may not be made for such values", _loop_of_values),
     ("its loop until convergence may not be made for such sizes", _loop_of_sizes),
