@@ -16,7 +16,7 @@ from ml_dtypes import finfo
 from verify import inputs
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, scale, usual
-from verify.inputs import Domain, Leaves, is_float, single
+from verify.inputs import Case, Domain, Leaves, is_float, single
 from verify.oracles import again, dense, jaxpr_of
 
 NEVER = 1e18
@@ -120,10 +120,22 @@ def _other_output(place: Place) -> bool:
 def elsewhere(place: Place) -> bool:
     """The function, without its rule, is finite and another one than the definition, and its forward says so too: then
     the definition's gradient is not what it should have. At the example's sizes, and where an axis has become so short
-    that what points into it had to be folded: pairs of two may then be pairs of one with itself."""
-    if place.draw[0].ordinary or place.bench.random or (place.resized and not _folded(place)):
+    that what points into it had to be folded: pairs of two may then be pairs of one with itself; or so short that the
+    definition broadcasts it beside another that is no longer as long."""
+    near = not place.resized or _folded(place) or parted(place.bench, place.draw[0], most=1)
+    if place.draw[0].ordinary or place.bench.random or not near:
         return False
     return place.once(_elsewhere)
+
+
+def parted(bench: Bench, case: Case, most: float = np.inf) -> set[tuple[int, int]]:
+    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, and
+    `most` at most: what the rule asks of them the reference need not ask."""
+    before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
+    if len(before) != len(now):
+        return set()
+    pairs = list(enumerate(zip(before, now, strict=True)))
+    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m <= most}
 
 
 def _folded(place: Place) -> bool:

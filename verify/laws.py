@@ -13,7 +13,7 @@ import numpy as np
 from verify import budget, calls, inputs, kernels, precision
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
-from verify.excuses import SHAPED, Place, alike, chosen, excuse
+from verify.excuses import SHAPED, Place, alike, chosen, excuse, parted
 from verify.inputs import Case, single
 from verify.law import Breach, Law, Plan, leaves, refusal
 from verify.subject import wide
@@ -36,11 +36,11 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             refused.append((draw, error))
             continue
         taken.append(draw)
-    never = set().union(*(_parted(bench, draw[0]) for draw, _ in refused))
+    never = set().union(*(parted(bench, draw[0]) for draw, _ in refused))
     wrong: set[int | None] = set()
     for draw in taken:
         for breach in _compared(bench, plan, draw, wrong):
-            if not breach.note and _parted(bench, draw[0], most=1) & never:
+            if not breach.note and parted(bench, draw[0], most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
             wrong |= {breach.leaf} if draw[0].ordinary and not breach.note else set()
@@ -49,19 +49,9 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake
         own = _resized(bench, draw[0])
         known = set().union(*(_resized(bench, d[0]) for d in taken)) if taken else set()
-        free = draw[0].label.startswith(SHAPED) or bool(_parted(bench, draw[0]))  # nobody promised these
+        free = draw[0].label.startswith(SHAPED) or bool(parted(bench, draw[0]))  # nobody promised these
         free = free or draw[0].label.startswith(inputs.UNSHOWN)
         yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
-
-
-def _parted(bench: Bench, case: Case, most: float = np.inf) -> set[tuple[int, int]]:
-    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, and
-    `most` at most: what the rule asks of them the reference need not ask."""
-    before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
-    if len(before) != len(now):
-        return set()
-    pairs = list(enumerate(zip(before, now, strict=True)))
-    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m <= most}
 
 
 def _resized(bench: Bench, case: Case) -> set[tuple[int, int]]:
