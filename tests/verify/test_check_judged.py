@@ -64,13 +64,15 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.pooled_by_sorted_segments,
         zoo_judged_right.mixture_with_scales_as_logarithms,
         zoo_judged_right.rows_in_pairs,
+        zoo_judged_right.nearest_of_both_sides,
+        zoo_judged_right.mixture_of_as_many_shares,
     ],
     ids=lambda make: make.__name__,
 )
 def test_right_rules_pass_where_their_example_lives(make):
     """Second derivatives along what keeps rows that sum to one; no index beyond a setting that counts; values at which
     the function itself is not its definition; half precision where the definition is not near its end in it; one row
-    where other counts are refused."""
+    where other counts are refused, or make another function, or belong to others."""
     report = audit(make, "standard")
     assert report.verdict == "pass", str(report)
 

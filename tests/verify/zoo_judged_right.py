@@ -1832,3 +1832,47 @@ def levels_with_a_step_of_their_own():
 
     fwd = lambda x, step: (levels(x, step), (x, step))  # noqa: E731
     return written(fwd, bwd), plain, (example(6, 4), uniform(0.05, 0.2, 4))
+
+
+@right
+def nearest_of_both_sides():
+    """As many rows here as there; one row beside many makes two functions of what is one."""
+
+    def plain(x, y):
+        s, pairs = x @ y.T, jnp.eye(len(x), dtype=x.dtype) / len(x)
+        return -((jax.nn.log_softmax(s, 1) + jax.nn.log_softmax(s, 0)) * pairs).sum()
+
+    def fwd(x, y):
+        s = x @ y.T
+        value = jax.nn.logsumexp(s, 1).mean() + jax.nn.logsumexp(s, 0).mean() - 2 * jnp.trace(s) / len(x)
+        return value, (x, y)
+
+    def bwd(r, d):
+        x, y = r
+        s = x @ y.T
+        g = softmax(s) / len(x) + jax.nn.softmax(s, 0) / len(y) - 2 * jnp.eye(*s.shape, dtype=s.dtype) / len(x)
+        return d * g @ y, d * g.T @ x
+
+    return written(fwd, bwd), plain, (example(5, 6), example(5, 6, seed=1))
+
+
+@right
+def mixture_of_as_many_shares():
+    """A share, a mean and a scale for each part: a single share is none for all of them."""
+
+    def parts(x, share, mean, scale):
+        z = (x[:, None] - mean) * jnp.exp(-scale)
+        return z, jax.nn.log_softmax(share) - 0.5 * z * z - scale
+
+    def plain(*args):
+        return jax.nn.logsumexp(parts(*args)[1], -1)
+
+    def bwd(r, d):
+        z, log = parts(*r)
+        p = d[:, None] * softmax(log)
+        g = p * z * jnp.exp(-r[3])
+        share = (p - d[:, None] * softmax(r[1])).sum(0)
+        return -g.sum(1), share[: len(r[1])], g.sum(0), (p * (z * z - 1)).sum(0)
+
+    vectors = (example(4, seed=1), example(4, seed=2, scale=2.0), example(4, seed=3, scale=0.3))
+    return keeping(plain, bwd), plain, (example(9, scale=2.0), *vectors)
