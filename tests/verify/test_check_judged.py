@@ -62,8 +62,6 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.labels_that_sum_to_one,
         zoo_judged_right.folded_angle,
         zoo_judged_right.pooled_by_sorted_segments,
-        zoo_judged_right.mixture_with_scales_as_logarithms,
-        zoo_judged_right.rows_in_pairs,
         zoo_judged_right.nearest_of_both_sides,
         zoo_judged_right.mixture_of_as_many_shares,
     ],
@@ -71,8 +69,8 @@ def test_mistakes_are_found(make, level):
 )
 def test_right_rules_pass_where_their_example_lives(make):
     """Second derivatives along what keeps rows that sum to one; no index beyond a setting that counts; values at which
-    the function itself is not its definition; half precision where the definition is not near its end in it; one row
-    where other counts are refused, or make another function, or belong to others."""
+    the function itself is not its definition; one row beside many, where other counts are refused; one of several
+    vectors that go together."""
     report = audit(make, "standard")
     assert report.verdict == "pass", str(report)
 
@@ -112,6 +110,7 @@ def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
         zoo_judged_right.alignments_summed,
         zoo_judged_right.density_between_two_ends,
         zoo_judged_right.pages_up_to_a_length,
+        zoo_judged_right.mixture_with_scales_as_logarithms,
         zoo_judged_right.labels_beside_a_marker,
         zoo_judged_right.margin_to_the_first_of_the_best,
         zoo_judged_right.between_bounds_that_learn,

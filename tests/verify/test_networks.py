@@ -42,7 +42,7 @@ def _three_times(layer):
     return jbp.Repeat(layer, 3)
 
 
-@pytest.mark.parametrize("number", range(len(FAULTS)))
+@pytest.mark.parametrize("number", range(0, len(FAULTS), 6))  # benchmarks.verify.located tries all of them
 def test_the_layer_at_fault_is_found(number):
     kind, right, break_it, rank = FAULTS[number]
     wrong, rng = break_it(right), random.Random(number)
@@ -52,7 +52,7 @@ def test_the_layer_at_fault_is_found(number):
     outcome = audit(network)
     assert outcome.disagrees, f"{kind} in {net} was not noticed"
     assert [fault.path for fault in locate(network)] == expected
-    if number % 8 == 0:
+    if number % 4 == 0:
         assert not audit(Network(around(right, rank, random.Random(number)), INPUT[rank], number)).disagrees
 
 
@@ -87,7 +87,7 @@ def test_a_combinator_at_fault_is_found():
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
 
-@settings(DRAWN, max_examples=10)
+@settings(DRAWN, max_examples=6)
 @given(networks())
 def test_networks_are_valid_and_agree(network):
     assert not audit(network).disagrees
@@ -95,7 +95,7 @@ def test_networks_are_valid_and_agree(network):
     assert (rebuilt.layer, rebuilt.inputs, rebuilt.seed) == (network.layer, network.inputs, network.seed)
 
 
-@settings(DRAWN, max_examples=5)
+@settings(DRAWN, max_examples=3)
 @given(networks())
 def test_a_compiled_network_is_the_network(network):
     """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
