@@ -48,22 +48,25 @@ def arranged(what: Subject, args: tuple) -> tuple[Layout, list[str]]:
 def settings(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
     """(label, bench, case) for other values of Python's numbers and flags, one at a time, where the definition and the
     subject's forward accept them; at most four. Then with None in the place of an array; at most three."""
+    yield from islice(_changed(flat, example, native), 4)
+    if flat.subject.kind != "layer":
+        yield from islice(_absent(flat, example, native), 3)
+
+
+def _changed(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
+    """The same with another value of one setting."""
     counts = {int(x.max()) + 1 for x in example.arrays if x.dtype.kind in "iu" and x.size}  # of classes, of segments
     ranks = {np.ndim(x) for x in example.floats}
-    count = 0
     for i, (name, old) in enumerate(zip(flat.layout.settings, flat.layout.static, strict=True)):
         turned = _turned(old, ranks)
         for new in (*turned, *_others(old)):
-            if count == 4 or (old in counts and new == old - 1):
+            if old in counts and new == old - 1:
                 continue
             static = (*flat.layout.static[:i], new, *flat.layout.static[i + 1 :])
             case = replace(example, others=tuple(_marked(x, old, new) for x in example.others))
             bench = _accepted(Flat(flat.subject, replace(flat.layout, static=static)), case, native)
             if bench and (new not in turned or _as_before(flat, bench.flat, example)):
-                count += 1
                 yield f"{name}={new!r}", bench, case
-    if flat.subject.kind != "layer":
-        yield from islice(_absent(flat, example, native), 3)
 
 
 def _absent(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench, Case]]:
@@ -100,11 +103,8 @@ def _without(flat: Flat, example: Case, native: Any, name: str) -> tuple[Flat, C
 
     floats, others = rest(example.floats, flat.layout.floats), rest(example.others, flat.layout.named("other"))
     less = Flat(flat.subject, flat.layout.without(name))
-    return (
-        less,
-        replace(example, floats=floats, others=others),
-        native if isinstance(native, str) else rest(native, flat.layout.floats),
-    )
+    dtypes = native if isinstance(native, str) else rest(native, flat.layout.floats)
+    return less, replace(example, floats=floats, others=others), dtypes
 
 
 def _turned(old: Any, ranks: set[int]) -> list[int]:

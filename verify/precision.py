@@ -60,13 +60,14 @@ def _gains(bench: Bench, dtype: str) -> Iterator[Breach]:
     for k in leaves(bench):
         bench.comparisons += 1
         for n in DRAWS:
-            gains, seems, wrong = _slopes(bench, _near(bench, dtype, n), dtype, k)
+            draws = _near(bench, dtype, n)
+            gains, seems, wrong = _slopes(bench, draws, dtype, k)
             if wrong.any():
                 gain = 1 + float(gains[wrong][0])
                 text = (
                     f"{int(wrong.sum())} of {wrong.size} elements are {gain:.6g} times what they should be in {dtype}"
                 )
-                yield Breach("precision", k, abs(gain - 1), text, _near(bench, dtype, n)[0], dtype=str(dtype))
+                yield Breach("precision", k, abs(gain - 1), text, draws[0], dtype=str(dtype))
             if wrong.any() or not seems.any():
                 break
 

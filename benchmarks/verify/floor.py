@@ -93,8 +93,12 @@ def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
         except Refused:
             continue  # no such dtype for this rule: eigenvalues in bfloat16
         # where the cotangent of a bfloat16 comes in float32 there is no result in bfloat16 to spoil
-        comes = [bench.pull(*tried.noisy[0], dtype).types[leaf][1] == dtype for leaf, _ in places]
-        told = [pair for pair, so in zip(zip(places, lost, strict=True), comes, strict=True) if so]
+        first = tried.noisy[0]
+        told = [
+            (place, gone)
+            for place, gone in zip(places, lost, strict=True)
+            if bench.pull(*first, dtype).types[place[0]][1] == dtype
+        ]
         for r in sizes:
             for place, gone in told[: 1 if r == 0 else None]:
                 found = noticed(bench.spoiled(planted(*place, r, dtype)), tried)

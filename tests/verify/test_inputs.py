@@ -28,7 +28,7 @@ def test_axes_that_belong_together():
 
 
 def test_a_batch_is_told_from_as_many_heads():
-    """Both axes of both arrays have the same size, and neither can have another in one of the arrays alone."""
+    """Both axes of all arrays have the same size, and neither can have another in one of the arrays alone."""
     flat, case = flat_of(lambda q, k, v: jnp.einsum("bhq,bhk,bhk->bhq", q, k, v), *(zoo.example(2, 2, 5),) * 3)
     found = {frozenset(g) for g in inputs.groups(flat, flat.primal, case)}
     assert {frozenset({(0, a), (1, a), (2, a)}) for a in (0, 1)} <= found
