@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.linalg  # noqa: F401 - jax loads its BLAS when first needed, and only what is loaded can be limited
+from threadpoolctl import threadpool_limits
 
 from verify import inputs, measure, oracles
 from verify.bench import Bench, Refused
@@ -42,7 +44,8 @@ def check(
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
-    with np.errstate(all="ignore"):  # overflow is what some inputs are for
+    # Overflow is what some inputs are for. The threads of BLAS and those of XLA wait for each other, where both are many.
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
         report = _audit(f, example_args, reference, seed, level, tuple(captured))
     return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
 
