@@ -44,7 +44,7 @@ def check(
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
-    # Overflow is what some inputs are for. The threads of BLAS and those of XLA wait for each other, where both are many.
+    # Overflow is what some inputs are for. The threads of BLAS and those of XLA would wait for each other.
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
         report = _audit(f, example_args, reference, seed, level, tuple(captured))
     return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
