@@ -251,6 +251,14 @@ class Bench:
         others = case.at("float64")[1]
         return self.guarded("reference", lambda: sample(*self._truth(floats, others, dy)), "float64")
 
+    def each(self, case: Case, floats: Leaves, dys: Leaves) -> Leaves:
+        """The oracle's cotangents, there too, for several dy that lie along a first axis."""
+        if "each" not in self.memo:
+            self.memo["each"] = self.compiled(jax.vmap(self.oracle.vjp, (None, None, 0), (None, 0)))
+        others = case.at("float64")[1]
+        run = lambda: sample(*self.memo["each"](floats, others, dys)).cotangents  # noqa: E731
+        return self.guarded("reference", run, "float64")
+
     def guarded(self, stage: str, run: Callable[[], Any], dtype: Any) -> Any:
         try:
             with wide("float64" if "float64" in str(dtype) else "float32" if "float32" in str(dtype) else "float16"):

@@ -23,6 +23,7 @@ Draw = tuple[Case, str, Leaves]
 TIGHT = 1e-11
 SAFETY = 32.0
 DOWN = 2.0**-29  # eps64 / eps32
+EACH = 256  # elements of outputs that are asked one by one
 
 
 def largest(x: np.ndarray) -> float:
@@ -116,43 +117,71 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
     """Whether `all_ours[k]` is a derivative that a kink allows although the reference has chosen another there.
 
     Either it is the reference's gradient next to the kink, on one side of it (Clarke, *Optimization and Nonsmooth
-    Analysis*, 1983, theorem 2.5.1); or, coordinate by coordinate, it lies between the one-sided derivatives at every
-    step of a ladder, and agrees along the directions that move a whole leaf, or all of them, where that is smooth.
+    Analysis*, 1983, theorem 2.5.1); or it lies between the one-sided derivatives, those of dy·y or, for a kink that
+    each element of y has for itself, the sums of those of dyₑ yₑ.
     """
     if bench.oracle.slack:
         return False
-    x, ours = np.asarray(case.floats[k], np.float64), all_ours[k]
+    ours = all_ours[k]
     gap = np.where(np.isfinite(truth), np.abs(ours - truth), 0.0)
-    near = 0.02 * float(gap.max())
-    size = largest(x) or 1.0
-
-    def beside(step: float, direction: dict[int, np.ndarray]) -> Leaves:
-        floats = tuple(
-            np.asarray(v, np.float64) + step * direction[j] if j in direction else v for j, v in enumerate(case.floats)
-        )
-        return bench.at(case, floats, dy).cotangents
-
+    size, near = largest(case.floats[k]) or 1.0, 0.02 * float(gap.max())
     # beside a one that is added to them tiny numbers are a tie, as much as zeros are
     sizes = dict.fromkeys((size, min(largest(bench.example.floats[k]), 1.0) or size))
-    if any(off(beside(1e-7 * s, towards)[k], ours) <= near for s in sizes for towards in _sides(case, k)):
+    if any(
+        off(bench.at(case, _moved(case, 1e-7 * s, towards), dy).cotangents[k], ours) <= near
+        for s in sizes
+        for towards in _sides(case, k)
+    ):
         return True
+    apart = _each(dy)
+    several = 1 < len(apart[0]) <= EACH
+    return any(
+        _spanned(bench, case, dys, k, all_ours, gap, room)
+        for dys in (tuple(d[None] for d in dy), *([apart] if several else []))
+    )
+
+
+def _spanned(bench: Bench, case: Case, dys: Leaves, k: int, ours: Leaves, gap: np.ndarray, room: float) -> bool:
+    """Whether `ours[k]` lies, coordinate by coordinate, between what the least and what the largest of the one-sided
+    derivatives sum up to over all dys, at every step of a ladder; and agrees along the directions that move a whole
+    leaf, or all of them, where all is smooth."""
+    near, size = 0.02 * float(gap.max()), largest(case.floats[k]) or 1.0
+
+    def sides(step: float, direction: dict[int, np.ndarray]) -> list[Leaves]:
+        return [bench.each(case, _moved(case, sign * step, direction), dys) for sign in (1, -1)]
+
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     every = {j: np.ones(np.shape(v)) for j, v in enumerate(case.floats)}
     for step in (1e-6 * size, 1e-10 * size):
         for i in worst:
-            unit = np.zeros(x.shape)
+            unit = np.zeros(gap.shape)
             unit.flat[i] = 1.0
-            sides = [float(beside(sign * step, {k: unit})[k].flat[i]) for sign in (1, -1)]
-            if not _between(float(ours.flat[i]), sides, near):
+            rows = [side[k].reshape(len(side[k]), -1)[:, i] for side in sides(step, {k: unit})]
+            if not _between(float(ours[k].flat[i]), rows, near):
                 return False
-        for direction in ({k: every[k]}, every):
-            sides = [beside(sign * step, direction) for sign in (1, -1)]
-            if any(off(a, b) > 0.02 * float(gap.max()) + 1e-6 * largest(b) for a, b in zip(*sides, strict=True)):
+        for direction in ({k: every[k]}, every):  # of ones alone
+            here, there = sides(step, direction)
+            if any(off(a, b) > near + 1e-6 * largest(b) for a, b in zip(here, there, strict=True)):
                 continue  # a kink along this direction too
-            sums = [sum(float((g[j] * v).sum()) for j, v in direction.items()) for g in (*sides, all_ours)]
-            if not _between(sums[2], sums[:2], near + 1e-6 * max(map(abs, sums[:2]))):
+            along = [np.sum([g[j].reshape(len(g[j]), -1).sum(1) for j in direction], 0) for g in (here, there)]
+            total = sum(float(ours[j].sum()) for j in direction)
+            if not _between(total, along, near + 1e-6 * max(float(np.abs(a).sum()) for a in along)):
                 return False
     return True
+
+
+def _moved(case: Case, step: float, direction: dict[int, np.ndarray]) -> Leaves:
+    return tuple(
+        np.asarray(v, np.float64) + step * direction[j] if j in direction else v for j, v in enumerate(case.floats)
+    )
+
+
+def _each(dy: Leaves) -> Leaves:
+    """Each element of dy that is not zero, and zeros beside it, along a first axis."""
+    flat = np.concatenate([np.ravel(d) for d in dy]) if dy else np.zeros(0)
+    rows = np.diag(flat)[flat != 0]
+    parts = np.split(rows, np.cumsum([np.size(d) for d in dy])[:-1], axis=1)
+    return tuple(part.reshape(-1, *np.shape(d)) for part, d in zip(parts, dy, strict=True))
 
 
 def _sides(case: Case, k: int) -> Iterator[dict[int, np.ndarray]]:
@@ -171,8 +200,10 @@ def _sides(case: Case, k: int) -> Iterator[dict[int, np.ndarray]]:
             yield {j: np.full(np.shape(x), step) for j, (x, step) in enumerate(zip(case.floats, steps, strict=True))}
 
 
-def _between(value: float, sides: list[float], room: float) -> bool:
-    return all(np.isfinite(sides)) and min(sides) - room <= value <= max(sides) + room
+def _between(value: float, sides: list[np.ndarray], room: float) -> bool:
+    """Whether a number lies between the sums of the smaller and of the larger of two, row by row."""
+    low, high = (float(pick(*sides).sum()) for pick in (np.minimum, np.maximum))
+    return bool(np.isfinite(low) and np.isfinite(high)) and low - room <= value <= high + room
 
 
 POOL, ULPS = 4.0, 8.0

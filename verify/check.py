@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.linalg  # noqa: F401 - jax loads its BLAS when first needed, and only what is loaded can be limited
+import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport] - with it the BLAS that jax would load later
 from threadpoolctl import threadpool_limits
 
 from verify import inputs, measure, oracles

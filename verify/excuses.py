@@ -4,7 +4,8 @@ An adversary leaves the domain for which a function was written; whether he has 
 of the definition and of the function itself. Ordinary inputs are never excused.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -122,20 +123,20 @@ def elsewhere(place: Place) -> bool:
     the definition's gradient is not what it should have. At the example's sizes, and where an axis has become so short
     that what points into it had to be folded: pairs of two may then be pairs of one with itself; or so short that the
     definition broadcasts it beside another that is no longer as long."""
-    near = not place.resized or _folded(place) or parted(place.bench, place.draw[0], most=1)
+    near = not place.resized or _folded(place) or parted(place.bench, place.draw[0], (1,))
     if place.draw[0].ordinary or place.bench.random or not near:
         return False
     return place.once(_elsewhere)
 
 
-def parted(bench: Bench, case: Case, most: float = np.inf) -> set[tuple[int, int]]:
-    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, and
-    `most` at most: what the rule asks of them the reference need not ask."""
+def parted(bench: Bench, case: Case, sizes: Container[int] = range(sys.maxsize)) -> set[tuple[int, int]]:
+    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, of
+    one of these sizes: what the rule asks of them the reference need not ask."""
     before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
     if len(before) != len(now):
         return set()
     pairs = list(enumerate(zip(before, now, strict=True)))
-    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m <= most}
+    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m in sizes}
 
 
 def _folded(place: Place) -> bool:
@@ -220,13 +221,14 @@ def chosen(place: Place) -> bool:
 def _jumps(place: Place, alone: int | None = None) -> bool:
     bench, (case, _, dy) = place.bench, place.draw
     rng, true = np.random.default_rng(0), place.true.y
+    usual = [largest(y) or largest(v) for y, v in zip(true, bench.truth(*bench.memo["draws"][0]).y, strict=True)]
     sizes = [largest(x) or largest(y) for x, y in zip(case.floats, bench.example.floats, strict=True)]
     sizes = [s if alone in (None, i) else 0.0 for i, s in enumerate(sizes)]
     for _ in range(2):
         floats: Leaves = tuple(
             x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True)
         )
-        if any(off(a, b) > 1e-3 * largest(b) for a, b in zip(bench.at(case, floats, dy).y, true, strict=True)):
+        if any(off(a, b) > 1e-3 * s for a, b, s in zip(bench.at(case, floats, dy).y, true, usual, strict=True)):
             return True
     return False
 

@@ -391,6 +391,14 @@ def values(
             yield Case(base.label, floats, others)
 
 
+def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
+    """NaN for about half of the numbers of one of `inputs`, for definitions that ask what is a number."""
+    for i in inputs:
+        base = ordinary(example, rng, f"NaN in leaf {i}")
+        x = np.where(rng.random(np.shape(base.floats[i])) < 0.5, np.nan, base.floats[i])
+        yield replace(base, floats=(*base.floats[:i], single(x), *base.floats[i + 1 :]), ordinary=False)
+
+
 def _changed(change, rng):
     def changed(example, x):
         x = np.where(np.isfinite(x), x, 0.0)
@@ -681,7 +689,8 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
             yield f"broadcast {axis[0]}", {axis: 1}
             yield f"multiple {axis[0]}", {axis: 2 * np.shape(leaves[axis[0]])[axis[1]]}
     yield plan("two", *[2] * k)
-    yield plan("empty", 0, *[None] * (k - 1))
+    for j in range(min(k, 2)):
+        yield plan("empty", *(0 if i == j else None for i in range(k)))
     if k > 1:
         yield plan("falling", *(PRIMES[:5][::-1][i % 5] for i in range(k)))
     yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))

@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from verify.subject import Flat, wide
 
+ISNAN = "isnan"
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 INLINE = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 
@@ -40,11 +41,12 @@ def open_jaxpr(jaxpr: Any) -> Any:
 
 
 def look(jaxprs: list[Any]) -> tuple[set[str], bool, int]:
-    """(primitives, whether symbolic zeros are asked for, equations) in jaxprs, however deep."""
+    """(primitives, whether symbolic zeros are asked for, equations) in jaxprs, however deep. ISNAN stands for x ≠ x."""
     names, symbolic, count = set(), False, 0
     while jaxprs:
         for eqn in jaxprs.pop().eqns:
             names.add(eqn.primitive.name)
+            names |= {ISNAN} if eqn.primitive.name == "ne" and eqn.invars[0] is eqn.invars[1] else set()
             count += 1
             symbolic |= bool(eqn.params.get("symbolic_zeros"))
             jaxprs += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]

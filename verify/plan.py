@@ -230,7 +230,9 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     beyond += inputs.HUGE if LINALG & bench.either else ()  # whose squares overflow in float32
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
     cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts)
-    return _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
+    yield from _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
+    if {oracles.ISNAN, "is_finite"} & bench.defined:
+        yield from _with_noise(bench, inputs.holes(bench.example, rng, tuple(own[:6])), rng)
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:

@@ -48,6 +48,9 @@ def audit(make, level):
         (zoo_judged.what_is_free_shifts_the_rates, "quick"),
         (zoo_judged.transposed_once_for_each_sum, "standard"),
         (zoo_judged.force_without_a_slope, "standard"),
+        (zoo_judged.holes_counted_as_numbers, "quick"),
+        (zoo_judged.mean_over_no_rows, "standard"),
+        (zoo_judged.all_units_open_at_zero_twice, "quick"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -64,13 +67,15 @@ def test_mistakes_are_found(make, level):
         zoo_judged_right.pooled_by_sorted_segments,
         zoo_judged_right.nearest_of_both_sides,
         zoo_judged_right.mixture_of_as_many_shares,
+        zoo_judged_right.gaussians_of_square_factors,
+        zoo_judged_right.slabs_of_three_axes,
     ],
     ids=lambda make: make.__name__,
 )
 def test_right_rules_pass_where_their_example_lives(make):
     """Second derivatives along what keeps rows that sum to one; no index beyond a setting that counts; values at which
     the function itself is not its definition; one row beside many, where other counts are refused; one of several
-    vectors that go together."""
+    vectors that go together; an axis that is as long as another, or of one size but where it is broadcast."""
     report = audit(make, "standard")
     assert report.verdict == "pass", str(report)
 
@@ -115,6 +120,9 @@ def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
         zoo_judged_right.margin_to_the_first_of_the_best,
         zoo_judged_right.between_bounds_that_learn,
         zoo_judged_right.levels_with_a_step_of_their_own,
+        zoo_judged_right.layer_open_at_zero,
+        zoo_judged_right.first_of_the_least_and_of_the_largest,
+        zoo_judged_right.rotation_by_its_series,
     ],
     ids=lambda make: make.__name__,
 )

@@ -1491,3 +1491,51 @@ def force_without_a_slope():
     fwd = lambda x: (plain(x), lax.stop_gradient(jax.grad(plain)(x)))  # noqa: E731
     corners = np.asarray([[0, 0, 0], [0, 0, 1.3], [0, 1.2, 0], [1.1, 0, 0], [1.2, 1.3, 1.1]])
     return written(fwd, lambda r, d: (d * r,)), plain, (example(5, 3, scale=0.05) + jnp.asarray(corners, jnp.float32),)
+
+
+# a fifth judge's ------------------------------------------------------------------------------------------------------
+
+
+@wrong
+def holes_counted_as_numbers():
+    """The mean of squares of what is known, with NaN for what is not; the example has none."""
+
+    def plain(x):
+        known = ~jnp.isnan(x)
+        return (jnp.where(known, x, 0) ** 2).sum(-1) / jnp.maximum(known.sum(-1), 1)
+
+    def bwd(x, d):
+        return (jnp.where(jnp.isnan(x), 0, 2 * x * d[..., None] / x.shape[-1]),)
+
+    return written(lambda x: (plain(x), x), bwd), plain, (example(3, 6),)
+
+
+@wrong
+def mean_over_no_rows():
+    """A loss that is zero without rows, but for what the weights cost; the axis of the rows is not the first axis."""
+
+    def plain(w, x, y):
+        return ((x @ w - y) ** 2).sum() / max(len(x), 1) + 0.1 * (w * w).sum()
+
+    def bwd(r, d):
+        w, x, y = r
+        e = 2 * d * (x @ w - y)
+        return (e[:, None] * x).mean(0) + 0.2 * d * w, e[:, None] * w / max(len(x), 1), -e / max(len(x), 1)
+
+    return keeping(plain, bwd), plain, (example(3), example(6, 3, seed=1), example(6, seed=2))
+
+
+@wrong
+def all_units_open_at_zero_twice():
+    """Twice the error where a unit is at zero: no side of any unit has it. There the output is zero too."""
+
+    def plain(x, w):
+        return jnp.maximum(x @ w, 0)
+
+    def bwd(r, d):
+        x, w = r
+        z = x @ w
+        d = jnp.where(z > 0, d, jnp.where(z == 0, 2 * d, 0))
+        return d @ w.T, x.T @ d
+
+    return keeping(plain, bwd), plain, (example(3, 4), example(4, 5, seed=1))

@@ -1876,3 +1876,104 @@ def mixture_of_as_many_shares():
 
     vectors = (example(4, seed=1), example(4, seed=2, scale=2.0), example(4, seed=3, scale=0.3))
     return keeping(plain, bwd), plain, (example(9, scale=2.0), *vectors)
+
+
+# a fifth judge's ------------------------------------------------------------------------------------------------------
+
+
+@right
+def layer_open_at_zero():
+    """ReLU with one for its slope at zero: of a sum over units no side of any one input has it."""
+
+    def plain(x, w):
+        return jnp.maximum(x @ w, 0)
+
+    def bwd(r, d):
+        x, w = r
+        d = jnp.where(x @ w >= 0, d, 0)
+        return d @ w.T, x.T @ d
+
+    return keeping(plain, bwd), plain, (example(3, 4), example(4, 5, seed=1))
+
+
+@right
+def first_of_the_least_and_of_the_largest():
+    """Where all are equal the error of both comes to the first; the one-sided derivatives have one of them each."""
+
+    def plain(x):
+        return x.min(-1), x.max(-1)
+
+    def bwd(x, d):
+        ends = zip((x.argmin(-1), x.argmax(-1)), d, strict=True)
+        return (sum(jax.nn.one_hot(i, x.shape[-1], dtype=x.dtype) * c[..., None] for i, c in ends),)
+
+    return written(lambda x: (plain(x), x), bwd), plain, (example(3, 4),)
+
+
+@right
+def rotation_by_its_series():
+    """The forward is a series below an angle of 0.7, right to eleven digits."""
+
+    def turning(w):
+        x, y, z = w
+        return jnp.stack([jnp.stack(row) for row in ((0 * x, -z, y), (z, 0 * y, -x), (-y, x, 0 * z))])
+
+    def plain(w):
+        return jax.scipy.linalg.expm(turning(w))
+
+    def fwd(w):
+        s, k = (w * w).sum(), turning(w)
+        t = jnp.where(s < 0.5, s, 0.0)
+        angle = jnp.sqrt(jnp.where(s < 0.5, 1.0, s))
+        a = jnp.polyval(jnp.asarray([-1 / 39916800, 1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1], s.dtype), t)
+        b = jnp.polyval(jnp.asarray([-1 / 479001600, 1 / 3628800, -1 / 40320, 1 / 720, -1 / 24, 0.5], s.dtype), t)
+        a = jnp.where(s < 0.5, a, jnp.sin(angle) / angle)
+        b = jnp.where(s < 0.5, b, 2 * jnp.sin(angle / 2) ** 2 / angle**2)
+        return jnp.eye(3, dtype=k.dtype) + a * k + b * k @ k, w
+
+    return written(fwd, lambda w, d: jax.vjp(plain, w)[1](d)), plain, (example(3, scale=0.3),)
+
+
+@right
+def gaussians_of_square_factors():
+    """A factor of one column is a triangle too, for the definition; the rule adds it up as a row, and takes no two."""
+
+    def plain(a, b):
+        a, b = jnp.tril(a), jnp.tril(b)
+        ends = (jnp.log(jnp.abs(jnp.diagonal(x))).sum() for x in (b, a))
+        return 0.5 * (triangular(b, a, lower=True) ** 2).sum() + next(ends) - next(ends)
+
+    def bwd(r, d):
+        a, b = map(jnp.tril, r)
+        ratio = triangular(b, a, lower=True)
+        up = triangular(b, ratio, lower=True, trans="T")
+        inverse = [jnp.diag(1 / jnp.diagonal(x)) for x in (a, b)]
+        return d * (jnp.tril(up) - inverse[0]), d * (inverse[1] - jnp.tril(up @ ratio.T))
+
+    factors = example(4, 4, scale=0.3) + jnp.eye(4), example(4, 4, seed=1, scale=0.3) + 1.5 * jnp.eye(4)
+    return keeping(plain, bwd), plain, factors
+
+
+@right
+def slabs_of_three_axes():
+    """Where a ray enters a box and leaves it; its rule is written for three axes, and takes one that is broadcast."""
+
+    def meets(o, d, low, high):
+        near, far = (low - o) / d, (high - o) / d
+        return jnp.minimum(near, far), jnp.maximum(near, far), near <= far
+
+    def plain(*args):
+        enters, leaves, _ = meets(*args)
+        return enters.max(-1), leaves.min(-1)
+
+    def bwd(r, c):
+        o, d, low, high = r
+        enters, leaves, ahead = meets(*r)
+        first = jax.nn.one_hot(enters.argmax(-1), 3, dtype=d.dtype) * c[0][:, None]
+        last = jax.nn.one_hot(leaves.argmin(-1), 3, dtype=d.dtype) * c[1][:, None]
+        down = jnp.where(ahead, first, last) / d, jnp.where(ahead, last, first) / d
+        slope = -(down[0] * (low - o) + down[1] * (high - o)) / d
+        return -(down[0] + down[1]), slope, down[0].sum(0), down[1].sum(0)
+
+    corner = uniform(0.5, 1.0, 3)
+    return keeping(plain, bwd), plain, (example(6, 3), example(6, 3, seed=1), -corner, corner + 0.1)
