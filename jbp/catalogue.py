@@ -217,6 +217,8 @@ LAYERS = (
     Case(jbp.ConvTranspose(2, (2, 2), stride=2, padding="VALID"), f(2, 5, 3, 2)),
     Case(jbp.ConvTranspose(4, (3, 2), stride=(2, 3), dilation=(2, 1), groups=2), f(2, 5, 3, 2)),
     Case(jbp.ConvTranspose(2, (3,), stride=2, padding=((1, 0),)), f(2, 5, 3)),
+    Case(jbp.ConvTranspose(3, (3,), stride=2, groups=3), f(2, 4, 3)),
+    Case(jbp.ConvTranspose(4, (1, 3), groups=2), f(2, 3, 4, 2)),
     Case(jbp.MaxPool(), f(2, 5, 3, 2)),
     Case(jbp.MaxPool((3, 3), stride=2, padding="SAME"), f(2, 5, 3, 2)),
     Case(jbp.MaxPool((2,), stride=1), f(2, 5, 3)),
@@ -232,6 +234,7 @@ LAYERS = (
     Case(jbp.Embedding(3, 8), i(2, 5, below=3)),
     Case(jbp.Embedding(5, 3, padding=1), i(3, 2, below=5)),
     Case(jbp.Remat(jbp.Embedding(5, 2)), i(2, 3, below=5)),
+    Case(jbp.TimeDistributed(jbp.Conv(2, (2,))), f(2, 3, 5, 2)),
     Case(jbp.EmbeddingBag(5, 3), i(2, 3, below=5), (i(2, 3, below=5), f(2, 3))),
     Case(jbp.EmbeddingBag(5, 3, "mean", padding=1), i(3, 2, 4, below=5), (i(3, 4, below=5), f(3, 4))),
 )  # fmt: skip
@@ -285,7 +288,7 @@ LOSSES = (
     Case(jbp.PolicyGradient(0.1), (f(3, 5), i(3, below=5), f(3))),
     Case(jbp.ClippedPolicy(), (f(3, 5), i(3, below=5), f(3), f(3)), (f(2, 3, 5), i(2, 3, below=5), f(2, 3), f(2, 3))),
     Case(jbp.ClippedPolicy(0.5, 0.1), (f(8, 5), i(8, below=5), f(8), f(8))),
-    Case(jbp.GaussianNegativeLogLikelihood(), (f(3, 8), f(3, 4)), (f(2, 3, 2), f(2, 3, 1))),
+    Case(jbp.GaussianNegativeLogLikelihood(), (f(2), f(1)), (f(3, 8), f(3, 4)), (f(2, 3, 2), f(2, 3, 1))),
     Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(jbp.SoftmaxCrossEntropy(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(jbp.SoftmaxCrossEntropy(smoothing=0.1), (f(3, 5), i(3, below=5))),
@@ -296,6 +299,7 @@ LOSSES = (
     Case(jbp.SoftmaxCrossEntropy(cap=2.0), (f(3, 5), i(3, below=5))),
     Case(jbp.LinearCrossEntropy(5), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(jbp.LinearCrossEntropy(8, chunk=2, columns=3), (f(3, 5), i(3, below=8)), (f(5, 2), f(5, 8))),
+    Case(jbp.LinearCrossEntropy(8, columns=4), (f(3, 5), i(3, below=8))),
     Case(jbp.LinearCrossEntropy(8, chunk=4, bias=False), (f(2, 5, 3), i(2, 5, below=8))),
     Case(
         jbp.LinearCrossEntropy(3, 2, True, 0.2, (0.5, 2.0, 1.0), 0, 0.01, 3.0),

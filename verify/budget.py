@@ -133,12 +133,13 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
         for towards in _sides(case, k)
     ):
         return True
-    apart = _each(dy)
-    several = 1 < len(apart[0]) <= EACH
-    return any(
-        _spanned(bench, case, dys, k, all_ours, gap, room)
-        for dys in (tuple(d[None] for d in dy), *([apart] if several else []))
-    )
+    whole = tuple(d[None] for d in dy)
+    if _spanned(bench, case, whole, k, all_ours, gap, room):
+        return True
+    here, there = _sided(bench, case, whole, k, 1e-6 * size, int(gap.argmax()))
+    if off(here, there) <= near or not 1 < sum(map(np.count_nonzero, dy)) <= EACH:
+        return False
+    return _spanned(bench, case, _each(dy), k, all_ours, gap, room)
 
 
 def _spanned(bench: Bench, case: Case, dys: Leaves, k: int, ours: Leaves, gap: np.ndarray, room: float) -> bool:
@@ -146,21 +147,14 @@ def _spanned(bench: Bench, case: Case, dys: Leaves, k: int, ours: Leaves, gap: n
     derivatives sum up to over all dys, at every step of a ladder; and agrees along the directions that move a whole
     leaf, or all of them, where all is smooth."""
     near, size = 0.02 * float(gap.max()), largest(case.floats[k]) or 1.0
-
-    def sides(step: float, direction: dict[int, np.ndarray]) -> list[Leaves]:
-        return [bench.each(case, _moved(case, sign * step, direction), dys) for sign in (1, -1)]
-
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     every = {j: np.ones(np.shape(v)) for j, v in enumerate(case.floats)}
     for step in (1e-6 * size, 1e-10 * size):
         for i in worst:
-            unit = np.zeros(gap.shape)
-            unit.flat[i] = 1.0
-            rows = [side[k].reshape(len(side[k]), -1)[:, i] for side in sides(step, {k: unit})]
-            if not _between(float(ours[k].flat[i]), rows, near):
+            if not _between(float(ours[k].flat[i]), _sided(bench, case, dys, k, step, i), near):
                 return False
         for direction in ({k: every[k]}, every):  # of ones alone
-            here, there = sides(step, direction)
+            here, there = (bench.each(case, _moved(case, sign * step, direction), dys) for sign in (1, -1))
             if any(off(a, b) > near + 1e-6 * largest(b) for a, b in zip(here, there, strict=True)):
                 continue  # a kink along this direction too
             along = [np.sum([g[j].reshape(len(g[j]), -1).sum(1) for j in direction], 0) for g in (here, there)]
@@ -168,6 +162,14 @@ def _spanned(bench: Bench, case: Case, dys: Leaves, k: int, ours: Leaves, gap: n
             if not _between(total, along, near + 1e-6 * max(float(np.abs(a).sum()) for a in along)):
                 return False
     return True
+
+
+def _sided(bench: Bench, case: Case, dys: Leaves, k: int, step: float, i: int) -> list[np.ndarray]:
+    """Element i of the gradient in leaf k beside it, up and down, for each of dys."""
+    unit = np.zeros(np.shape(case.floats[k]))
+    unit.flat[i] = 1.0
+    sides = (bench.each(case, _moved(case, sign * step, {k: unit}), dys)[k] for sign in (1, -1))
+    return [side.reshape(len(side), -1)[:, i] for side in sides]
 
 
 def _moved(case: Case, step: float, direction: dict[int, np.ndarray]) -> Leaves:
@@ -178,8 +180,10 @@ def _moved(case: Case, step: float, direction: dict[int, np.ndarray]) -> Leaves:
 
 def _each(dy: Leaves) -> Leaves:
     """Each element of dy that is not zero, and zeros beside it, along a first axis."""
-    flat = np.concatenate([np.ravel(d) for d in dy]) if dy else np.zeros(0)
-    rows = np.diag(flat)[flat != 0]
+    flat = np.concatenate([np.ravel(d) for d in dy])
+    places = np.flatnonzero(flat)
+    rows = np.zeros((places.size, flat.size))
+    rows[np.arange(places.size), places] = flat[places]
     parts = np.split(rows, np.cumsum([np.size(d) for d in dy])[:-1], axis=1)
     return tuple(part.reshape(-1, *np.shape(d)) for part, d in zip(parts, dy, strict=True))
 
