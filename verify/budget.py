@@ -185,7 +185,7 @@ def _each(dy: Leaves) -> Leaves:
     rows = np.zeros((places.size, flat.size))
     rows[np.arange(places.size), places] = flat[places]
     parts = np.split(rows, np.cumsum([np.size(d) for d in dy])[:-1], axis=1)
-    return tuple(part.reshape(-1, *np.shape(d)) for part, d in zip(parts, dy, strict=True))
+    return tuple(part.reshape(len(rows), *np.shape(d)) for part, d in zip(parts, dy, strict=True))
 
 
 def _sides(case: Case, k: int) -> Iterator[dict[int, np.ndarray]]:

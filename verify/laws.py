@@ -3,6 +3,7 @@
 Those of how it is called are in `calls`, those of lower precision in `precision`.
 """
 
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -39,7 +40,8 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             continue
         taken.append(draw)
     never = set().union(*(parted(bench, draw[0]) for draw, _ in refused))
-    never |= {(j, i) for i, j in never}  # of two axes that must be alike either may be the shorter
+    for draw, _ in refused:  # of two axes that must be alike either may be the shorter
+        never |= {(j, i) for i, j in parted(bench, draw[0], range(2, sys.maxsize))}
     wrong: set[int | None] = set()
     for draw in taken:
         for breach in _compared(bench, plan, draw, wrong):

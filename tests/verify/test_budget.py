@@ -62,3 +62,24 @@ def test_kinks_accept_any_subgradient_but_not_two_of_them():
 def audit(name, table):
     f, plain, args = table[name]()
     return verify.check(f, *args, reference=plain, level="quick")
+
+
+def test_each_element_of_the_output_chooses_its_side_of_a_kink():
+    """Also beside an output that has no elements; but what no side of any of them has is a mistake."""
+
+    def plain(x, w):
+        return jnp.maximum(x @ w, 0), x[:0]
+
+    def with_slope(at_zero):
+        def bwd(r, d):
+            x, w = r
+            z = x @ w
+            down = d[0] * jnp.where(z == 0, at_zero, z > 0)
+            return down @ w.T, x.T @ down
+
+        return zoo.rule(plain, lambda x, w: (plain(x, w), (x, w)), bwd)
+
+    args = zoo.example(3, 4), zoo.example(4, 5, seed=1)
+    for at_zero, verdict in ((1.0, "pass"), (0.3, "pass"), (2.0, "fail")):
+        report = verify.check(with_slope(at_zero), *args, reference=plain, level="quick")
+        assert report.verdict == verdict, str(report)
