@@ -1,8 +1,10 @@
 """Where a subject and its oracle are run: each compiled once for every shape and dtype, each result kept."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 
 from verify.compiled import quick_options
 from verify.inputs import Case, Leaves, is_float, is_key
-from verify.oracles import Oracle, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, without_rules
+from verify.oracles import Oracle, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, sided, without_rules
 from verify.subject import Flat, wide
 
 LOOPS = {"scan", "while"}
@@ -251,15 +253,24 @@ class Bench:
         others = case.at("float64")[1]
         return self.guarded("reference", lambda: sample(*self._truth(floats, others, dy)), "float64")
 
-    def each(self, case: Case, floats: Leaves, dys: Leaves) -> Leaves:
-        """The oracle's cotangents, there too, for several dy that lie along a first axis."""
-        if len(dys[0]) == 1:
-            return tuple(c[None] for c in self.at(case, floats, tuple(d[0] for d in dys)).cotangents)
-        if "each" not in self.memo:
-            self.memo["each"] = self.compiled(jax.vmap(self.oracle.vjp, (None, None, 0), (None, 0)))
-        others = case.at("float64")[1]
-        run = lambda: sample(*self.memo["each"](floats, others, dys)).cotangents  # noqa: E731
-        return self.guarded("reference", run, "float64")
+    def sided(self, case: Case, dy: Leaves) -> Iterator[Leaves]:
+        """The oracle's cotangents with the kinks inside of it each on one side or on the other."""
+        floats, others = case.at("float64")
+        key = "sided", case.shapes
+
+        def found():
+            if key not in self.memo:
+                run, count = sided(jaxpr_of(self.oracle.primal, floats, others))
+                self.memo[key] = self.compiled(run), count
+            run, count = self.memo[key]
+            if not count:
+                return []
+            signs = list(product((1.0, -1.0), repeat=count))
+            tried = [(some, 0.0) for some in signs] + [(signs[i % len(signs)], float(i + 1)) for i in range(8)]
+            return [sample(*run(floats, others, dy, np.asarray(s), order)).cotangents for s, order in tried]
+
+        with suppress(Refused):
+            yield from self.guarded("reference", found, "float64")
 
     def guarded(self, stage: str, run: Callable[[], Any], dtype: Any) -> Any:
         try:

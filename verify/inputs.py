@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.oracles import look
+from verify.oracles import equations
 from verify.subject import Flat, wide
 
 Leaves = tuple[Any, ...]
@@ -556,11 +556,12 @@ def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
 
 
 UNROLLED = 300  # equations more than at the example: a loop in Python, which takes minutes to compile when it is long
+MUCH = 2**25  # numbers in one array on the way
 
 
 def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
-    """Whether f can be traced with these axes resized, in no many more equations than at the example; and the subject,
-    if one is long, if it can be."""
+    """Whether f can be traced with these axes resized, in no many more equations than at the example and with no array
+    of more than MUCH numbers; and the subject, if one is long, if it can be."""
     with suppress(Exception):  # a stranger's code says no in many ways; a size that is refused is not tried
         case = resized(flat, example, sizes, np.random.default_rng(0), "")
         if _grows(f, example, case):
@@ -572,10 +573,11 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
 
 
 def _grows(f: Callable, example: Case, case: Case) -> bool:
-    """Whether a case takes f many more equations than the example does."""
+    """Whether a case takes f many more equations than the example does, or too large an array on its way."""
     with wide("float64"):
-        before, now = (look([jax.make_jaxpr(f)(c.floats, c.others).jaxpr])[2] for c in (example, case))
-    return now > 3 * before + UNROLLED
+        before, now = (list(equations([jax.make_jaxpr(f)(c.floats, c.others)])) for c in (example, case))
+    largest = max((math.prod(getattr(v.aval, "shape", ())) for eqn in now for v in eqn.outvars), default=0)
+    return len(now) > 3 * len(before) + UNROLLED or largest > MUCH
 
 
 def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
@@ -626,7 +628,7 @@ def _below(
 
 
 PRIMES = (3, 5, 7, 11, 13, 2)
-MANY = 2**21  # numbers in one array
+MANY = 2**21  # numbers in one array that is given
 OFF_TILE = (33, 17, 9, 5)
 
 
@@ -637,10 +639,16 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
     for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
-        if accepts(flat, f, example, sizes):
-            yield resized(flat, example, sizes, rng, label)
+        for some in (sizes, less) if (less := _less(sizes)) != sizes else (sizes,):
+            if accepts(flat, f, example, some):
+                yield resized(flat, example, some, rng, label)
+                break
     if not flat.subject.remake:
         yield from ranked(f, example, rng)
+
+
+def _less(sizes: dict[Axis, int]) -> dict[Axis, int]:
+    return {axis: min(n, 131 if n % 2 else 128) for axis, n in sizes.items()}
 
 
 def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
@@ -663,7 +671,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         moved = {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
         for i, x in enumerate(leaves):  # where one array has several of the long axes, they are less long
             if math.prod(moved.get((i, a)) or n for a, n in enumerate(np.shape(x))) > MANY:
-                return label, {axis: min(n, 131 if n % 2 else 128) for axis, n in moved.items()}
+                return label, _less(moved)
         return label, moved
 
     def stretched(j: int) -> tuple[str, dict[Axis, int]]:

@@ -6,7 +6,7 @@ the report. JAX's own rules, as that of `jnp.logaddexp`, stay: they are there be
 decorate is another one somewhere, at equal arguments for instance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from verify.subject import Flat, wide
@@ -40,29 +41,33 @@ def open_jaxpr(jaxpr: Any) -> Any:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
+def equations(jaxprs: list[Any]) -> Iterator[Any]:
+    """All equations in jaxprs, however deep."""
+    waiting = [open_jaxpr(jaxpr) for jaxpr in jaxprs]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            yield eqn
+            waiting += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+
+
 def look(jaxprs: list[Any]) -> tuple[set[str], bool, int]:
     """(primitives, whether symbolic zeros are asked for, equations) in jaxprs, however deep. ISNAN stands for x ≠ x."""
     names, symbolic, count = set(), False, 0
-    while jaxprs:
-        for eqn in jaxprs.pop().eqns:
-            names.add(eqn.primitive.name)
-            names |= {ISNAN} if eqn.primitive.name == "ne" and eqn.invars[0] is eqn.invars[1] else set()
-            count += 1
-            symbolic |= bool(eqn.params.get("symbolic_zeros"))
-            jaxprs += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+    for eqn in equations(jaxprs):
+        names.add(eqn.primitive.name)
+        names |= {ISNAN} if eqn.primitive.name == "ne" and eqn.invars[0] is eqn.invars[1] else set()
+        count += 1
+        symbolic |= bool(eqn.params.get("symbolic_zeros"))
     return names, symbolic, count
 
 
 def rules_in(jaxpr: Any) -> tuple[list[str], list[str]]:
     """The names of the functions with custom rules that a jaxpr calls, however deep: JAX's own, and others."""
     found: tuple[set[str], set[str]] = set(), set()
-    waiting = [open_jaxpr(jaxpr)]
-    while waiting:
-        for eqn in waiting.pop().eqns:
-            if eqn.primitive.name in CUSTOM:
-                name = getattr(_decorated(eqn).debug_info, "func_name", "?")
-                found[0 if is_jax(eqn) else 1].add(name)
-            waiting += [open_jaxpr(inner) for _, inner in inner_jaxprs(eqn.params)]
+    for eqn in equations([jaxpr]):
+        if eqn.primitive.name in CUSTOM:
+            name = getattr(_decorated(eqn).debug_info, "func_name", "?")
+            found[0 if is_jax(eqn) else 1].add(name)
     return sorted(found[0]), sorted(found[1])
 
 
@@ -154,6 +159,57 @@ def points(closed: ClosedJaxpr, first: int) -> set[int]:
     count = len(closed.jaxpr.invars)
     strip(closed, around)(*(frozenset({i - first} if i >= first else ()) for i in range(count)))
     return found
+
+
+KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}
+KINKS |= {"reduce_max", "reduce_min", "argmax", "argmin", "sort", "top_k", "cummax", "cummin"}
+
+
+def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
+    """(run, n): the vjp of a jaxpr whose kinks are each moved off to a side, run(floats, others, dy, n signs, order).
+
+    Where many kinks meet, as in a layer of units at zero, a rule may take one side at all of them, and no side of any
+    one input need have that. A kink's first operand is moved by what falls from its first element to its last, so that
+    the first or the last of equals is chosen; or if `order` is not zero, in some order, so that any may be. Of more
+    than four kinks those of a kind are moved alike.
+    """
+    met: list[str] = []
+
+    def meets(eqn):
+        return (
+            eqn.primitive.name in KINKS and not inlined(eqn) and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
+        )
+
+    def listed(eqn, values, bind):
+        if meets(eqn):
+            met.append(eqn.primitive.name)
+        return bind(eqn, values)
+
+    jax.make_jaxpr(strip(closed, listed))(*closed.in_avals)
+    kinds = list(dict.fromkeys(met))
+    signs_of = list(range(len(met))) if len(met) <= 4 else [kinds.index(name) % 4 for name in met]
+
+    def run(floats, others, dy, signs, order):
+        places = iter(signs_of)
+
+        def moved(eqn, values, bind):
+            there = bind(eqn, values)
+            if not meets(eqn):
+                return there
+            x = jnp.asarray(values[0])
+            size = jnp.abs(lax.stop_gradient(x))
+            step = 1e-12 + 1e-9 * jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
+            some = jnp.sin(order * (1 + jnp.arange(x.size)) ** 2)  # noise, from -1 to 1
+            share = jnp.where(order == 0, jnp.linspace(1, 0.5, x.size), 0.75 + 0.25 * some).reshape(x.shape)
+            found = bind(eqn, [x + (signs[next(places)] * step * share).astype(x.dtype), *values[1:]])
+            # the value stays, lest the next kink see it move
+            still = lambda new, old: new + lax.stop_gradient(old - new)  # noqa: E731
+            inexact = lambda y: jnp.issubdtype(y.dtype, jnp.floating)  # noqa: E731
+            return [still(new, old) if inexact(new) else new for new, old in zip(found, there, strict=True)]
+
+        return dense(again(closed, moved))(floats, others, dy)
+
+    return run, len(set(signs_of))
 
 
 @dataclass(frozen=True)

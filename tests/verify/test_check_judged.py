@@ -123,6 +123,9 @@ def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
         zoo_judged_right.layer_open_at_zero,
         zoo_judged_right.first_of_the_least_and_of_the_largest,
         zoo_judged_right.rotation_by_its_series,
+        zoo_judged_right.two_layers_open_at_zero,
+        zoo_judged_right.median_shared_by_equals,
+        zoo_judged_right.tents_up_to_one,
     ],
     ids=lambda make: make.__name__,
 )

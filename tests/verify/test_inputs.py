@@ -40,6 +40,13 @@ def test_no_array_becomes_longer_than_can_be_run():
         assert max(map(np.size, new.floats)) <= inputs.MANY, new.label
 
 
+def test_no_array_on_the_way_becomes_longer_than_can_be_run():
+    """All triples of a few are nothing, of a thousand they are a billion; the axis is still tried, less long."""
+    flat, case = flat_of(lambda x: jnp.abs(x[:, None, None] - x[:, None] * x).max((1, 2)), zoo.example(6))
+    tried = [new.floats[0].size for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0))]
+    assert 100 < max(tried) <= round(inputs.MUCH ** (1 / 3)), tried
+
+
 def test_lengths_reach_the_end_of_their_rows_and_no_further():
     labels, lengths = jnp.asarray([[1, 3, 3], [2, 4, 0]]), jnp.asarray([3, 2])
     _, case = flat_of(lambda x, labels, lengths: x, zoo.example(2, 8, 5), labels, lengths)

@@ -1977,3 +1977,53 @@ def slabs_of_three_axes():
 
     corner = uniform(0.5, 1.0, 3)
     return keeping(plain, bwd), plain, (example(6, 3), example(6, 3, seed=1), -corner, corner + 0.1)
+
+
+# a sixth judge's ------------------------------------------------------------------------------------------------------
+
+
+@right
+def two_layers_open_at_zero():
+    """Each kink inside has its own side; at an input of zeros none of the input's sides has all of them."""
+
+    def plain(x, v, w):
+        return jnp.abs(jnp.maximum(x @ v, 0) @ w).sum(-1)
+
+    def bwd(r, d):
+        x, v, w = r
+        z = x @ v
+        h = jnp.maximum(z, 0)
+        up = d[:, None] * jnp.where(h @ w >= 0, 1, -1)
+        down = up @ w.T * (z >= 0)
+        return down @ v.T, x.T @ down, h.T @ up
+
+    return keeping(plain, bwd), plain, (example(3, 4), example(4, 5, seed=1), example(5, 2, seed=2))
+
+
+@right
+def median_shared_by_equals():
+    """Of six equal numbers each has a sixth of the error; no one of them moves the median by itself."""
+
+    def plain(x):
+        return jnp.median(x, -1)
+
+    def bwd(x, d):
+        ordered, n = jnp.sort(x, -1), x.shape[-1]
+        hits = [x == ordered[..., i, None] for i in ((n - 1) // 2, n // 2)]
+        return (d[..., None] * sum(0.5 * hit / hit.sum(-1, keepdims=True) for hit in hits),)
+
+    return written(lambda x: (plain(x), x), bwd), plain, (example(3, 6),)
+
+
+@right
+def tents_up_to_one():
+    """Shares of numbers up to one, each of them a kink; what is drawn like the example is cut off there."""
+
+    def plain(x):
+        return jnp.maximum(0, 1 - jnp.abs(4 * x[:, None] - jnp.arange(5))).mean(0)
+
+    def bwd(x, d):
+        u = 4 * x[:, None] - jnp.arange(5)
+        return (4 * jnp.where((u >= -1) & (u < 0), d, jnp.where((u >= 0) & (u < 1), -d, 0)).sum(1) / len(x),)
+
+    return written(lambda x: (plain(x), x), bwd), plain, (uniform(0.0, 1.0, 8),)
