@@ -136,10 +136,16 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     ways = [{k: np.eye(1, ours.size, i).reshape(ours.shape)} for i in worst]
     ways += [{j: np.ones(np.shape(case.floats[j])) for j in some} for some in ([k], range(len(case.floats)))]
-    sided = list(bench.sided(case, dy))
-    if any(off(np.where(np.isfinite(truth), g[k], ours), ours) <= near for g in sided) or (
-        sided and all(_between(all_ours, v, sided, near) for v in ways)
-    ):
+    sided: list[Leaves] = []
+    for found in bench.sided(case, dy):
+        sided.append(found)
+        known = np.isfinite(truth)
+        if off(np.where(known, found[k], ours), ours) <= near:
+            return True
+        if len(sided) == 3 and all(off(np.where(known, g[k], truth), truth) <= near for g in sided):
+            sided.clear()  # neither up nor down nor between equals is there a kink
+            break
+    if sided and all(_between(all_ours, v, sided, near) for v in ways):
         return True
     return all(
         _between(all_ours, v, [bench.at(case, _moved(case, s * size, v), dy).cotangents for s in (step, -step)], near)

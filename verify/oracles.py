@@ -175,14 +175,8 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
     """
     met: list[str] = []
 
-    def meets(eqn):
-        return (
-            eqn.primitive.name in KINKS and not inlined(eqn) and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
-        )
-
     def listed(eqn, values, bind):
-        if meets(eqn):
-            met.append(eqn.primitive.name)
+        met.extend([eqn.primitive.name] * _is_kink(eqn))
         return bind(eqn, values)
 
     jax.make_jaxpr(strip(closed, listed))(*closed.in_avals)
@@ -194,22 +188,29 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
 
         def moved(eqn, values, bind):
             there = bind(eqn, values)
-            if not meets(eqn):
+            if not _is_kink(eqn):
                 return there
             x = jnp.asarray(values[0])
-            size = jnp.abs(lax.stop_gradient(x))
-            step = 1e-12 + 1e-9 * jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
             some = jnp.sin(order * (1 + jnp.arange(x.size)) ** 2)  # noise, from -1 to 1
             share = jnp.where(order == 0, jnp.linspace(1, 0.5, x.size), 0.75 + 0.25 * some).reshape(x.shape)
-            found = bind(eqn, [x + (signs[next(places)] * step * share).astype(x.dtype), *values[1:]])
-            # the value stays, lest the next kink see it move
-            still = lambda new, old: new + lax.stop_gradient(old - new)  # noqa: E731
-            inexact = lambda y: jnp.issubdtype(y.dtype, jnp.floating)  # noqa: E731
-            return [still(new, old) if inexact(new) else new for new, old in zip(found, there, strict=True)]
+            step = signs[next(places)] * share * (1e-12 + 1e-9 * jnp.abs(lax.stop_gradient(x)))
+            found = bind(eqn, [x + jnp.where(jnp.isfinite(x), step, 0).astype(x.dtype), *values[1:]])
+            return list(map(_standing, found, there))
 
         return dense(again(closed, moved))(floats, others, dy)
 
     return run, len(set(signs_of))
+
+
+def _is_kink(eqn: Any) -> bool:
+    return eqn.primitive.name in KINKS and not inlined(eqn) and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
+
+
+def _standing(new: Any, old: Any) -> Any:
+    """The derivative of what was moved, and the value of what was not, lest the next kink see it move."""
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new
+    return jnp.where(jnp.isfinite(old), new + lax.stop_gradient(old - new), new)
 
 
 @dataclass(frozen=True)
