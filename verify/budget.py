@@ -158,8 +158,8 @@ Direction = dict[int, np.ndarray]
 
 
 def _between(ours: Leaves, v: Direction, theirs: list[Leaves], near: float) -> bool:
-    """Whether the derivative along v is between the least and the largest of theirs, where they are numbers."""
-    known = {j: np.isfinite(sum(g[j] for g in theirs)) for j in v}
+    """Whether the derivative along v is between the least and the largest of theirs, where all are numbers."""
+    known = {j: np.isfinite(sum((g[j] for g in theirs), ours[j])) for j in v}
     if not any(np.any(d * known[j]) for j, d in v.items()):
         return False
     mine, *others = (sum(float((np.where(known[j], g[j], 0) * d).sum()) for j, d in v.items()) for g in (ours, *theirs))

@@ -163,6 +163,7 @@ def points(closed: ClosedJaxpr, first: int) -> set[int]:
 
 KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}
 KINKS |= {"reduce_max", "reduce_min", "argmax", "argmin", "sort", "top_k", "cummax", "cummin"}
+APART = 5
 
 
 def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
@@ -171,7 +172,7 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
     Where many kinks meet, as in a layer of units at zero, a rule may take one side at all of them, and no side of any
     one input need have that. A kink's first operand is moved by what falls from its first element to its last, so that
     the first or the last of equals is chosen; or if `order` is not zero, in some order, so that any may be. Of more
-    than four kinks those of a kind are moved alike.
+    than APART kinks those of a kind are moved alike.
     """
     met: list[str] = []
 
@@ -181,7 +182,7 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
 
     jax.make_jaxpr(strip(closed, listed))(*closed.in_avals)
     kinds = list(dict.fromkeys(met))
-    signs_of = list(range(len(met))) if len(met) <= 4 else [kinds.index(name) % 4 for name in met]
+    signs_of = list(range(len(met))) if len(met) <= APART else [kinds.index(name) % APART for name in met]
 
     def run(floats, others, dy, signs, order):
         places = iter(signs_of)

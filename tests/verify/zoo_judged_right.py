@@ -1958,8 +1958,8 @@ def gaussians_of_square_factors():
 def slabs_of_three_axes():
     """Where a ray enters a box and leaves it; its rule is written for three axes, and takes one that is broadcast."""
 
-    def meets(o, d, low, high):
-        near, far = (low - o) / d, (high - o) / d
+    def meets(o, inverse, low, high):
+        near, far = (low - o) * inverse, (high - o) * inverse
         return jnp.minimum(near, far), jnp.maximum(near, far), near <= far
 
     def plain(*args):
@@ -1967,13 +1967,13 @@ def slabs_of_three_axes():
         return enters.max(-1), leaves.min(-1)
 
     def bwd(r, c):
-        o, d, low, high = r
+        o, inverse, low, high = r
         enters, leaves, ahead = meets(*r)
-        first = jax.nn.one_hot(enters.argmax(-1), 3, dtype=d.dtype) * c[0][:, None]
-        last = jax.nn.one_hot(leaves.argmin(-1), 3, dtype=d.dtype) * c[1][:, None]
-        down = jnp.where(ahead, first, last) / d, jnp.where(ahead, last, first) / d
-        slope = -(down[0] * (low - o) + down[1] * (high - o)) / d
-        return -(down[0] + down[1]), slope, down[0].sum(0), down[1].sum(0)
+        first = jax.nn.one_hot(enters.argmax(-1), 3, dtype=o.dtype) * c[0][:, None]
+        last = jax.nn.one_hot(leaves.argmin(-1), 3, dtype=o.dtype) * c[1][:, None]
+        to_low, to_high = jnp.where(ahead, first, last), jnp.where(ahead, last, first)
+        slope = to_low * (low - o) + to_high * (high - o)
+        return -(to_low + to_high) * inverse, slope, (to_low * inverse).sum(0), (to_high * inverse).sum(0)
 
     corner = uniform(0.5, 1.0, 3)
     return keeping(plain, bwd), plain, (example(6, 3), example(6, 3, seed=1), -corner, corner + 0.1)
