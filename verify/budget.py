@@ -163,7 +163,8 @@ def _between(ours: Leaves, v: Direction, theirs: list[Leaves], near: float) -> b
     if not any(np.any(d * known[j]) for j, d in v.items()):
         return False
     mine, *others = (sum(float((np.where(known[j], g[j], 0) * d).sum()) for j, d in v.items()) for g in (ours, *theirs))
-    room = near + 1e-6 * max(map(abs, others))
+    many = sum(map(np.count_nonzero, v.values())) > 1  # of one element nothing is lost in a sum
+    room = near + 1e-6 * many * max(map(abs, others))
     return min(others) - room <= mine <= max(others) + room
 
 
