@@ -136,13 +136,13 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     ways = [{k: np.eye(1, ours.size, i).reshape(ours.shape)} for i in worst]
     ways += [{j: np.ones(np.shape(case.floats[j])) for j in some} for some in ([k], range(len(case.floats)))]
+    like = lambda g, other: off(np.where(np.isfinite(truth), g[k], other), other) <= near  # noqa: E731
     sided: list[Leaves] = []
     for found in bench.sided(case, dy):
         sided.append(found)
-        known = np.isfinite(truth)
-        if off(np.where(known, found[k], ours), ours) <= near:
+        if like(found, ours):
             return True
-        if len(sided) == 3 and all(off(np.where(known, g[k], truth), truth) <= near for g in sided):
+        if len(sided) == 3 and all(like(g, truth) for g in sided):
             sided.clear()  # neither up nor down nor between equals is there a kink
             break
     if sided and all(_between(all_ours, v, sided, near) for v in ways):

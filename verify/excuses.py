@@ -4,8 +4,7 @@ An adversary leaves the domain for which a function was written; whether he has 
 of the definition and of the function itself. Ordinary inputs are never excused.
 """
 
-import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -123,20 +122,20 @@ def elsewhere(place: Place) -> bool:
     the definition's gradient is not what it should have. At the example's sizes, and where an axis has become so short
     that what points into it had to be folded: pairs of two may then be pairs of one with itself; or so short that the
     definition broadcasts it beside another that is no longer as long."""
-    near = not place.resized or _folded(place) or parted(place.bench, place.draw[0], (1,))
+    near = not place.resized or _folded(place) or parted(place.bench, place.draw[0], least=1, most=1)
     if place.draw[0].ordinary or place.bench.random or not near:
         return False
     return place.once(_elsewhere)
 
 
-def parted(bench: Bench, case: Case, sizes: Container[int] = range(sys.maxsize)) -> set[tuple[int, int]]:
-    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, of
-    one of these sizes: what the rule asks of them the reference need not ask."""
+def parted(bench: Bench, case: Case, least: int = 0, most: float = np.inf) -> set[tuple[int, int]]:
+    """The pairs of axes that are alike in the example and not here, or of which the longer has become the shorter, that
+    from `least` to `most`: what the rule asks of them the reference need not ask."""
     before, now = ([n for x in (*c.floats, *c.others) for n in np.shape(x)] for c in (bench.example, case))
     if len(before) != len(now):
         return set()
     pairs = list(enumerate(zip(before, now, strict=True)))
-    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and m in sizes}
+    return {(i, j) for i, (a, m) in pairs for j, (b, n) in pairs if a >= b and m < n and least <= m <= most}
 
 
 def _folded(place: Place) -> bool:

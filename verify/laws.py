@@ -3,7 +3,6 @@
 Those of how it is called are in `calls`, those of lower precision in `precision`.
 """
 
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -41,11 +40,11 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         taken.append(draw)
     never = set().union(*(parted(bench, draw[0]) for draw, _ in refused))
     for draw, _ in refused:  # of two axes that must be alike either may be the shorter
-        never |= {(j, i) for i, j in parted(bench, draw[0], range(2, sys.maxsize))}
+        never |= {(j, i) for i, j in parted(bench, draw[0], least=2)}
     wrong: set[int | None] = set()
     for draw in taken:
         for breach in _compared(bench, plan, draw, wrong):
-            if not breach.note and parted(bench, draw[0], (1,)) & never:
+            if not breach.note and parted(bench, draw[0], least=1, most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
             wrong |= {breach.leaf} if draw[0].ordinary and not breach.note else set()

@@ -14,7 +14,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 from zoo import example, ids, quantized, right, rule, softmax
 from zoo_edges import elementwise
-from zoo_judged import attention, before, column_sums, decayed, keeping, kernel, later, softmax_back, uniform, written
+from zoo_judged import (
+    attention,
+    before,
+    column_sums,
+    decayed,
+    keeping,
+    kernel,
+    later,
+    layer_with_slope,
+    softmax_back,
+    uniform,
+    written,
+)
 from zoo_right import spd
 
 NO_GRADIENT = jax.dtypes.float0
@@ -1884,16 +1896,7 @@ def mixture_of_as_many_shares():
 @right
 def layer_open_at_zero():
     """ReLU with one for its slope at zero: of a sum over units no side of any one input has it."""
-
-    def plain(x, w):
-        return jnp.maximum(x @ w, 0)
-
-    def bwd(r, d):
-        x, w = r
-        d = jnp.where(x @ w >= 0, d, 0)
-        return d @ w.T, x.T @ d
-
-    return keeping(plain, bwd), plain, (example(3, 4), example(4, 5, seed=1))
+    return layer_with_slope(1)
 
 
 @right
