@@ -271,7 +271,7 @@ class Bench:
             if key not in self.memo:
                 self.memo[key] = self.guarded("reference", compiled, "float64")
             run, signs = self.memo[key]
-            orders = [(signs[i % len(signs)], i + 1.0) for i in range(8 if signs else 0)]
+            orders = [(signs[i % len(signs)], i + 1.0) for i in range(32 if signs else 0)]
             sides = [(some, 0.0) for some in signs]
             for way in (*sides[:1], *sides[-1:], *orders, *sides[1:-1]):
                 yield self.guarded("reference", partial(at, *way), "float64")

@@ -145,11 +145,13 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
         if len(sided) == 3 and all(like(g, truth) for g in sided):
             sided.clear()  # neither up nor down nor between equals is there a kink
             break
-    if sided and all(_between(all_ours, v, sided, near) for v in ways):
-        return True
+
+    def beside(v: Direction, step: float) -> list[Leaves]:
+        return [bench.at(case, _moved(case, s, v), dy).cotangents for s in (step, -step)]
+
     return all(
-        _between(all_ours, v, [bench.at(case, _moved(case, s * size, v), dy).cotangents for s in (step, -step)], near)
-        for step in (1e-6, 1e-10)
+        all(_between(all_ours, v, found, near) for found in (beside(v, 1e-6 * size), beside(v, 1e-10 * size)))
+        or (sided and _between(all_ours, v, sided, near))
         for v in ways
     )
 

@@ -251,7 +251,10 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         dim = beyond or (out and not (dtype == "float16" and draw[0].label.startswith(FAR[0])))
         clear = normal and forth and not dim and theirs < 0.02 * largest(true)
         if clear and _gone(mine[much], true[much]):
-            if gap > 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16):  # past a kink it may be gone
+            at_kink = gap <= 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16)
+            exact = replace(draw[0], floats=tuple(np.asarray(x, np.float64) for x in here))
+            at_kink = at_kink or budget.subgradient(bench, exact, draw[2], k, ours.cotangents, true, 2 * theirs)
+            if not at_kink:  # rounding chooses a side of it, where the gradient may be gone
                 text = f"{text}: elements of it have vanished"
                 yield Breach("precision", k, 1.0, text, draw, (mine, true), dtype=str(dtype))
         elif gap > 0.05 * size + 100 * theirs:
