@@ -177,6 +177,8 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
     met: list[str] = []
 
     def listed(eqn, values, bind):
+        if eqn.primitive.name == "scan":
+            return _scanned(eqn, values, listed, met)
         met.extend([eqn.primitive.name] * _is_kink(eqn))
         return bind(eqn, values)
 
@@ -185,22 +187,39 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
     signs_of = list(range(len(met))) if len(met) <= APART else [kinds.index(name) % APART for name in met]
 
     def run(floats, others, dy, signs, order):
-        places = iter(signs_of)
+        passed: list[str] = []
 
         def moved(eqn, values, bind):
+            if eqn.primitive.name == "scan":
+                return _scanned(eqn, values, moved, passed)
             there = bind(eqn, values)
             if not _is_kink(eqn):
                 return there
             x = jnp.asarray(values[0])
             some = jnp.sin(order * (1 + jnp.arange(x.size)) ** 2)  # noise, from -1 to 1
             share = jnp.where(order == 0, jnp.linspace(1, 0.5, x.size), 0.75 + 0.25 * some).reshape(x.shape)
-            step = signs[next(places)] * share * (1e-12 + 1e-9 * jnp.abs(lax.stop_gradient(x)))
+            step = signs[signs_of[len(passed)]] * share * (1e-12 + 1e-9 * jnp.abs(lax.stop_gradient(x)))
+            passed.append(eqn.primitive.name)
             found = bind(eqn, [x + jnp.where(jnp.isfinite(x), step, 0).astype(x.dtype), *values[1:]])
             return list(map(_standing, found, there))
 
         return dense(again(closed, moved))(floats, others, dy)
 
     return run, len(set(signs_of))
+
+
+def _scanned(eqn: Any, values: list, around: Around, passed: list[str]) -> list:
+    """A scan whose body is run by `strip` too; that may be traced twice, and what it adds to `passed` counts once."""
+    consts, carried, before = eqn.params["num_consts"], eqn.params["num_carry"], len(passed)
+
+    def body(carry, x):
+        del passed[before:]
+        out = strip(eqn.params["jaxpr"], around)(*values[:consts], *carry, *x)
+        return out[:carried], out[carried:]
+
+    first, xs = values[consts : consts + carried], values[consts + carried :]
+    last, ys = lax.scan(body, first, xs, eqn.params["length"], eqn.params["reverse"])
+    return [*last, *ys]
 
 
 def _is_kink(eqn: Any) -> bool:

@@ -1544,3 +1544,40 @@ def layer_with_slope(at_zero):
 def all_units_open_at_zero_twice():
     """Twice the error where a unit is at zero: no side of any unit has it. There the output is zero too."""
     return layer_with_slope(2)
+
+
+def recurrence_with_slope(at_zero):
+    """A recurrence of ReLU units, and what their slope is at zero."""
+
+    def plain(x, v, w):
+        def step(h, x):
+            h = jnp.maximum(x @ v + h @ w, 0)
+            return h, h
+
+        return lax.scan(step, jnp.zeros(w.shape[0], x.dtype), x)[1]
+
+    def bwd(r, c):
+        x, v, w, hs = r
+        before = jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
+        z = x @ v + before @ w
+
+        def step(d, at):
+            z, c = at
+            d = d + c
+            d = jnp.where(z > 0, d, jnp.where(z == 0, at_zero * d, 0))
+            return w @ d, d
+
+        ds = lax.scan(step, jnp.zeros_like(hs[0]), (z, c), reverse=True)[1]
+        return ds @ v.T, x.T @ ds, before.T @ ds
+
+    def fwd(x, v, w):
+        y = plain(x, v, w)
+        return y, (x, v, w, y)
+
+    return written(fwd, bwd), plain, (example(5, 3), example(3, 4, seed=1), 0.5 * example(4, 4, seed=2))
+
+
+@wrong
+def recurrent_units_open_at_zero_twice():
+    """Twice the error at every step where a unit is at zero."""
+    return recurrence_with_slope(2)

@@ -23,6 +23,7 @@ from zoo_judged import (
     kernel,
     later,
     layer_with_slope,
+    recurrence_with_slope,
     softmax_back,
     uniform,
     written,
@@ -2030,3 +2031,9 @@ def tents_up_to_one():
         return (4 * jnp.where((u >= -1) & (u < 0), d, jnp.where((u >= 0) & (u < 1), -d, 0)).sum(1) / len(x),)
 
     return written(lambda x: (plain(x), x), bwd), plain, (uniform(0.0, 1.0, 8),)
+
+
+@right
+def recurrent_units_open_at_zero():
+    """ReLU with one for its slope at zero, within a loop: no side of any input opens all units of all steps."""
+    return recurrence_with_slope(1)
