@@ -202,13 +202,15 @@ class Bench:
         return self.primitives | self.defined
 
     @property
-    def pointing(self) -> set[int]:
-        """The integer leaves, counted over others, that point into an axis: in the subject or in its definition."""
+    def pointing(self) -> dict[int, set[int]]:
+        """The integer leaves, counted over others, that point into an axis: in the subject or in its definition; and
+        how many places such axes have."""
         if "pointing" not in self.memo:
             floats, others = self.example.at("float64")
             both = self.flat.primal, self.oracle.primal
             run = lambda: [points(jaxpr_of(f, floats, others), len(floats)) for f in both]  # noqa: E731
-            self.memo["pointing"] = set().union(*self.guarded("forward", run, "float64"))
+            one, other = self.guarded("forward", run, "float64")
+            self.memo["pointing"] = {i: one.get(i, set()) | other.get(i, set()) for i in {*one, *other}}
         return self.memo["pointing"]
 
     @property

@@ -7,9 +7,10 @@ All values are representable in float32, so that every dtype from there up sees 
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -275,13 +276,18 @@ def _fixed(x: np.ndarray) -> bool:
     return _permutation(x) or x.dtype == np.uint32
 
 
-def _top(example: Case, x: np.ndarray, counts: tuple[int, ...]) -> int:
-    """The largest integer to try in place of x's: if it may point into an axis, that axis's last place; if one of the
-    function's settings may count what it chooses from, the last of these; no more if x may hold lengths."""
-    sizes = sorted({n for leaf in example.floats for n in np.shape(leaf)})
-    high = int(x.max())
+def _top(example: Case, x: np.ndarray, into: set[int], counts: tuple[int, ...]) -> int:
+    """The largest integer to try in place of x's: the last place of the axis into which it points, or if that is not
+    known, of one into which it may; if one of the function's settings may count what it chooses from, the last of
+    these; no more if x may hold lengths."""
+    sizes = {n for leaf in example.floats for n in np.shape(leaf)}
+    high, least = int(x.max()), min(into, default=0)
+    if least in {*sizes, *counts} and least > high:
+        return least - 1
     rows = {n for y in example.arrays if y.shape[: x.ndim] == x.shape for n in y.shape[x.ndim :]}
-    return high if high in {*sizes, *rows} else min((n - 1 for n in (*sizes, *counts) if n > high), default=high)
+    more = () if high in sizes | rows else (n - 1 for n in (*sizes, *counts) if n > high)
+    last = min(more, default=high)
+    return max(high, min(last, least - 1)) if into else last
 
 
 def _set(x, index, value):
@@ -345,12 +351,13 @@ def values(
     example: Case,
     rng: np.random.Generator,
     inputs: tuple[int, ...],
-    pointers: Collection[int] = (),
+    pointers: Mapping[int, set[int]] = MappingProxyType({}),
     counts: tuple[int, ...] = (),
 ) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
     Integers that are compared, and are none of the `pointers` into an axis, are also tried below zero and at its size.
-    `counts` are the function's own settings that are integers.
+    With `pointers` goes how many places their axes have, where it is known. `counts` are the function's own settings
+    that are integers.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
@@ -375,8 +382,8 @@ def values(
         base = ordinary(example, rng, f"{BELOW}{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i, x in enumerate(example.others):
-        points = i in pointers
-        for name, changed in (*_other_values(example, x, points, counts), *_beyond(example, x, points)):
+        into = pointers.get(i)
+        for name, changed in (*_other_values(example, x, into, counts), *_beyond(example, x, into is not None)):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
         for j in _scores(example, x):
@@ -440,7 +447,7 @@ def _scores(example: Case, x: Any) -> list[int]:
     ][:1]
 
 
-def _other_values(example: Case, x: Any, points: bool, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+def _other_values(example: Case, x: Any, into: set[int] | None, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
     if is_key(x):
         return
     x = np.asarray(x)
@@ -452,8 +459,8 @@ def _other_values(example: Case, x: Any, points: bool, counts: tuple[int, ...]) 
             yield "last row false", _set(x | True, -1, False)
     elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not _fixed(x) and not _pointers(example, x):
         yield "all first", np.full_like(x, _known(x).min())
-        yield NONE if x.min() > 0 and not points else "all zero", np.zeros_like(x)
-        yield "all last", np.full_like(x, _top(example, x, counts))
+        yield NONE if x.min() > 0 and into is None else "all zero", np.zeros_like(x)
+        yield "all last", np.full_like(x, _top(example, x, into or set(), counts))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)
     elif _permutation(x) and (np.diff(x) != 1).any() and sum(map(_permutation, example.arrays)) == 1:
@@ -565,21 +572,36 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
     """Whether f can be traced with these axes resized, in no many more equations than at the example and with no array
     of more than MUCH numbers; and the subject, if one is long, if it can be."""
     with suppress(Exception):  # a stranger's code says no in many ways; a size that is refused is not tried
-        case = resized(flat, example, sizes, np.random.default_rng(0), "")
-        if _grows(f, example, case):
+        if _grows(flat, f, example, sizes):
             return False
         with suppress(Exception):  # what the subject says of it is for the laws to judge
-            return max(sizes.values(), default=0) < 128 or not _grows(flat.primal, example, case)
+            return max(sizes.values(), default=0) < 128 or not _grows(flat, flat.primal, example, sizes)
         return True
     return False
 
 
-def _grows(f: Callable, example: Case, case: Case) -> bool:
-    """Whether a case takes f many more equations than the example does, or too large an array on its way."""
-    with wide("float64"):
-        before, now = (list(equations([jax.make_jaxpr(f)(c.floats, c.others)])) for c in (example, case))
+def _grows(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether these sizes take f many more equations than the example does, or too large an array on its way. It is
+    first asked of shorter axes what the longer ones would take: to trace a long loop in Python may take hours."""
+    old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
+    near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
+    times = max(((n - old[axis]) / (near[axis] - old[axis]) for axis, n in sizes.items() if n > near[axis]), default=1)
+
+    def traced(case: Case) -> list[Any]:
+        with wide("float64"):
+            return list(equations([jax.make_jaxpr(f)(case.floats, case.others)]))
+
+    def at(sizes: dict[Axis, int]) -> list[Any]:
+        return traced(resized(flat, example, sizes, np.random.default_rng(0), ""))
+
+    before = len(traced(example))
+    if times > 1:
+        with suppress(Exception):  # sizes that it does not take say nothing
+            if times * (len(at(near)) - before) > 2 * before + UNROLLED:
+                return True
+    now = at(sizes)
     largest = max((math.prod(getattr(v.aval, "shape", ())) for eqn in now for v in eqn.outvars), default=0)
-    return len(now) > 3 * len(before) + UNROLLED or largest > MUCH
+    return len(now) > 3 * before + UNROLLED or largest > MUCH
 
 
 def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:

@@ -141,24 +141,40 @@ def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
 POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
 
-def points(closed: ClosedJaxpr, first: int) -> set[int]:
-    """Which inputs of a jaxpr, counted from the `first` on, come to be places in an axis; in a loop, whatever does."""
-    found: set[int] = set()
+def points(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
+    """Which inputs of a jaxpr, counted from the `first` on, come to be places in an axis; in a loop, whatever does.
+    With them how many places that axis has, where it can be told."""
+    found: dict[int, set[int]] = {}
 
     def around(eqn, values, bind):
         known = [v if isinstance(v, frozenset) else frozenset() for v in values]
         if inlined(eqn):
             return bind(eqn, known)
         name, all_of = eqn.primitive.name, frozenset().union(*known)
+        inner = [open_jaxpr(j) for _, j in inner_jaxprs(eqn.params)]
         if name in POINTED:
-            found.update(*known[POINTED[name] :])
-        elif inner := [open_jaxpr(j) for _, j in inner_jaxprs(eqn.params)]:
-            found.update(all_of if look(inner)[0] & set(POINTED) else ())
+            for j, some in enumerate(known[POINTED[name] :]):
+                for i in some:
+                    found.setdefault(i, set()).update(_places(eqn, j))
+        elif inner and look(inner)[0] & set(POINTED):
+            for i in all_of:
+                found.setdefault(i, set())
         return [all_of] * len(eqn.outvars)
 
     count = len(closed.jaxpr.invars)
     strip(closed, around)(*(frozenset({i - first} if i >= first else ()) for i in range(count)))
     return found
+
+
+def _places(eqn: Any, j: int) -> set[int]:
+    """How many places the axis has into which operand j of those that point does, if they point into one alone."""
+    whole = eqn.invars[0].aval.shape
+    if eqn.primitive.name.startswith("dynamic"):
+        part = eqn.params.get("slice_sizes") or eqn.invars[1].aval.shape
+        return {whole[j] - part[j] + 1} if j < len(whole) else set()
+    numbers = eqn.params["dimension_numbers"]
+    axes = getattr(numbers, "start_index_map", None) or getattr(numbers, "scatter_dims_to_operand_dims", ())
+    return {whole[axes[0]]} if j == 0 and len(axes) == 1 else set()
 
 
 KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}

@@ -8,6 +8,7 @@ import zoo
 
 from verify import inputs
 from verify.inputs import Case, Domain
+from verify.oracles import points
 from verify.subject import Flat, lay_out, subject
 
 pytestmark = pytest.mark.usefixtures("lenient")
@@ -116,13 +117,36 @@ def test_directions_stay_where_the_example_lives():
     np.testing.assert_array_equal(Domain.of(v).along(v), v)
 
 
-def test_integers_stay_below_a_setting_that_may_count_them():
+@pytest.mark.parametrize(
+    ("places", "counts", "top"),
+    [
+        (set(), (), 7),
+        (set(), (6,), 5),
+        (set(), (3,), 7),
+        ({9}, (), 8),
+        ({20, 9}, (), 8),
+        ({6}, (6,), 5),
+        ({6}, (), 5),
+        ({10}, (), 7),
+        ({3}, (), 4),
+    ],
+    ids=str,
+)
+def test_integers_stay_below_the_end_of_what_they_point_into(places, counts, top):
+    """The axis itself, if it is a leaf's or counted by a setting; else no more than the least of those."""
     case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
-    tops = [
-        max(np.max(new.others[0]) for new in inputs.values(case, np.random.default_rng(0), (0,), (0,), counts))
-        for counts in ((), (6,), (3,))
-    ]
-    assert tops == [7, 5, 7]
+    tried = inputs.values(case, np.random.default_rng(0), (0,), {0: places}, counts)
+    assert max(np.max(new.others[0]) for new in tried) == top
+
+
+def plain_pointing(x, i, j, k, n):
+    moved = x[i] + jnp.zeros((4, 3)).at[j].add(1.0)[1] + jax.lax.dynamic_slice(x, (n, 0), (2, 3))[0]
+    return moved * jax.lax.fori_loop(0, 3, lambda t, s: s + x[k + t, 0], 0.0)
+
+
+def test_how_many_places_there_are_where_integers_point():
+    leaves = np.ones((7, 3)), 1, 2, 0, 3
+    assert points(jax.make_jaxpr(plain_pointing)(*leaves), 1) == {0: {7}, 1: {4}, 2: set(), 3: {6}}
 
 
 def test_a_cotangent_that_sums_to_zero():
@@ -142,6 +166,25 @@ def test_values_are_single_precision():
 def test_permutations_and_key_bits_are_left_alone():
     rng = np.random.default_rng(0)
     case = Case("example", (), (np.arange(5), np.asarray([7, 9], np.uint32), jnp.arange(3) > 0))
-    labels = [c.label for c in inputs.values(case, rng, (), pointers=(0, 1))]
+    labels = [c.label for c in inputs.values(case, rng, (), pointers={0: set(), 1: set()})]
     assert not any(label.endswith((" in 0", " in 1")) for label in labels)
     assert "all true in 2" in labels
+
+
+def test_a_long_loop_in_python_is_not_traced_to_its_end():
+    turns = 0
+
+    def pairs(x):
+        nonlocal turns
+        total = 0.0
+        for i in range(x.shape[0]):
+            for j in range(i):
+                turns += 1
+                total = total + jnp.tanh(x[i] - x[j])
+        return total
+
+    flat, example = flat_of(pairs, np.ones(6, np.float32))
+    assert inputs.accepts(flat, flat.primal, example, {(0, 0): 7})
+    turns = 0
+    assert not inputs.accepts(flat, flat.primal, example, {(0, 0): 1027})
+    assert turns < 1027
