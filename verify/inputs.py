@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.oracles import equations
+from verify.oracles import equations, overruns
 from verify.subject import Flat, wide
 
 Leaves = tuple[Any, ...]
@@ -570,38 +570,43 @@ MUCH = 2**25  # numbers in one array on the way
 
 def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
     """Whether f can be traced with these axes resized, in no many more equations than at the example and with no array
-    of more than MUCH numbers; and the subject, if one is long, if it can be."""
+    of more than MUCH numbers, and without a place beyond the end of an axis; and the subject, if one is long, if it can
+    be."""
     with suppress(Exception):  # a stranger's code says no in many ways; a size that is refused is not tried
-        if _grows(flat, f, example, sizes):
+        if _strained(flat, f, example, sizes):
             return False
         with suppress(Exception):  # what the subject says of it is for the laws to judge
-            return max(sizes.values(), default=0) < 128 or not _grows(flat, flat.primal, example, sizes)
+            return max(sizes.values(), default=0) < 128 or not _strained(flat, flat.primal, example, sizes)
         return True
     return False
 
 
-def _grows(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
-    """Whether these sizes take f many more equations than the example does, or too large an array on its way. It is
-    first asked of shorter axes what the longer ones would take: to trace a long loop in Python may take hours."""
+def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
+    on its way, or reads beyond an end. It is first asked of shorter axes what the longer ones would take: to trace a
+    long loop in Python may take hours."""
     old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
     near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
     times = max(((n - old[axis]) / (near[axis] - old[axis]) for axis, n in sizes.items() if n > near[axis]), default=1)
 
-    def traced(case: Case) -> list[Any]:
+    def traced(case: Case) -> Any:
         with wide("float64"):
-            return list(equations([jax.make_jaxpr(f)(case.floats, case.others)]))
+            return jax.make_jaxpr(f)(case.floats, case.others)
 
-    def at(sizes: dict[Axis, int]) -> list[Any]:
+    def at(sizes: dict[Axis, int]) -> Any:
         return traced(resized(flat, example, sizes, np.random.default_rng(0), ""))
 
-    before = len(traced(example))
+    length = lambda closed: len(list(equations([closed])))  # noqa: E731
+    own = traced(example)
     if times > 1:
         with suppress(Exception):  # sizes that it does not take say nothing
-            if times * (len(at(near)) - before) > 2 * before + UNROLLED:
+            if times * (length(at(near)) - length(own)) > 2 * length(own) + UNROLLED:
                 return True
-    now = at(sizes)
-    largest = max((math.prod(getattr(v.aval, "shape", ())) for eqn in now for v in eqn.outvars), default=0)
-    return len(now) > 3 * before + UNROLLED or largest > MUCH
+    there = at(sizes)
+    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
+    if length(there) > 3 * length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
+        return True
+    return overruns(there) and not overruns(own)
 
 
 def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:

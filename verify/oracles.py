@@ -138,6 +138,7 @@ def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
     return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)
 
 
+FEW = 64
 POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
 
@@ -154,8 +155,9 @@ def points(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
         inner = [open_jaxpr(j) for _, j in inner_jaxprs(eqn.params)]
         if name in POINTED:
             for j, some in enumerate(known[POINTED[name] :]):
+                places = _places(eqn, j)
                 for i in some:
-                    found.setdefault(i, set()).update(_places(eqn, j))
+                    found.setdefault(i, set()).update(places if len(places) == 1 else ())
         elif inner and look(inner)[0] & set(POINTED):
             for i in all_of:
                 found.setdefault(i, set())
@@ -166,15 +168,36 @@ def points(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
     return found
 
 
-def _places(eqn: Any, j: int) -> set[int]:
-    """How many places the axis has into which operand j of those that point does, if they point into one alone."""
-    whole = eqn.invars[0].aval.shape
-    if eqn.primitive.name.startswith("dynamic"):
+def _places(eqn: Any, j: int) -> list[int]:
+    """How many places the axes have into which operand j of those that point does; one axis if it is not a gather."""
+    whole, name = eqn.invars[0].aval.shape, eqn.primitive.name
+    if name.startswith("dynamic"):
         part = eqn.params.get("slice_sizes") or eqn.invars[1].aval.shape
-        return {whole[j] - part[j] + 1} if j < len(whole) else set()
+        return [whole[j] - part[j] + 1] if j < len(whole) else []
     numbers = eqn.params["dimension_numbers"]
-    axes = getattr(numbers, "start_index_map", None) or getattr(numbers, "scatter_dims_to_operand_dims", ())
-    return {whole[axes[0]]} if j == 0 and len(axes) == 1 else set()
+    axes = numbers.start_index_map if name == "gather" else numbers.scatter_dims_to_operand_dims
+    return [whole[a] for a in axes] if j == 0 else []
+
+
+def overruns(closed: ClosedJaxpr) -> bool:
+    """Whether it points beyond the end of an axis whatever its inputs are: what JAX reads there is some other place."""
+    found = False
+
+    def around(eqn, values, bind):
+        nonlocal found
+        if inlined(eqn):
+            return bind(eqn, values)
+        if eqn.primitive.name in POINTED:
+            for j, at in enumerate(values[POINTED[eqn.primitive.name] :]):
+                places = _places(eqn, j)
+                if at is not None and places:
+                    found = found or bool(((np.asarray(at) < 0) | (np.asarray(at) >= places)).any())
+        few = all(v.aval.size <= FEW and not jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.outvars)
+        known = few and values and all(v is not None for v in values)
+        return bind(eqn, values) if known else [None] * len(eqn.outvars)
+
+    strip(closed, around)(*[None] * len(closed.jaxpr.invars))
+    return found
 
 
 KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}

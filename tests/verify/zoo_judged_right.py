@@ -2037,3 +2037,17 @@ def tents_up_to_one():
 def recurrent_units_open_at_zero():
     """ReLU with one for its slope at zero, within a loop: no side of any input opens all units of all steps."""
     return recurrence_with_slope(1)
+
+
+@right
+def three_numbers_by_name():
+    """Written for three numbers; of a vector of one the definition takes the same number three times."""
+
+    def plain(w):
+        return jnp.stack([w[1] * w[2], w[2] * w[0], w[0] * w[1]])
+
+    def bwd(w, d):
+        there = jnp.stack([w[2] * d[1] + w[1] * d[2], w[2] * d[0] + w[0] * d[2], w[1] * d[0] + w[0] * d[1]])
+        return (jnp.zeros_like(w).at[jnp.array([0, 1, 2])].set(there),)
+
+    return keeping(plain, lambda r, d: bwd(*r, d)), plain, (example(3),)
