@@ -14,7 +14,7 @@ import numpy as np
 
 from verify.compiled import quick_options
 from verify.inputs import Case, Leaves, is_float, is_key
-from verify.oracles import Oracle, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, sided, without_rules
+from verify.oracles import Oracle, asked, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, sided, without_rules
 from verify.subject import Flat, wide
 
 LOOPS = {"scan", "while"}
@@ -212,6 +212,15 @@ class Bench:
             one, other = self.guarded("forward", run, "float64")
             self.memo["pointing"] = {i: one.get(i, set()) | other.get(i, set()) for i in {*one, *other}}
         return self.memo["pointing"]
+
+    @property
+    def asked(self) -> dict[int, set[int]]:
+        """By integer leaf, counted over others, the integers with which the definition compares it."""
+        if "asked" not in self.memo:
+            floats, others = self.example.at("float64")
+            run = lambda: asked(jaxpr_of(self.oracle.primal, floats, others), len(floats))  # noqa: E731
+            self.memo["asked"] = self.guarded("reference", run, "float64")
+        return self.memo["asked"]
 
     @property
     def stopped(self) -> bool:

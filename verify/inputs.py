@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.oracles import equations, overruns
+from verify.oracles import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
 
 Leaves = tuple[Any, ...]
@@ -353,11 +353,12 @@ def values(
     inputs: tuple[int, ...],
     pointers: Mapping[int, set[int]] = MappingProxyType({}),
     counts: tuple[int, ...] = (),
+    asks: Mapping[int, set[int]] = MappingProxyType({}),
 ) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
     Integers that are compared, and are none of the `pointers` into an axis, are also tried below zero and at its size.
     With `pointers` goes how many places their axes have, where it is known. `counts` are the function's own settings
-    that are integers.
+    that are integers; of the integers among the leaves, `asks` are those for which the definition asks.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
@@ -383,7 +384,12 @@ def values(
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i, x in enumerate(example.others):
         into = pointers.get(i)
-        for name, changed in (*_other_values(example, x, into, counts), *_beyond(example, x, into is not None)):
+        special = _special(example, x, asks.get(i, set()))
+        for name, changed in (
+            *_other_values(example, x, into, counts),
+            *_beyond(example, x, into is not None),
+            *special,
+        ):
             base = ordinary(example, rng, f"{name} in {i}")
             yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
         for j in _scores(example, x):
@@ -433,6 +439,19 @@ def _beyond(example: Case, x: Any, points: bool) -> Iterator[tuple[str, Any]]:
         yield BEYOND[0], np.full_like(x, sizes[0])
     if x.size > 1 and x.min() >= 0:
         yield BEYOND[1] if x.min() == 0 else f"{NONE}, or less", below
+
+
+def _special(example: Case, x: Any, asked: set[int]) -> Iterator[tuple[str, Any]]:
+    """One of the integers for which the definition asks and of which the example shows none, for the first of them."""
+    if is_key(x) or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
+        return
+    x = np.asarray(x)
+    if _fixed(x) or _rising(x):
+        return
+    bounds = np.iinfo(x.dtype)
+    new = sorted((n for n in asked - set(_known(x).tolist()) if bounds.min <= n <= bounds.max), key=abs)
+    for n in new[:4]:
+        yield f"{n}, which is asked for,", _set(x.ravel(), 0, n).reshape(x.shape)
 
 
 def _scores(example: Case, x: Any) -> list[int]:
@@ -662,18 +681,17 @@ OFF_TILE = (33, 17, 9, 5)
 
 
 def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027) -> Iterator[Case]:
-    """Other sizes that f accepts, the most telling first: 1, alike, distinct primes, one more, long, on and off any
-    tile, broadcast, 2 and 0, and of another rank."""
+    """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
+    on and off any tile, broadcast, 2 and 0."""
     sets = groups(flat, f, example)
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
+        yield from ranked(f, example, rng)
     for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
         for some in (sizes, less) if (less := _less(sizes)) != sizes else (sizes,):
             if accepts(flat, f, example, some):
                 yield resized(flat, example, some, rng, label)
                 break
-    if not flat.subject.remake:
-        yield from ranked(f, example, rng)
 
 
 def _less(sizes: dict[Axis, int]) -> dict[Axis, int]:
@@ -785,15 +803,26 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
 
 
 def _batches(f: Callable, case: Case, more: list[bool]) -> bool:
-    """Whether f of leaves with `more` axes gives what it gives of their parts, in a row or summed up or on average."""
+    """Whether f of leaves with `more` axes gives what it gives of their parts, in a row or summed up or on average. If
+    it draws numbers, then were they all alike."""
+    draws = any(is_key(x) or _raw_key(np.asarray(x)) for x in case.others)
+
+    def drawn_alike(eqn, values, bind):
+        if eqn.primitive.name != "random_bits":
+            return bind(eqn, values)
+        bits = eqn.outvars[0].aval
+        return [jnp.full(bits.shape, np.iinfo(bits.dtype).max // 3, bits.dtype)]
+
+    def run(floats, others):
+        return again(jaxpr_of(f, floats, others), drawn_alike)(floats, others) if draws else f(floats, others)
 
     def part(i):
         leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
-        return f(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
+        return run(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
 
     try:
         with wide("float64"):
-            whole = f(case.floats, case.others)
+            whole = run(case.floats, case.others)
             for y, each in zip(whole, zip(*map(part, range(3)), strict=True), strict=True):
                 several = np.stack(each)
                 fits = (

@@ -200,6 +200,60 @@ def overruns(closed: ClosedJaxpr) -> bool:
     return found
 
 
+SAME = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "copy")
+AGAINST = {"eq": (0,), "ne": (0,), "ge": (-1, 0), "lt": (-1, 0), "gt": (0, 1), "le": (0, 1)}
+TURNED = {"ge": "le", "le": "ge", "gt": "lt", "lt": "gt"}
+
+
+def asked(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
+    """The integers on both sides of what an input, counted from the `first` on, is compared with: labels that stand for
+    none, as −100 may, and the ends of a range. Not what a place that may count from the end is compared with."""
+    found: dict[int, set[int]] = {}
+
+    def around(eqn, values, bind):
+        if inlined(eqn):
+            return bind(eqn, values)
+        name, none = eqn.primitive.name, [None] * len(eqn.outvars)
+        for v in values:
+            if isinstance(v, _Negative) and not (name == "select_n" and values[1] == v.of):
+                found.setdefault(v.of.leaf, set()).add(-1)
+        if name in SAME and isinstance(values[0], _Leaf):
+            return [values[0]]
+        if name not in AGAINST:
+            return none
+        x, c = values
+        if isinstance(c, _Leaf):
+            x, c, name = c, x, TURNED.get(name, name)
+        if not isinstance(x, _Leaf) or not _is_number(c):
+            return none
+        if name == "lt" and c == 0:
+            return [_Negative(x)]
+        found.setdefault(x.leaf, set()).update(int(np.floor(c)) + d for d in AGAINST[name])
+        return none
+
+    count = len(closed.jaxpr.invars)
+    strip(closed, around)(*(_Leaf(i - first) if i >= first else None for i in range(count)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """An input as it came, but for its shape and dtype."""
+
+    leaf: int
+
+
+@dataclass(frozen=True)
+class _Negative:
+    """Whether such an input is below zero."""
+
+    of: _Leaf
+
+
+def _is_number(c: Any) -> bool:
+    return c is not None and not isinstance(c, _Leaf | _Negative) and np.ndim(c) == 0 and bool(np.isfinite(c))
+
+
 KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}
 KINKS |= {"reduce_max", "reduce_min", "argmax", "argmin", "sort", "top_k", "cummax", "cummin"}
 APART = 5

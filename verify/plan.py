@@ -229,7 +229,7 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     beyond += inputs.FAR if inner == "float16" else ()
     beyond += inputs.HUGE if LINALG & bench.either else ()  # whose squares overflow in float32
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
-    cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts)
+    cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts, bench.asked)
     yield from _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
     if {oracles.ISNAN, "is_finite"} & bench.defined:
         yield from _with_noise(bench, inputs.holes(bench.example, rng, tuple(own[:6])), rng)
@@ -239,7 +239,7 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
     found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
-    return islice(_with_noise(bench, found, rng), 7 if large else 17)
+    return islice(_with_noise(bench, found, rng), 8 if large else 17)
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

@@ -1581,3 +1581,57 @@ def recurrence_with_slope(at_zero):
 def recurrent_units_open_at_zero_twice():
     """Twice the error at every step where a unit is at zero."""
     return recurrence_with_slope(2)
+
+
+# a seventh judge's ----------------------------------------------------------------------------------------------------
+
+
+@wrong
+def labels_of_none_on_the_way_back():
+    """No label is below zero in the example; the definition asks for those that are, its rule does not."""
+
+    def plain(z, y):
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(z), jnp.maximum(y, 0)[:, None], 1)[:, 0]
+        return jnp.where(y >= 0, -chosen, 0)
+
+    def bwd(r, d):
+        z, y = r
+        return (softmax(z) - jax.nn.one_hot(y, z.shape[1], dtype=z.dtype)) * d[:, None], None
+
+    return keeping(plain, bwd), plain, (example(6, 5), ids(5, 6))
+
+
+@wrong
+def above_the_last_of_the_bounds():
+    """A class above the last bound has no upper one: its share goes to the last bound there is."""
+
+    def shares(s, bounds, y):
+        n = bounds.shape[0]
+        up, down = jnp.minimum(y, n - 1), jnp.maximum(y - 1, 0)
+        below = lambda i: jax.nn.sigmoid(bounds[i] - s)  # noqa: E731
+        return jnp.where(y < n, below(up), 1), jnp.where(y > 0, below(down), 0), below(up), up, down
+
+    def plain(s, bounds, y):
+        high, low, *_ = shares(s, bounds, y)
+        return -jnp.log(high - low)
+
+    def bwd(r, d):
+        s, bounds, y = r
+        high, low, upper, up, down = shares(s, bounds, y)
+        a, b = d * upper * (1 - upper) / (high - low), d * low * (1 - low) / (high - low)
+        return a - b, jnp.zeros_like(bounds).at[up].add(-a).at[down].add(b), None
+
+    return keeping(plain, bwd), plain, (example(4), jnp.array([-1.0, 0.2, 1.1]), jnp.array([1, 0, 2, 1]))
+
+
+@wrong
+def mask_drawn_again_for_two_axes():
+    """The mask of the way back is drawn for rows and columns; of a batch of matrices each has its own."""
+
+    def plain(x, key):
+        return jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0)
+
+    def bwd(r, d):
+        return jnp.where(jax.random.bernoulli(r[1], 0.7, d.shape[-2:]), d / 0.7, 0), None
+
+    return keeping(plain, bwd), plain, (example(4, 5), jax.random.PRNGKey(2))

@@ -2039,6 +2039,51 @@ def recurrent_units_open_at_zero():
     return recurrence_with_slope(1)
 
 
+# a seventh judge's ----------------------------------------------------------------------------------------------------
+
+
+@right
+def spread_within_three_segments():
+    """Segments are three, and more than that are dropped on the way forth: the example has fewer numbers than rows."""
+
+    def parts(x, at):
+        n = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(x), at, 3), 1)
+        c = x - (jax.ops.segment_sum(x, at, 3) / n)[at]
+        return n, c
+
+    def plain(x, at):
+        n, c = parts(x, at)
+        return jax.ops.segment_sum(c * c, at, 3) / n
+
+    def bwd(r, d):
+        n, c = parts(*r)
+        return 2 * c * (d / n)[r[1]], None
+
+    return keeping(plain, bwd), plain, (example(6), jnp.array([0, 2, 2, 0, 0, 2]))
+
+
+@right
+def monotone_by_all_means():
+    """The definition of isotonic regression looks at every mean in loops of Python; at 1027 numbers it never ends."""
+
+    def plain(x):
+        mean = lambda i, j: jnp.sum(x[i : j + 1]) / (j + 1 - i)  # noqa: E731
+        least = lambda i, k: jnp.min(jnp.stack([mean(i, j) for j in range(k, x.shape[0])]))  # noqa: E731
+        return jnp.stack([jnp.max(jnp.stack([least(i, k) for i in range(k + 1)])) for k in range(x.shape[0])])
+
+    def bwd(y, d):
+        starts = jnp.concatenate([jnp.zeros(1, bool), y[1:] != y[:-1]])
+        block, n = jnp.cumsum(starts), y.shape[0]
+        share = jax.ops.segment_sum(d, block, n) / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(d), block, n), 1)
+        return (share[block],)
+
+    def fwd(x):
+        y = plain(x)
+        return y, y
+
+    return written(fwd, bwd), plain, (example(6),)
+
+
 @right
 def three_numbers_by_name():
     """Written for three numbers; of a vector of one the definition takes the same number three times."""
