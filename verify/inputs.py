@@ -304,6 +304,11 @@ def _one_hot(x, rng):
     return y
 
 
+def _row_sizes(x: np.ndarray) -> np.ndarray:
+    size = np.abs(x).max(axis=-1, initial=0, keepdims=True) if x.ndim else np.abs(x)
+    return np.where(size, size, 1.0)
+
+
 VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "zeros": lambda x, r: np.zeros(x.shape),
     "constant": lambda x, r: np.full(x.shape, x.flat[0] if x.size else 0.0),
@@ -317,7 +322,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "x1e3": lambda x, r: 1e3 * x,
     "x1e4": lambda x, r: 1e4 * x,
     "x30": lambda x, r: 30 * x,
-    "to 300": lambda x, r: x * (300 / (np.abs(x).max(initial=0) or 1.0)),  # whose square is too large for float16
+    "to 300": lambda x, r: x * (300 / _row_sizes(x)),  # whose square is too large for float16
     "x1e-4": lambda x, r: 1e-4 * x,
     "integers": lambda x, r: np.rint(3 * x),
     "offset 1e3": lambda x, r: x + 1e3,

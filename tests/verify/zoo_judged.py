@@ -1635,3 +1635,18 @@ def mask_drawn_again_for_two_axes():
         return jnp.where(jax.random.bernoulli(r[1], 0.7, d.shape[-2:]), d / 0.7, 0), None
 
     return keeping(plain, bwd), plain, (example(4, 5), jax.random.PRNGKey(2))
+
+
+@wrong
+def squared_in_half_precision():
+    """The way forth squares in float32, the way back in the input's dtype, where the square of 300 is infinite."""
+
+    def plain(x):
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (wide / jnp.sqrt((wide * wide).sum(-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+    def bwd(x, d):
+        square = (x * x).sum(-1, keepdims=True) + jnp.asarray(1e-6, x.dtype)
+        return (lax.rsqrt(square) * (d - x * (d * x).sum(-1, keepdims=True) / square),)
+
+    return keeping(plain, lambda r, d: bwd(*r, d)), plain, (example(4, 3),)
