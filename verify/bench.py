@@ -214,11 +214,10 @@ class Bench:
         return self.memo["pointing"]
 
     @property
-    def asked(self) -> dict[int, set[int]]:
-        """By integer leaf, counted over others, the integers with which the definition compares it."""
+    def asked(self) -> dict[int, set[float]]:
+        """By leaf, counted over floats and others, the numbers for which the definition asks."""
         if "asked" not in self.memo:
-            floats, others = self.example.at("float64")
-            run = lambda: asked(jaxpr_of(self.oracle.primal, floats, others), len(floats))  # noqa: E731
+            run = lambda: asked(jaxpr_of(self.oracle.primal, *self.example.at("float64")))  # noqa: E731
             self.memo["asked"] = self.guarded("reference", run, "float64")
         return self.memo["asked"]
 

@@ -358,12 +358,12 @@ def values(
     inputs: tuple[int, ...],
     pointers: Mapping[int, set[int]] = MappingProxyType({}),
     counts: tuple[int, ...] = (),
-    asks: Mapping[int, set[int]] = MappingProxyType({}),
+    asks: Mapping[int, set[float]] = MappingProxyType({}),
 ) -> Iterator[Case]:
     """The example with every leaf changed in one way, then one of `inputs` at a time, then the integers and booleans.
     Integers that are compared, and are none of the `pointers` into an axis, are also tried below zero and at its size.
     With `pointers` goes how many places their axes have, where it is known. `counts` are the function's own settings
-    that are integers; of the integers among the leaves, `asks` are those for which the definition asks.
+    that are integers; `asks` are the numbers for which the definition asks of a leaf.
 
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
@@ -387,9 +387,14 @@ def values(
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
         base = ordinary(example, rng, f"{BELOW}{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
+    for i in inputs:
+        for c in _ends(np.asarray(example.floats[i]), asks.get(i, set())):
+            base = ordinary(example, rng, f"both sides of {c:g} in leaf {i}")
+            turned = _turned(base.floats[i], c, rng)
+            yield replace(base, floats=(*base.floats[:i], turned, *base.floats[i + 1 :]), ordinary=False)
     for i, x in enumerate(example.others):
         into = pointers.get(i)
-        special = _special(example, x, asks.get(i, set()))
+        special = _special(example, x, asks.get(len(example.floats) + i, set()))
         for name, changed in (
             *_other_values(example, x, into, counts),
             *_beyond(example, x, into is not None),
@@ -446,7 +451,22 @@ def _beyond(example: Case, x: Any, points: bool) -> Iterator[tuple[str, Any]]:
         yield BEYOND[1] if x.min() == 0 else f"{NONE}, or less", below
 
 
-def _special(example: Case, x: Any, asked: set[int]) -> Iterator[tuple[str, Any]]:
+def _ends(x: np.ndarray, asked: set[float]) -> list[float]:
+    """The numbers for which the definition asks of which the example shows one side alone; not those that only keep
+    something away from zero."""
+    domain = Domain.of(x)
+    if not x.size or domain.binary or domain.simplex or domain.rising is not None:
+        return []
+    return sorted(c for c in asked if (c == 0 or abs(c) > 1e-3) and ((x > c).all() or (x < c).all()))[:3]
+
+
+def _turned(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
+    """x with about half of its numbers as far on the other side of c."""
+    half = rng.random(np.shape(x)) < 0.5
+    return single(np.where(half if half.any() else ~half, 2 * c - x, x))
+
+
+def _special(example: Case, x: Any, asked: set[float]) -> Iterator[tuple[str, Any]]:
     """One of the integers for which the definition asks and of which the example shows none, for the first of them."""
     if is_key(x) or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
         return

@@ -203,12 +203,14 @@ def overruns(closed: ClosedJaxpr) -> bool:
 SAME = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "copy")
 AGAINST = {"eq": (0,), "ne": (0,), "ge": (-1, 0), "lt": (-1, 0), "gt": (0, 1), "le": (0, 1)}
 TURNED = {"ge": "le", "le": "ge", "gt": "lt", "lt": "gt"}
+BENT = {"max", "min", "abs", "sign", *AGAINST}
 
 
-def asked(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
-    """The integers on both sides of what an input, counted from the `first` on, is compared with: labels that stand for
-    none, as −100 may, and the ends of a range. Not what a place that may count from the end is compared with."""
-    found: dict[int, set[int]] = {}
+def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
+    """For what numbers is asked, by input. Of integers those on both sides of what they are compared with: labels that
+    stand for none, as −100 may, and the ends of a range; not what a place that may count from the end is compared with.
+    Of floats where they are compared or bent: the ends between which they are clipped, zero for a magnitude."""
+    found: dict[int, set[float]] = {}
 
     def around(eqn, values, bind):
         if inlined(eqn):
@@ -217,22 +219,25 @@ def asked(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
         for v in values:
             if isinstance(v, _Negative) and not (name == "select_n" and values[1] == v.of):
                 found.setdefault(v.of.leaf, set()).add(-1)
-        if name in SAME and isinstance(values[0], _Leaf):
+        if name in SAME and (isinstance(values[0], _Leaf) or _is_number(values[0])):
             return [values[0]]
-        if name not in AGAINST:
+        if name not in BENT:
             return none
-        x, c = values
+        x, c = (*values, 0)[:2]
         if isinstance(c, _Leaf):
             x, c, name = c, x, TURNED.get(name, name)
         if not isinstance(x, _Leaf) or not _is_number(c):
             return none
+        if jnp.issubdtype(closed.in_avals[x.leaf].dtype, jnp.floating):
+            found.setdefault(x.leaf, set()).add(float(c))
+            return [x] if name in ("max", "min") else none  # which may be clipped at another end too
         if name == "lt" and c == 0:
             return [_Negative(x)]
-        found.setdefault(x.leaf, set()).update(int(np.floor(c)) + d for d in AGAINST[name])
+        if name in AGAINST:
+            found.setdefault(x.leaf, set()).update(int(np.floor(c)) + d for d in AGAINST[name])
         return none
 
-    count = len(closed.jaxpr.invars)
-    strip(closed, around)(*(_Leaf(i - first) if i >= first else None for i in range(count)))
+    strip(closed, around)(*map(_Leaf, range(len(closed.jaxpr.invars))))
     return found
 
 

@@ -8,7 +8,7 @@ import zoo
 
 from verify import inputs
 from verify.inputs import Case, Domain
-from verify.oracles import points
+from verify.oracles import asked, points
 from verify.subject import Flat, lay_out, subject
 
 pytestmark = pytest.mark.usefixtures("lenient")
@@ -188,3 +188,27 @@ def test_a_long_loop_in_python_is_not_traced_to_its_end():
     turns = 0
     assert not inputs.accepts(flat, flat.primal, example, {(0, 0): 1027})
     assert turns < 1027
+
+
+def plain_asking(x, y, labels, i, n):
+    weight = jnp.where((labels != -100) & (n >= 1), jnp.clip(x, 0, 1), jnp.abs(y))
+    return weight * jnp.where(i < 0, 0.0, x[i])
+
+
+def test_the_numbers_for_which_a_definition_asks():
+    """Not the zero with which x[labels] compares to count from the end."""
+    leaves = np.ones(3), np.ones(3), np.arange(3), np.arange(3), 2
+    found = asked(jax.make_jaxpr(lambda *v: plain_asking(*v) + v[0][v[2]])(*leaves))
+    assert found == {0: {0.0, 1.0}, 1: {0.0}, 2: {-100}, 3: {-1}, 4: {0, 1}}
+
+
+def test_where_the_example_shows_one_side_the_other_is_tried():
+    case = Case("example", (np.array([0.2, 0.4, 0.9]),), (np.array([1, 0, 2]),))
+    tried = {
+        new.label: new
+        for new in inputs.values(case, np.random.default_rng(0), (0,), asks={0: {0.5, 1.0, 1e-9}, 1: {0, -100}})
+    }
+    beyond = tried["both sides of 1 in leaf 0"].floats[0]
+    assert 1 < beyond.max() <= 2
+    assert not any(label.startswith(("both sides of 0.5", "both sides of 1e-09", "0, which")) for label in tried)
+    assert tried["-100, which is asked for, in 0"].others[0].tolist()[0] == -100
