@@ -453,11 +453,11 @@ def _beyond(example: Case, x: Any, points: bool) -> Iterator[tuple[str, Any]]:
 
 def _ends(x: np.ndarray, asked: set[float]) -> list[float]:
     """The numbers for which the definition asks of which the example shows one side alone; not those that only keep
-    something away from zero."""
+    something away from zero or stand for infinity."""
     domain = Domain.of(x)
     if not x.size or domain.binary or domain.simplex or domain.rising is not None:
         return []
-    return sorted(c for c in asked if (c == 0 or abs(c) > 1e-3) and ((x > c).all() or (x < c).all()))[:3]
+    return sorted(c for c in asked if (c == 0 or 1e-3 < abs(c) < 1e4) and ((x > c).all() or (x < c).all()))[:3]
 
 
 def _turned(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:

@@ -138,7 +138,7 @@ def _stripped(closed: ClosedJaxpr, whole: bool) -> ClosedJaxpr:
     return jax.make_jaxpr(strip(closed, None, whole))(*closed.in_avals)
 
 
-FEW = 64
+FEW = 64  # numbers that are computed to see where they point
 POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
 
@@ -192,9 +192,10 @@ def overruns(closed: ClosedJaxpr) -> bool:
                 places = _places(eqn, j)
                 if at is not None and places:
                     found = found or bool(((np.asarray(at) < 0) | (np.asarray(at) >= places)).any())
-        few = all(v.aval.size <= FEW and not jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.outvars)
-        known = few and values and all(v is not None for v in values)
-        return bind(eqn, values) if known else [None] * len(eqn.outvars)
+        known = values and all(v is not None for v in values)
+        kinds = [(getattr(v.aval, "size", np.inf), getattr(v.aval, "dtype", float)) for v in eqn.outvars]
+        few = all(n <= FEW and not jnp.issubdtype(kind, jnp.inexact) for n, kind in kinds)
+        return bind(eqn, values) if known and few else [None] * len(eqn.outvars)
 
     strip(closed, around)(*[None] * len(closed.jaxpr.invars))
     return found
