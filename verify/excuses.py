@@ -72,7 +72,9 @@ def _same(place: Place) -> bool:
 
 
 def _not_shown(place: Place) -> bool:
-    return place.label.startswith((inputs.NEGATIVE, inputs.BELOW, inputs.NONE) if _same(place) else inputs.UNSHOWN)
+    return place.label.startswith(
+        (inputs.NEGATIVE, inputs.PAST, inputs.BELOW, inputs.NONE) if _same(place) else inputs.UNSHOWN
+    )
 
 
 def _mask_broadcast(place: Place) -> bool:
