@@ -12,7 +12,7 @@ import numpy as np
 
 from verify.bench import Bench, Refused
 from verify.budget import Draw, largest
-from verify.inputs import EXTREME, Leaves, is_key
+from verify.inputs import ENDS, EXTREME, Leaves, is_key
 from verify.law import Breach
 from verify.terms import Told, misread, missing
 
@@ -153,7 +153,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
         return ""
 
 
-FAR = ("x3", "grid", *EXTREME)
+FAR = ("x3", "grid", ENDS, *EXTREME)
 TIES = ("ties", "constant", "equal rows", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
 SIZES = (
     "first axes",

@@ -350,6 +350,7 @@ ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf
 FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
 HUGE = ("large", "near overflow")
 EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
+ENDS = "both sides of"  # a number for which the definition asks
 TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
 
 
@@ -390,7 +391,7 @@ def values(
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i in inputs:
         for c in _ends(np.asarray(example.floats[i]), asks.get(i, set())):
-            base = ordinary(example, rng, f"both sides of {c:g} in leaf {i}")
+            base = ordinary(example, rng, f"{ENDS} {c:g} in leaf {i}")
             turned = _turned(base.floats[i], c, rng)
             yield replace(base, floats=(*base.floats[:i], turned, *base.floats[i + 1 :]), ordinary=False)
     for i, x in enumerate(example.others):
