@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.compiled import quick_options
-from verify.inputs import Case, Leaves, is_float, is_key
-from verify.oracles import Oracle, asked, inner_jaxprs, jaxpr_of, look, open_jaxpr, points, sided, without_rules
+from verify.example import Case, Leaves, is_float, is_key
+from verify.jaxprs import asked, inner_jaxprs, jaxpr_of, look, open_jaxpr, points
+from verify.kinks import sided
+from verify.oracles import Oracle, without_rules
 from verify.subject import Flat, wide
 
 LOOPS = {"scan", "while"}

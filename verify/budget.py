@@ -16,7 +16,7 @@ import numpy as np
 from ml_dtypes import finfo
 
 from verify.bench import LOOPS, Bench, Refused
-from verify.inputs import Case, Leaves
+from verify.example import Case, Leaves
 
 Draw = tuple[Case, str, Leaves]
 

@@ -11,7 +11,7 @@ import numpy as np
 from verify import budget
 from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import Draw, largest, off
-from verify.inputs import Domain, Leaves, is_key
+from verify.example import Domain, Leaves, is_key
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
 from verify.subject import Flat
 

@@ -10,11 +10,11 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport] - with it the BLAS that jax would load later
 from threadpoolctl import threadpool_limits
 
-from verify import inputs, measure, oracles
+from verify import measure, oracles
 from verify.bench import Bench, Refused
 from verify.canaries import canaries
+from verify.example import Case, is_key, single
 from verify.findings import blind, note, told
-from verify.inputs import Case
 from verify.law import Breach, Law, Plan
 from verify.laws import LAWS, QUICK
 from verify.plan import arranged, native, plan
@@ -92,8 +92,8 @@ def benched(what: Subject, args: tuple) -> tuple[Bench, list[str]]:
     floats = tuple(np.asarray(x, kind) if isinstance(x, float) else x for x in floats)  # Python's own have no dtype
     example = Case(
         "example",
-        tuple(inputs.single(x) for x in floats),
-        tuple(x if inputs.is_key(x) else np.asarray(x) for x in others),
+        tuple(single(x) for x in floats),
+        tuple(x if is_key(x) else np.asarray(x) for x in others),
         ordinary=True,
     )
     if not floats:

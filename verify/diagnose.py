@@ -12,7 +12,8 @@ import numpy as np
 
 from verify.bench import Bench, Refused
 from verify.budget import Draw, largest
-from verify.inputs import ENDS, EXTREME, Leaves, is_key
+from verify.example import Leaves, is_key
+from verify.inputs import ENDS, EXTREME
 from verify.law import Breach
 from verify.terms import Told, misread, missing
 

@@ -16,8 +16,9 @@ from ml_dtypes import finfo
 from verify import inputs
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, scale, usual
-from verify.inputs import Case, Domain, Leaves, is_float, single
-from verify.oracles import again, dense, jaxpr_of
+from verify.example import Case, Domain, Leaves, is_float, single
+from verify.jaxprs import again, jaxpr_of
+from verify.oracles import dense
 
 NEVER = 1e18
 SHAPED = ("rank", "broadcast", "multiple", "empty")

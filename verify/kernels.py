@@ -11,8 +11,8 @@ import jax
 from verify import budget
 from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import largest, off
+from verify.jaxprs import strip
 from verify.law import Breach, Plan, refusal, spoiled_in
-from verify.oracles import strip
 
 
 def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:

@@ -13,8 +13,8 @@ import numpy as np
 from verify import budget, calls, inputs, kernels, precision
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
+from verify.example import Case, single
 from verify.excuses import SHAPED, Place, alike, chosen, excuse, parted
-from verify.inputs import Case, single
 from verify.law import Breach, Law, Plan, leaves, refusal
 from verify.subject import wide
 

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from verify import inputs, oracles
+from verify import inputs, oracles, sizes
 from verify.bench import LINALG, Bench, Refused, finite, narrow
 from verify.calls import interleaved
-from verify.inputs import Case
+from verify.example import Case, is_key, ordinary, single
+from verify.jaxprs import ISNAN
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
@@ -81,7 +82,7 @@ def _absent(flat: Flat, example: Case, native: Any) -> Iterator[tuple[str, Bench
 
 def _marked(x: Any, old: Any, new: Any) -> Any:
     """Integers with a marker that is no index, as of what is to be ignored, changed as the setting is that names it."""
-    marks = type(old) is int and old < 0 and not inputs.is_key(x) and np.issubdtype(x.dtype, np.signedinteger)
+    marks = type(old) is int and old < 0 and not is_key(x) and np.issubdtype(x.dtype, np.signedinteger)
     return np.where(x == old, new, x).astype(x.dtype) if marks and new < 0 else x
 
 
@@ -186,7 +187,7 @@ def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool, run: 
     """A case like the example; next to it, where the definition is finite at the example and not at others, or, if the
     subject may be `run`, where its own output is not."""
     for near in (0, 1, 2):
-        case = inputs.ordinary(bench.example, rng, label, near)
+        case = ordinary(bench.example, rng, label, near)
         ((name, dy),) = inputs.cotangents(bench.outputs(case, "float64"), rng, several=False)
         if whole and not finite(bench.truth(case, name, dy).cotangents):
             continue
@@ -231,14 +232,14 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
     cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts, bench.asked)
     yield from _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
-    if {oracles.ISNAN, "is_finite"} & bench.defined:
+    if {ISNAN, "is_finite"} & bench.defined:
         yield from _with_noise(bench, inputs.holes(bench.example, rng, tuple(own[:6])), rng)
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
-    found = inputs.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
+    found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
     return islice(_with_noise(bench, found, rng), 8 if large else 17)
 
 
@@ -249,8 +250,8 @@ def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generato
         if jax.tree.structure(args) != layout.structure:
             raise SubjectError(f"captured[{i}] has another structure than the example: {jax.tree.structure(args)}.")
         floats, others = layout.split(args)
-        floats = tuple(inputs.single(x) for x in floats)
-        cases.append(Case(f"captured {i}", floats, tuple(x if inputs.is_key(x) else np.asarray(x) for x in others)))
+        floats = tuple(single(x) for x in floats)
+        cases.append(Case(f"captured {i}", floats, tuple(x if is_key(x) else np.asarray(x) for x in others)))
     return _with_noise(bench, cases, rng)
 
 

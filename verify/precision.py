@@ -11,8 +11,9 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
+from verify.example import Leaves, ordinary, single
 from verify.excuses import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
-from verify.inputs import FAR, HUGE, TINY, UNSHOWN, Leaves, ordinary, single
+from verify.inputs import FAR, HUGE, TINY, UNSHOWN
 from verify.law import Breach, Plan, leaves
 
 

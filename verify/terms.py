@@ -20,8 +20,9 @@ from jax.extend.source_info_util import summarize
 
 from verify.bench import Bench
 from verify.budget import Draw, largest
-from verify.inputs import Leaves
-from verify.oracles import Around, again, dense, inlined, jaxpr_of, strip
+from verify.example import Leaves
+from verify.jaxprs import Around, again, inlined, jaxpr_of, strip
+from verify.oracles import dense
 
 MOST = 400  # what can be turned in one definition: each costs one run of its gradient
 PAIRS = 20  # different terms of which two may be missing together

@@ -20,7 +20,7 @@ from rich.progress import track
 import verify
 from benchmarks.verify.strangers import RESULTS, is_float, zoo
 from verify import campaign
-from verify.inputs import Domain, single
+from verify.example import Domain, single
 
 
 def drawn(args: tuple, rng: np.random.Generator) -> tuple:

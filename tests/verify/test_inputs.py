@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import zoo
 
-from verify import inputs
-from verify.inputs import Case, Domain
-from verify.oracles import asked, points
+from verify import inputs, sizes
+from verify.example import Case, Domain, ordinary
+from verify.jaxprs import asked, points
 from verify.subject import Flat, lay_out, subject
 
 pytestmark = pytest.mark.usefixtures("lenient")
@@ -24,28 +24,28 @@ def flat_of(f, *args):
 
 def test_axes_that_belong_together():
     flat, case = flat_of(zoo.linear, zoo.example(5, 4), zoo.example(4, 4), zoo.example(4))
-    found = {frozenset(g) for g in inputs.groups(flat, flat.primal, case)}
+    found = {frozenset(g) for g in sizes.groups(flat, flat.primal, case)}
     assert found == {frozenset({(0, 0)}), frozenset({(0, 1), (1, 0)}), frozenset({(1, 1), (2, 0)})}
 
 
 def test_a_batch_is_told_from_as_many_heads():
     """Both axes of all arrays have the same size, and neither can have another in one of the arrays alone."""
     flat, case = flat_of(lambda q, k, v: jnp.einsum("bhq,bhk,bhk->bhq", q, k, v), *(zoo.example(2, 2, 5),) * 3)
-    found = {frozenset(g) for g in inputs.groups(flat, flat.primal, case)}
+    found = {frozenset(g) for g in sizes.groups(flat, flat.primal, case)}
     assert {frozenset({(0, a), (1, a), (2, a)}) for a in (0, 1)} <= found
 
 
 def test_no_array_becomes_longer_than_can_be_run():
     flat, case = flat_of(lambda a: a @ a @ a, zoo.example(3, 3)[None, None] * jnp.ones((2, 2, 1, 1)))
-    for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0)):
-        assert max(map(np.size, new.floats)) <= inputs.MANY, new.label
+    for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0)):
+        assert max(map(np.size, new.floats)) <= sizes.MANY, new.label
 
 
 def test_no_array_on_the_way_becomes_longer_than_can_be_run():
     """All triples of a few are nothing, of a thousand they are a billion; the axis is still tried, less long."""
     flat, case = flat_of(lambda x: jnp.abs(x[:, None, None] - x[:, None] * x).max((1, 2)), zoo.example(6))
-    tried = [new.floats[0].size for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0))]
-    assert 100 < max(tried) <= round(inputs.MUCH ** (1 / 3)), tried
+    tried = [new.floats[0].size for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))]
+    assert 100 < max(tried) <= round(sizes.MUCH ** (1 / 3)), tried
 
 
 def test_lengths_reach_the_end_of_their_rows_and_no_further():
@@ -57,7 +57,7 @@ def test_lengths_reach_the_end_of_their_rows_and_no_further():
 
 def test_labels_stay_below_the_classes():
     flat, case = flat_of(zoo.cross_entropy, zoo.example(5, 7), zoo.ids(7, 5))
-    for new in inputs.shapes(flat, flat.primal, case, np.random.default_rng(0)):
+    for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0)):
         assert np.asarray(new.others[0]).max(initial=0) < max(new.floats[0].shape[1], 7)
         assert new.floats[0].shape[0] == new.others[0].shape[0] or new.label.startswith("broadcast")
 
@@ -82,7 +82,7 @@ def test_matrices_knots_and_unit_rows_stay_what_they_are():
     definite, knots, rows = square @ square.T + np.eye(5), np.cumsum(rng.random(6) + 0.5), rng.normal(size=(3, 4))
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
     case = Case("example", (definite, knots, rows), ())
-    drawn = [inputs.ordinary(case, rng, "drawn", near) for near in (0, 1, 2)]
+    drawn = [ordinary(case, rng, "drawn", near) for near in (0, 1, 2)]
     for new in (*drawn, *inputs.values(case, rng, (0, 1, 2))):
         if new.label.startswith((inputs.UNSHOWN, *inputs.HUGE, *inputs.TINY)):
             continue  # float32 holds no eigenvalues there
@@ -99,8 +99,8 @@ def test_columns_that_keep_away_from_zero_keep_their_sign_in_ordinary_draws():
     down = np.stack([rng.normal(size=8), rng.normal(size=8), -1 - 0.2 * rng.random(8)], -1)
     case = Case("example", (down,), ())
     for near in (0, 1, 2):
-        assert (inputs.ordinary(case, rng, "drawn", near).floats[0][:, 2] < 0).all()
-    drawn = inputs.ordinary(case, rng, "drawn").floats[0]
+        assert (ordinary(case, rng, "drawn", near).floats[0][:, 2] < 0).all()
+    drawn = ordinary(case, rng, "drawn").floats[0]
     assert (drawn[:, 2] < -0.5).all()
     assert drawn[:, 0].std() > 0.1
 
@@ -186,9 +186,9 @@ def test_a_long_loop_in_python_is_not_traced_to_its_end():
         return total
 
     flat, example = flat_of(pairs, np.ones(6, np.float32))
-    assert inputs.accepts(flat, flat.primal, example, {(0, 0): 7})
+    assert sizes.accepts(flat, flat.primal, example, {(0, 0): 7})
     turns = 0
-    assert not inputs.accepts(flat, flat.primal, example, {(0, 0): 1027})
+    assert not sizes.accepts(flat, flat.primal, example, {(0, 0): 1027})
     assert turns < 1027
 
 

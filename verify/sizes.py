@@ -1,0 +1,329 @@
+"""Sizes that a thoughtful adversary would try. Which axes belong together is found by asking the definition whether a
+resized call is valid."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from verify.example import Case, Domain, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
+from verify.jaxprs import again, equations, jaxpr_of, overruns
+from verify.subject import Flat, wide
+
+Axis = tuple[int, int]  # (leaf, axis), leaves counted over floats and then others
+
+
+def _free(flat: Flat, example: Case) -> list[Axis]:
+    """The axes longer than one that could have another size."""
+    leaves = (*example.floats, *example.others)
+    return [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] > 1]
+
+
+def _axes(flat: Flat, example: Case) -> list[Axis]:
+    """All axes but those of what points into others, and of parameters that follow x."""
+    leaves = (*example.floats, *example.others)
+    cuts = [
+        i for i, x in enumerate(leaves) if not is_key(x) and x.dtype.kind in "iu" and pointers(example, np.asarray(x))
+    ]
+    free = [(i, a) for i, x in enumerate(leaves) if not is_key(x) and i not in cuts for a in range(np.ndim(x))]
+    if flat.subject.remake:  # the parameters follow x
+        own = sum(name.startswith("params") for name in flat.layout.floats)
+        skip = len(example.floats) + sum(
+            name.startswith("params") and role == "other"
+            for name, role in zip(flat.layout.names, flat.layout.roles, strict=True)
+        )
+        free = [(i, a) for i, a in free if own <= i < len(example.floats) or i >= skip]
+    return free
+
+
+def groups(flat: Flat, f: Callable, example: Case) -> list[tuple[Axis, ...]]:
+    """The sets of axes that can be resized together, the smallest for each axis, found by asking f.
+
+    f(floats, others) is traced with each axis alone at a prime size that occurs nowhere else, then with one other axis
+    of its size, then with all of them at its place, then with all of them, less those that can stay behind. Axes of
+    size 0 and 1 are left as they are.
+    """
+    leaves, free = (*example.floats, *example.others), _free(flat, example)
+    taken = {n for x in leaves for n in np.shape(x)}
+    prime = next(
+        p for p in (7, 11, 13, 17, 19, 23, 29, 31, 37) if p not in taken and not any(n % p == 0 for n in taken if n)
+    )
+
+    def valid(axes) -> bool:
+        return accepts(flat, f, example, dict.fromkeys(axes, prime))
+
+    found: list[tuple[Axis, ...]] = []
+    for axis in free:
+        if any(axis in group for group in found):
+            continue
+        size = np.shape(leaves[axis[0]])[axis[1]]
+        alike = [b for b in free if b != axis and np.shape(leaves[b[0]])[b[1]] == size]
+        options = [(axis,), *((axis, b) for b in alike)]
+        group = next((g for g in options if valid(g)), None)
+        here = [b for b in alike if b[1] == axis[1]]  # of a batch, not those of the heads, of which there are as many
+        several = next((s for s in (here, alike) if len(s) > 1 and valid((axis, *s))), []) if group is None else []
+        if several:
+            kept = [axis, *several]
+            for b in several:
+                rest = [k for k in kept if k != b]
+                kept = rest if valid(rest) else kept
+            group = tuple(kept)
+        if group:
+            found.append(group)
+    return found
+
+
+UNROLLED = 300  # equations more than at the example: a loop in Python, which takes minutes to compile when it is long
+MUCH = 2**25  # numbers in one array on the way
+
+
+def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f can be traced with these axes resized, in no many more equations than at the example and with no array
+    of more than MUCH numbers, and without a place beyond the end of an axis; and the subject, if one is long, if it can
+    be."""
+    with suppress(Exception):  # a stranger's code says no in many ways; a size that is refused is not tried
+        if _strained(flat, f, example, sizes):
+            return False
+        with suppress(Exception):  # what the subject says of it is for the laws to judge
+            return max(sizes.values(), default=0) < 128 or not _strained(flat, flat.primal, example, sizes)
+        return True
+    return False
+
+
+def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
+    on its way, or reads beyond an end. It is first asked of shorter axes what the longer ones would take: to trace a
+    long loop in Python may take hours."""
+    old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
+    near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
+    times = max(((n - old[axis]) / (near[axis] - old[axis]) for axis, n in sizes.items() if n > near[axis]), default=1)
+
+    def traced(case: Case) -> Any:
+        with wide("float64"):
+            return jax.make_jaxpr(f)(case.floats, case.others)
+
+    def at(sizes: dict[Axis, int]) -> Any:
+        return traced(resized(flat, example, sizes, np.random.default_rng(0), ""))
+
+    length = lambda closed: len(list(equations([closed])))  # noqa: E731
+    own = traced(example)
+    if times > 1:
+        with suppress(Exception):  # sizes that it does not take say nothing
+            if times * (length(at(near)) - length(own)) > 2 * length(own) + UNROLLED:
+                return True
+    there = at(sizes)
+    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
+    if length(there) > 3 * length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
+        return True
+    return overruns(there) and not overruns(own)
+
+
+def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
+    """The example with other sizes: float leaves drawn like it, integers kept below the sizes they may point into."""
+    leaves = (*example.floats, *example.others)
+    shapes = [list(np.shape(x)) for x in leaves]
+    moved = {}
+    for (i, a), n in sizes.items():
+        moved[shapes[i][a]] = n
+        shapes[i][a] = n
+    tallest = max((n for x in example.floats for n in np.shape(x)), default=0)
+    new = []
+    for i, (x, shape) in enumerate(zip(leaves, shapes, strict=True)):
+        if is_key(x) or tuple(shape) == np.shape(x):
+            y = x
+        else:
+            y = np.resize(np.asarray(x), shape) if np.size(x) else np.zeros(shape, x.dtype)
+        if i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
+            y = _below(np.asarray(x), np.asarray(y), moved, tallest, fresh=tuple(shape) != np.shape(x), rng=rng)
+        new.append(y)
+    case = Case(label, tuple(new[: len(example.floats)]), tuple(new[len(example.floats) :]))
+    if flat.subject.remake and sizes:
+        args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
+        case = Case(label, *flat.layout.split(args))
+    each = zip(case.floats, example.floats, strict=True)
+    drawn = tuple(single(like(x, rng, Domain.of(old) if np.size(old) else None)) for x, old in each)
+    return replace(case, floats=drawn, others=tuple(case.others))
+
+
+def _below(
+    old: np.ndarray, new: np.ndarray, moved: dict[int, int], tallest: int, fresh: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Integers that may point into an axis kept below its new size; lengths and pointers that reach its end, at it."""
+    if not new.size or not old.size or (fixed(old) and not fresh):
+        return new
+    if permutation(old):
+        return rng.permutation(new.size).astype(new.dtype).reshape(new.shape)
+    high = int(old.max())
+    if high in moved and high < tallest and rising(old):
+        raise ValueError("pointers to the end of an axis, or sorted numbers: it cannot be told which")
+    if high in moved and high >= tallest:
+        new = np.where(new == high, moved[high], np.minimum(new, moved[high])).astype(new.dtype)
+    else:
+        limits = [n for before, n in moved.items() if n < before and high <= before]
+        new = np.where(new < 0, new, new % max(min(limits), 1)) if limits else new
+        new = np.where((new == 0) & (old.min() > 0) & (min(limits, default=0) > 1), 1, new).astype(old.dtype)
+    return np.sort(new) if rising(old) else new
+
+
+PRIMES = (3, 5, 7, 11, 13, 2)
+MANY = 2**21  # numbers in one array that is given
+OFF_TILE = (33, 17, 9, 5)
+
+
+def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027) -> Iterator[Case]:
+    """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
+    on and off any tile, broadcast, 2 and 0."""
+    sets = groups(flat, f, example)
+    if not flat.subject.remake:
+        yield from reshaped(f, example, rng)
+        yield from ranked(f, example, rng)
+    for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
+        for some in (sizes, less) if (less := _less(sizes)) != sizes else (sizes,):
+            if accepts(flat, f, example, some):
+                yield resized(flat, example, some, rng, label)
+                break
+
+
+def _less(sizes: dict[Axis, int]) -> dict[Axis, int]:
+    return {axis: min(n, 131 if n % 2 else 128) for axis, n in sizes.items()}
+
+
+def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """Two where the example has one, on every axis at the same place, as that of a batch or of heads may be."""
+    leaves = (*example.floats, *example.others)
+    ones = [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] == 1]
+    alike = [[axis for axis in ones if axis[1] == a] for a in dict.fromkeys(a for _, a in ones)]
+    for some in alike[:2]:
+        yield "two for one", dict.fromkeys(some, 2)
+
+
+def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """(label, size of each axis that changes), the most telling first."""
+    k = len(sets)
+    if not k:
+        return
+    leaves = (*example.floats, *example.others)
+
+    def plan(label: str, *sizes: int | None) -> tuple[str, dict[Axis, int]]:
+        moved = {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
+        for i, x in enumerate(leaves):  # where one array has several of the long axes, they are less long
+            if math.prod(moved.get((i, a)) or n for a, n in enumerate(np.shape(x))) > MANY:
+                return label, _less(moved)
+        return label, moved
+
+    def stretched(j: int) -> tuple[str, dict[Axis, int]]:
+        primes = itertools.cycle(PRIMES[:3])
+        return plan(f"long axis {j}", *(next(primes) if i != j else long for i in range(k)))
+
+    yield plan("first axes 1", 1, *[None] * (k - 1))
+    yield plan("odd", *(PRIMES[i % 6] for i in range(k)))
+    yield stretched(k - 1)
+    if k > 1:
+        yield plan("last axes 1", *[None] * (k - 1), 1)
+        yield plan("all axes 1", *[1] * k)
+        yield plan("alike", *[4] * k)
+    sizes = [np.shape(leaves[i])[a] for ((i, a), *_) in sets]
+    for j in sorted(range(k), key=lambda j: -sizes[j])[:2]:
+        yield plan(f"one more {j}", *(sizes[j] + 1 if i == j else None for i in range(k)))
+    if k > 1:
+        yield stretched(0)
+    yield plan("on tile", *[8] * (k - 1), 256)
+    for group in [g for g in sets if len(g) > 1][:2]:
+        several = [i for i, _ in group]
+        for axis in [a for a in group if several.count(a[0]) == 1][:2]:  # a matrix of an axis with itself is no row
+            yield f"broadcast {axis[0]}", {axis: 1}
+            yield f"multiple {axis[0]}", {axis: 2 * np.shape(leaves[axis[0]])[axis[1]]}
+    yield plan("two", *[2] * k)
+    for j in range(min(k, 2)):
+        yield plan("empty", *(0 if i == j else None for i in range(k)))
+    if k > 1:
+        yield plan("falling", *(PRIMES[:5][::-1][i % 5] for i in range(k)))
+    yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))
+    for i in range(1, k - 1):
+        yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))
+
+
+def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[tuple[str, dict[Axis, int]]]:
+    """(label, sizes) next to the example's for axes that take no size at will: one more, alone or with another axis, as
+    where one is half of the other and one more."""
+    size = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in _free(flat, example)}
+    stiff = [axis for axis in size if not any(axis in group for group in sets)]
+    for axis in stiff[:4]:
+        yield f"one more {axis[0]}", {axis: size[axis] + 1}
+        for other in stiff[:4]:
+            if other != axis:
+                yield f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1}
+                yield f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1}
+
+
+def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """A row that is broadcast as a column, and as a single number, where f makes as much of it."""
+    tall = {np.shape(x)[-2] for x in example.floats if np.ndim(x) > 1} - {0}
+    for i, x in enumerate(example.floats):
+        if np.ndim(x) == 1 and np.size(x) in tall:
+            for name, new in (("column", np.reshape(x, (-1, 1))), ("number", x[0])):
+                base = ordinary(example, rng, f"broadcast {i} as a {name}")
+                case = replace(base, floats=(*base.floats[:i], single(new), *base.floats[i + 1 :]), ordinary=False)
+                before, now = (_made(f, c) for c in (base, case))
+                if before is not None and before == now:
+                    yield case
+
+
+def _made(f: Callable, case: Case) -> list[tuple[int, ...]] | None:
+    """The shapes of what f makes of a case, None if it refuses."""
+    with suppress(Exception), wide("float64"):  # as in `accepts`
+        return [v.shape for v in jax.eval_shape(f, case.floats, case.others)]
+    return None
+
+
+def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
+    """The example with one axis more in front of a leaf of the highest rank, of all of these, or of all leaves, where
+    f takes it for a batch."""
+    leaves = (*example.floats, *example.others)
+    high = max((np.ndim(x) for x in example.floats), default=0)
+    count, tried = len(example.floats), list[list[bool]]()
+    first = next((i for i, x in enumerate(example.floats) if np.ndim(x) == high), -1)
+    ranks = [0 if is_key(x) else np.ndim(x) for x in leaves]
+    for more in ([i == first for i in range(len(leaves))], *([r >= max(n, 1) for r in ranks] for n in (high, 1))):
+        new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
+        case = Case("rank", tuple(single(like(x, rng)) for x in new[:count]), tuple(new[count:]))
+        if high and more not in tried and _batches(f, case, more):
+            yield case
+        tried.append(more)
+
+
+def _batches(f: Callable, case: Case, more: list[bool]) -> bool:
+    """Whether f of leaves with `more` axes gives what it gives of their parts, in a row or summed up; not on average,
+    for of a mean many a rule knows just two axes. If it draws numbers, then were they all alike."""
+    draws = any(is_key(x) or raw_key(np.asarray(x)) for x in case.others)
+
+    def drawn_alike(eqn, values, bind):
+        if eqn.primitive.name != "random_bits":
+            return bind(eqn, values)
+        bits = eqn.outvars[0].aval
+        return [jnp.full(bits.shape, np.iinfo(bits.dtype).max // 3, bits.dtype)]
+
+    def run(floats, others):
+        return again(jaxpr_of(f, floats, others), drawn_alike)(floats, others) if draws else f(floats, others)
+
+    def part(i):
+        leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
+        return run(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
+
+    try:
+        with wide("float64"):
+            whole = run(case.floats, case.others)
+            for y, each in zip(whole, zip(*map(part, range(3)), strict=True), strict=True):
+                several = np.stack(each)
+                fits = (np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)) if v.shape == y.shape)
+                if not any(fits):
+                    return False
+    except Exception:  # noqa: BLE001 - as in `accepts`
+        return False
+    return True
