@@ -104,7 +104,8 @@ def _slopes(bench: Bench, draws: list[Draw], dtype: str, k: int) -> tuple[np.nda
         clear = [np.abs(s) > np.maximum(least, times * doubt) for s, doubt in zip((one, two), doubts, strict=True)]
         return clear[0] & clear[1] & (np.sign(one) == np.sign(two))
 
-    return one, above(GAIN[dtype] / 2, 2.0), above(usual, 8.0)
+    several = np.logical_and(*(_several(true[h]) for h in halves))
+    return one, above(GAIN[dtype] / 2, 2.0), above(usual, 8.0) & several
 
 
 def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
@@ -125,8 +126,8 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
         for k in leaves(bench):
             size, gap, theirs = largest(true[k]), off(ours[k], true[k]), off(plain[k], true[k])
             bench.comparisons += 1
-            if size < 1e-3 * max(map(largest, true)):
-                continue  # next to zero beside the others
+            if size < max(1e-3 * max(map(largest, true)), 1e-9 * budget.usual(bench, k)):
+                continue  # next to zero beside the others, or nothing but what rounding leaves of it
             if gap <= 0.1 * size + 8 * theirs or budget.apart(bench, draw, k, dtype).any():
                 continue
             # a difference of long sums loses as much by the rounding of what they are sums of
@@ -186,6 +187,12 @@ def _doubt(v: np.ndarray, true: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """The standard error of that slope, element by element, from how the draws scatter about it."""
     rest = v - true * (1 + slope)
     return np.sqrt(((rest * true) ** 2).sum(0)) / np.maximum((true**2).sum(0), 1e-300)
+
+
+def _several(true: np.ndarray) -> np.ndarray:
+    """Whether some draws weigh in an element's slope: how one or two scatter about it tells nothing."""
+    weights = true**2
+    return weights.sum(0) ** 2 > 4 * (weights**2).sum(0)
 
 
 def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:

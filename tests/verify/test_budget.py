@@ -3,8 +3,15 @@
 import jax.numpy as jnp
 import pytest
 import zoo
+import zoo_judged_right
+import zoo_right
 
 import verify
+
+LITTLE_TO_GO_BY = [  # nearly all of an element's gradient comes in one draw; it is zero where dy is constant
+    (zoo_judged_right.streaming_logsumexp, zoo.example(5, 21, scale=8, seed=8)),
+    (zoo_right.softmax_in_bfloat16, zoo.example(4, 6, seed=1).astype(jnp.bfloat16)),
+]
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
@@ -50,6 +57,13 @@ def test_huge_dynamic_range():
     x = zoo.example(4, 6) * 10.0 ** jnp.arange(-12, 12).reshape(4, 6)
     f, plain, _ = zoo.RIGHT["tanh_"]()
     report = verify.check(f, x, reference=plain, level="quick")
+    assert report.verdict == "pass", str(report)
+
+
+@pytest.mark.parametrize(("make", "x"), LITTLE_TO_GO_BY)
+def test_what_tells_little_in_half_precision_is_not_flagged(make, x):
+    f, plain, _ = make()
+    report = verify.check(f, x, reference=plain)
     assert report.verdict == "pass", str(report)
 
 
