@@ -25,7 +25,7 @@ LAWS = {
     "eager": "Compiled or not, the result is the same.",
     "vmap": "Under vmap the result is that of a loop.",
     "halves": "backward and gradient give what pull gives.",
-    "precision": "In lower precision the error is no larger than the definition's own.",
+    "precision": "In lower precision the error is no larger than the definition's; float64 kept forth is kept back.",
     "finite": "The cotangents are finite where the definition's are.",
     "kink": "At a kink the result lies between the one-sided derivatives.",
     "runs": "The way back runs where the way forward does.",

@@ -18,7 +18,9 @@ from verify.law import Breach, Plan, leaves
 
 
 def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """In each lower dtype the error stays within what the definition's own gradient loses in it."""
+    """In each lower dtype the error stays within what the definition's own gradient loses in it; and where the way
+    forward gives all of float64, the way back does."""
+    yield from _rounded(bench, plan)
     for dtype in plan.dtypes:
         try:
             for k in leaves(bench):
@@ -43,6 +45,29 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield from _long(bench, plan, dtype)
         except Refused:
             continue  # the structure law has said so
+
+
+def _rounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
+    """A kernel that keeps float32 does so on both ways, and its output shows it."""
+    inner, draws = bench.memo["inner"], plan.noisy
+    if not inner or bench.memo["both"] or bench.oracle.slack:
+        return
+    ours, true = ([run(*d) for d in draws] for run in (bench.pull, bench.truth))
+    pairs = [pair for a, b in zip(ours, true, strict=True) for pair in zip(a.y, b.y, strict=True)]
+    if any(off(a, b) > 1e-12 * largest(b) for a, b in pairs):
+        return
+    for k in leaves(bench):
+        over = []
+        for draw, a, b in zip(draws, ours, true, strict=True):
+            mine, due = a.cotangents[k], b.cotangents[k]
+            gap, size = off(mine, due), budget.scale(bench, draw[0], draw[2], k, due)
+            if gap > 1e-9 * size + budget.shaken(bench, draw[0], draw[2], k, due):
+                over.append((gap / size, gap, draw, (mine, due)))
+        bench.comparisons += len(draws)
+        if 2 * len(over) > len(draws):
+            share, gap, draw, shown = max(over, key=lambda row: row[0])
+            text = f"given float64 the way back rounds to {inner}, which the way forward does not: off by {gap:.2g}"
+            yield Breach("precision", k, share, text, draw, shown)
 
 
 def _kinked(bench: Bench, draw: Draw, k: int, dtype: Any) -> float:

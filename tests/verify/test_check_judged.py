@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zoo
 import zoo_judged
 import zoo_judged_right
 
@@ -88,10 +89,16 @@ def test_what_is_wrong_below_zero_alone_is_told_where_the_example_shows_nothing_
 
 
 def test_what_keeps_but_float32_of_float64_is_told():
-    """Many kernels do on purpose, so it is no error; whoever works in float64 has to know."""
-    report = audit(zoo_judged.float64_through_float32, "quick")
+    """Many kernels do on purpose, on both ways: no error, but whoever works in float64 has to know."""
+    report = audit(zoo.accumulates_in_float32, "quick")
     assert report.verdict == "pass", str(report)
     assert any("it rounds to float32 inside" in str(f) for f in report.findings), str(report)
+
+
+def test_what_keeps_but_float32_on_the_way_back_alone_is_a_mistake():
+    report = audit(zoo_judged.float64_through_float32, "quick")
+    assert {(f.law, f.diagnosis) for f in report.errors} == {("precision", "precision loss")}, str(report)
+    assert "which the way forward does not" in str(report)
 
 
 def test_a_forward_that_is_not_the_function_is_a_mistake_at_any_value():
