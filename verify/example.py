@@ -249,8 +249,12 @@ def rising(x: np.ndarray) -> bool:
 
 
 def pointers(example: Case, x: np.ndarray) -> bool:
-    """Whether these integers cut an axis into parts: from 0 to its end, rising."""
-    return rising(x) and x[0] == 0 and int(x[-1]) in {n for leaf in example.floats for n in np.shape(leaf)}
+    """Whether these integers cut an axis into parts: from 0 to its end, rising; not the segments of rows, one for each
+    of a first axis, of which there happen to be as many as columns."""
+    shapes = [np.shape(leaf) for leaf in example.floats]
+    first = {shape[0] for shape in shapes if shape}
+    ends = first if x.size in first else {n for shape in shapes for n in shape}
+    return rising(x) and x[0] == 0 and int(x[-1]) in ends
 
 
 def permutation(x: np.ndarray) -> bool:

@@ -52,6 +52,7 @@ def audit(make, level):
         (zoo_judged.holes_counted_as_numbers, "quick"),
         (zoo_judged.mean_over_no_rows, "standard"),
         (zoo_judged.all_units_open_at_zero_twice, "quick"),
+        (zoo_judged.as_many_segments_as_columns, "quick"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )

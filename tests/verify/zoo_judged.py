@@ -1650,3 +1650,19 @@ def squared_in_half_precision():
         return (lax.rsqrt(square) * (d - x * (d * x).sum(-1, keepdims=True) / square),)
 
     return keeping(plain, lambda r, d: bwd(*r, d)), plain, (example(4, 3),)
+
+
+@wrong
+def as_many_segments_as_columns():
+    """The way back repeats by counts, as if rows came in order; the example's do, and its last segment is numbered like
+    the end of another axis."""
+
+    def mean(x, at):
+        return jax.ops.segment_sum(x, at, 4) / jnp.maximum(jnp.bincount(at, length=4), 1)[:, None].astype(x.dtype)
+
+    def bwd(r, d):
+        count = jnp.bincount(r[1], length=4)
+        share = d / jnp.maximum(count, 1)[:, None].astype(d.dtype)
+        return jnp.repeat(share, count, axis=0, total_repeat_length=r[1].shape[0]), None
+
+    return keeping(mean, bwd), mean, (example(7, 3), jnp.array([0, 0, 1, 1, 1, 3, 3]))
