@@ -125,14 +125,20 @@ def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[
 DECOMPOSED = {"eigh", "eig", "svd", "schur"}  # which may never come back from an infinity
 
 
+POOL = 5  # more calls: then a buffer that holds the residuals of seven or less has lost the first's
+
+
 def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = ()) -> list[Sample]:
-    """Forward for all draws, then the way back for all, uncompiled; of each of `nested` the last comes back first."""
+    """Forward for all draws, then the way back for all, uncompiled; of each of `nested` the last comes back first. In
+    between more ways forward, to which nobody comes back: what keeps residuals of a few calls has lost the first."""
     flats, turn = (nested, -1) if nested else ((bench.flat,) * len(draws), 1)
 
     def run():
         down = [bench.cotangent(case, dy, bench.native) for case, _, dy in draws]
         values = [[as_arrays(leaves) for leaves in case.at(bench.native)] for case, _, _ in draws]
         ahead = [flat.pullback(floats, others) for flat, (floats, others) in zip(flats, values, strict=True)]
+        for _ in range(POOL if len(draws) > 1 and not nested else 0):
+            bench.flat.pullback(values[1][0], values[1][1])
         back = [sample(y, pull(as_arrays(d))) for (y, pull), d in list(zip(ahead, down, strict=True))[::turn]]
         return back[::turn]
 

@@ -53,6 +53,7 @@ def audit(make, level):
         (zoo_judged.mean_over_no_rows, "standard"),
         (zoo_judged.all_units_open_at_zero_twice, "quick"),
         (zoo_judged.as_many_segments_as_columns, "quick"),
+        (zoo_judged.masks_in_a_pool_of_four, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )

@@ -1666,3 +1666,27 @@ def as_many_segments_as_columns():
         return jnp.repeat(share, count, axis=0, total_repeat_length=r[1].shape[0]), None
 
     return keeping(mean, bwd), mean, (example(7, 3), jnp.array([0, 0, 1, 1, 1, 3, 3]))
+
+
+@wrong
+def masks_in_a_pool_of_four():
+    """Uncompiled calls keep their masks in four places: of five drops in one network the first has lost its own."""
+    pool, calls = [None] * 4, [0]
+
+    def drop(mask, x):
+        return jnp.where(mask, x / 0.7, 0)
+
+    def plain(x, key):
+        return drop(jax.random.bernoulli(key, 0.7, x.shape), x)
+
+    def fwd(x, key):
+        mask = jax.random.bernoulli(key, 0.7, x.shape)
+        if isinstance(mask, jax.core.Tracer):
+            return drop(mask, x), (mask, None)
+        pool[calls[0] % 4], calls[0] = mask, calls[0] + 1
+        return drop(mask, x), (None, (calls[0] - 1) % 4)
+
+    def bwd(r, d):
+        return drop(r[0] if r[1] is None else pool[int(r[1])], d), None
+
+    return written(fwd, bwd), plain, (example(4, 6), jax.random.PRNGKey(3))
