@@ -11,6 +11,7 @@ import pytest
 import zoo
 import zoo_judged
 import zoo_judged_right
+import zoo_right
 
 import verify
 from benchmarks.verify.false_alarms import some
@@ -90,9 +91,10 @@ def test_what_is_wrong_below_zero_alone_is_told_where_the_example_shows_nothing_
     assert any("the example shows nothing of the kind" in str(f) for f in report.findings), str(report)
 
 
-def test_what_keeps_but_float32_of_float64_is_told():
+@pytest.mark.parametrize("make", [zoo.accumulates_in_float32, zoo_right.reads_in_float32])
+def test_what_keeps_but_float32_of_float64_is_told(make):
     """Many kernels do on purpose, on both ways: no error, but whoever works in float64 has to know."""
-    report = audit(zoo.accumulates_in_float32, "quick")
+    report = audit(make, "quick")
     assert report.verdict == "pass", str(report)
     assert any("it rounds to float32 inside" in str(f) for f in report.findings), str(report)
 

@@ -811,3 +811,19 @@ def outputs_of_two_kinds():
         return (jnp.broadcast_to(ds[0][:, None], x.shape),)
 
     return rule(plain, lambda x: (plain(x), x), bwd), plain, X()
+
+
+@right
+def reads_in_float32():
+    """On both ways; what it sums up is as wide as its input, so that numbers of float32 lose nothing forth."""
+
+    def plain(x):
+        return (x * x).sum(-1)
+
+    def read(x):
+        return x.astype(jnp.float32).astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def bwd(x, d):
+        return ((2 * d[..., None].astype(jnp.float32) * read(x).astype(jnp.float32)).astype(x.dtype),)
+
+    return rule(plain, lambda x: ((read(x) ** 2).sum(-1).astype(x.dtype), x), bwd), plain, (example(4, 6),)
