@@ -11,7 +11,7 @@ import numpy as np
 from verify import budget
 from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import Draw, largest, off
-from verify.example import Domain, Leaves, is_key
+from verify.example import Case, Domain, Leaves, is_key
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
 from verify.subject import Flat
 
@@ -105,6 +105,7 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 text = f"one operation at a time the result is off by {gap:.2g} from the compiled one"
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
     yield from _poisoned(bench, plan, first, found[0])
+    yield from _outgrown(bench, plan, first, found[0])
 
 
 def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
@@ -122,15 +123,32 @@ def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[
                 yield Breach("eager", k, np.inf, text, draw, (a, b), dtype=str(plan.native))
 
 
+def _outgrown(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
+    """A way forward at another size leaves nothing behind for the way back of a call before it."""
+    resized = [case for case, _, _ in plan.others if case.shapes != bench.example.shapes]
+    if bench.spoil or bench.random:
+        return
+    for between in resized[:3]:  # the first that is taken
+        with suppress(Refused):
+            (after,) = interleaved(bench, draw, between=between)
+            for k, (a, b) in enumerate(zip(after.cotangents, before.cotangents, strict=True)):
+                bench.comparisons += 1
+                if off(a, b) > 1e-3 * largest(b):
+                    text = f"with another size on its way forward in between the result is off by {off(a, b):.2g}"
+                    yield Breach("eager", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
+            return
+
+
 DECOMPOSED = {"eigh", "eig", "svd", "schur"}  # which may never come back from an infinity
 
 
 POOL = 5  # more calls: then a buffer that holds the residuals of seven or less has lost the first's
 
 
-def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = ()) -> list[Sample]:
+def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = (), between: Case | None = None) -> list[Sample]:
     """Forward for all draws, then the way back for all, uncompiled; of each of `nested` the last comes back first. In
-    between more ways forward, to which nobody comes back: what keeps residuals of a few calls has lost the first."""
+    between more ways forward, to which nobody comes back: what keeps residuals of a few calls has lost the first; and
+    that of a case of other sizes, which is but traced."""
     flats, turn = (nested, -1) if nested else ((bench.flat,) * len(draws), 1)
 
     def run():
@@ -139,6 +157,9 @@ def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = ()) -> li
         ahead = [flat.pullback(floats, others) for flat, (floats, others) in zip(flats, values, strict=True)]
         for _ in range(POOL if len(draws) > 1 and not nested else 0):
             bench.flat.pullback(values[1][0], values[1][1])
+        if between:
+            floats, others = between.at(bench.native)
+            jax.eval_shape(lambda floats: bench.flat.pullback(floats, others)[0], floats)
         back = [sample(y, pull(as_arrays(d))) for (y, pull), d in list(zip(ahead, down, strict=True))[::turn]]
         return back[::turn]
 

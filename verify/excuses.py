@@ -74,7 +74,7 @@ def _same(place: Place) -> bool:
 
 def _not_shown(place: Place) -> bool:
     return place.label.startswith(
-        (inputs.NEGATIVE, inputs.PAST, inputs.BELOW, inputs.NONE) if _same(place) else inputs.UNSHOWN
+        (inputs.NEGATIVE, inputs.PAST, inputs.BELOW, inputs.NONE, inputs.RANK) if _same(place) else inputs.UNSHOWN
     )
 
 

@@ -90,7 +90,9 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
 NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
-BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a time, a count
+BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a bound, a count: of a smaller array than the largest
+NEGATED = "below zero"  # of the largest
+RANK = f"{UNSHOWN}another rank"  # of what a definition may take by accident
 PAST = f"{UNSHOWN}past the end"  # of the axis into which it points
 NONE = f"{UNSHOWN}none at all"  # of what is counted, as lengths are
 BEYOND = ("all full", "one below zero")  # of integers that are compared
@@ -134,8 +136,11 @@ def values(
             at = domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i])))
             yield replace(base, floats=(*base.floats[:i], at, *base.floats[i + 1 :]), ordinary=False)
     signed = [i for i, x in enumerate(example.floats) if np.size(x) and Domain.of(x).signed]
+    most = max((np.size(x) for x in example.floats), default=0)
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
-        base = ordinary(example, rng, f"{BELOW}{f' in leaf {some[0]}' if some != tuple(signed) else ''}")
+        few = any(np.size(example.floats[i]) < most for i in some)
+        where = "" if some == tuple(signed) else f" in leaf {some[0]}"
+        base = ordinary(example, rng, (BELOW if few else NEGATED) + where)
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i in inputs:
         for c in _ends(np.asarray(example.floats[i]), asks.get(i, set())):

@@ -41,13 +41,16 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
     never = set().union(*(parted(bench, draw[0]) for draw, _ in refused))
     for draw, _ in refused:  # of two axes that must be alike either may be the shorter
         never |= {(j, i) for i, j in parted(bench, draw[0], least=2)}
-    wrong: set[int | None] = set()
-    for draw in taken:
-        for breach in _compared(bench, plan, draw, wrong):
+    size = sum(map(np.size, bench.example.floats))
+    larger = lambda draw: sum(map(np.size, draw[0].floats)) > 8 * size  # noqa: E731
+    usually, somewhere = set[int | None](), set[int | None]()
+    for draw in sorted(taken, key=larger):  # where a kink takes long to ask for, and need not where more is known
+        for breach in _compared(bench, plan, draw, somewhere if larger(draw) else usually):
             if not breach.note and parted(bench, draw[0], least=1, most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
-            wrong |= {breach.leaf} if draw[0].ordinary and not breach.note else set()
+            somewhere |= set() if breach.note else {breach.leaf}
+            usually |= {breach.leaf} if draw[0].ordinary and not breach.note else set()
             yield breach
     for draw, error in refused:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake

@@ -240,7 +240,8 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
     found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
-    return islice(_with_noise(bench, found, rng), 8 if large else 17)
+    found = (case for case in found if not (large and case.label == inputs.RANK))
+    return islice(_with_noise(bench, found, rng), 8 if large else 18)
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

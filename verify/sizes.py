@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.example import Case, Domain, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
+from verify.inputs import RANK
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
 
@@ -91,14 +92,24 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
         if _strained(flat, f, example, sizes):
             return False
         with suppress(Exception):  # what the subject says of it is for the laws to judge
-            return max(sizes.values(), default=0) < 128 or not _strained(flat, flat.primal, example, sizes)
+            if max(sizes.values(), default=0) >= 128:
+                own = ((flat.primal, True), (_there_and_back(flat), False))  # where its way back reads is no excuse
+                return not any(_strained(flat, g, example, sizes, reads) for g, reads in own)
         return True
     return False
 
 
-def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+def _there_and_back(flat: Flat) -> Callable:
+    def both(floats, others):
+        y, pull = flat.pullback(floats, others)
+        return pull(tuple(map(jnp.ones_like, y)))
+
+    return both
+
+
+def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int], reads: bool = True) -> bool:
     """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
-    on its way, or reads beyond an end. It is first asked of shorter axes what the longer ones would take: to trace a
+    on its way, or `reads` beyond an end. It is first asked of shorter axes what the longer ones would take: to trace a
     long loop in Python may take hours."""
     old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
     near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
@@ -121,7 +132,7 @@ def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) ->
     arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
     if length(there) > 3 * length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
         return True
-    return overruns(there) and not overruns(own)
+    return reads and overruns(there) and not overruns(own)
 
 
 def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
@@ -180,18 +191,22 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
     on and off any tile, broadcast, 2 and 0."""
     sets = groups(flat, f, example)
+    ranks = [] if flat.subject.remake else list(ranked(f, example, rng))
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
-        yield from ranked(f, example, rng)
+        yield from (case for case in ranks if case.label != RANK)
+        yield from [case for case in ranks if case.label == RANK][:1]
     for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
-        for some in (sizes, less) if (less := _less(sizes)) != sizes else (sizes,):
+        for some in (sizes, *_less(sizes)):
             if accepts(flat, f, example, some):
                 yield resized(flat, example, some, rng, label)
                 break
 
 
-def _less(sizes: dict[Axis, int]) -> dict[Axis, int]:
-    return {axis: min(n, 131 if n % 2 else 128) for axis, n in sizes.items()}
+def _less(sizes: dict[Axis, int]) -> list[dict[Axis, int]]:
+    """Smaller sizes than these, the larger first."""
+    less = [{axis: min(n, odd if n % 2 else even) for axis, n in sizes.items()} for odd, even in ((131, 128), (37, 32))]
+    return [some for before, some in itertools.pairwise((sizes, *less)) if some != before]
 
 
 def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
@@ -214,7 +229,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         moved = {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
         for i, x in enumerate(leaves):  # where one array has several of the long axes, they are less long
             if math.prod(moved.get((i, a)) or n for a, n in enumerate(np.shape(x))) > MANY:
-                return label, _less(moved)
+                return label, _less(moved)[0]
         return label, moved
 
     def stretched(j: int) -> tuple[str, dict[Axis, int]]:
@@ -284,7 +299,7 @@ def _made(f: Callable, case: Case) -> list[tuple[int, ...]] | None:
 
 def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
     """The example with one axis more in front of a leaf of the highest rank, of all of these, or of all leaves, where
-    f takes it for a batch."""
+    f takes it for a batch, or takes it at all."""
     leaves = (*example.floats, *example.others)
     high = max((np.ndim(x) for x in example.floats), default=0)
     count, tried = len(example.floats), list[list[bool]]()
@@ -292,15 +307,16 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
     ranks = [0 if is_key(x) else np.ndim(x) for x in leaves]
     for more in ([i == first for i in range(len(leaves))], *([r >= max(n, 1) for r in ranks] for n in (high, 1))):
         new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
-        case = Case("rank", tuple(single(like(x, rng)) for x in new[:count]), tuple(new[count:]))
-        if high and more not in tried and _batches(f, case, more):
-            yield case
+        case = Case("", tuple(single(like(x, rng)) for x in new[:count]), tuple(new[count:]))
+        if high and more not in tried and (label := _rank(f, case, more)):
+            yield replace(case, label=label)
         tried.append(more)
 
 
-def _batches(f: Callable, case: Case, more: list[bool]) -> bool:
-    """Whether f of leaves with `more` axes gives what it gives of their parts, in a row or summed up; not on average,
-    for of a mean many a rule knows just two axes. If it draws numbers, then were they all alike."""
+def _rank(f: Callable, case: Case, more: list[bool]) -> str:
+    """The label of a case of leaves with `more` axes, "" where f does not take it. It is a batch where f gives what it
+    gives of its parts, in a row or summed up; not on average, for of a mean many a rule knows just two axes. If f draws
+    numbers, then were they all alike."""
     draws = any(is_key(x) or raw_key(np.asarray(x)) for x in case.others)
 
     def drawn_alike(eqn, values, bind):
@@ -316,14 +332,13 @@ def _batches(f: Callable, case: Case, more: list[bool]) -> bool:
         leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
         return run(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
 
-    try:
-        with wide("float64"):
-            whole = run(case.floats, case.others)
-            for y, each in zip(whole, zip(*map(part, range(3)), strict=True), strict=True):
-                several = np.stack(each)
-                fits = (np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)) if v.shape == y.shape)
-                if not any(fits):
-                    return False
-    except Exception:  # noqa: BLE001 - as in `accepts`
-        return False
-    return True
+    label = "rank"
+    with suppress(Exception), wide("float64"):  # as in `accepts`
+        for y, each in zip(run(case.floats, case.others), zip(*map(part, range(3)), strict=True), strict=True):
+            several = np.stack(each)
+            fits = [np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)) if v.shape == y.shape]
+            if not fits:
+                return ""
+            label = label if any(fits) else RANK
+        return label
+    return ""

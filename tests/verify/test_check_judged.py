@@ -55,6 +55,7 @@ def audit(make, level):
         (zoo_judged.all_units_open_at_zero_twice, "quick"),
         (zoo_judged.as_many_segments_as_columns, "quick"),
         (zoo_judged.masks_in_a_pool_of_four, "standard"),
+        (zoo_judged.counts_what_went_forth_last, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -84,11 +85,26 @@ def test_right_rules_pass_where_their_example_lives(make):
     assert report.verdict == "pass", str(report)
 
 
-def test_what_is_wrong_below_zero_alone_is_told_where_the_example_shows_nothing_of_it():
-    """Times, scales and counts are positive, and rules may rely on it: no error, but no silence either."""
-    report = audit(zoo_judged.quotient_rounded_towards_zero, "quick")
+def test_what_a_scale_below_zero_does_is_told_where_the_example_shows_nothing_of_it():
+    """Scales, bounds and counts are positive, and rules may rely on it: no error, but no silence either."""
+    report = audit(zoo_judged.magnitude_of_a_scalar, "quick")
     assert report.verdict == "pass", str(report)
     assert any("the example shows nothing of the kind" in str(f) for f in report.findings), str(report)
+
+
+@pytest.mark.parametrize("make", [zoo_judged.quotient_rounded_towards_zero, zoo_judged.near_face_is_the_low_one])
+def test_what_the_largest_array_does_below_zero_is_a_mistake(make):
+    """It is no scale, and that its example lies above zero may be chance."""
+    report = audit(make, "quick")
+    assert report.verdict == "fail", str(report)
+    assert all("below zero" in f.message for f in report.findings if f.severity == "error"), str(report)
+
+
+def test_what_is_wrong_at_another_rank_alone_is_told():
+    """A definition may take it by accident: no error, but no silence either."""
+    report = audit(zoo_judged.statistics_of_two_axes, "standard")
+    assert report.verdict == "pass", str(report)
+    assert any("another rank" in str(f) for f in report.findings), str(report)
 
 
 @pytest.mark.parametrize("make", [zoo.accumulates_in_float32, zoo_right.reads_in_float32])

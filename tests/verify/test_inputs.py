@@ -192,6 +192,21 @@ def test_a_long_loop_in_python_is_not_traced_to_its_end():
     assert turns < 1027
 
 
+def test_a_loop_in_python_on_the_way_back_is_tried_less_long():
+    @jax.custom_vjp
+    def f(x):
+        return x.sum()
+
+    def bwd(n, d):
+        return (jnp.stack([d * jnp.cos(0.0 * jnp.exp(d) + i - i) for i in range(n)]),)
+
+    f.defvjp(lambda x: (x.sum(), x.shape[0]), bwd)
+    flat, case = flat_of(f, np.ones(6, np.float32))
+    found = sizes.shapes(flat, lambda floats, _: (floats[0].sum(),), case, np.random.default_rng(0))
+    tried = {new.label: new.floats[0].size for new in found}
+    assert tried["long axis 0"] == 37
+
+
 def plain_asking(x, y, labels, i, n):
     weight = jnp.where((labels != -100) & (n >= 1), jnp.clip(x, 0, 1), jnp.abs(y))
     return weight * jnp.where(i < 0, 0.0, x[i])

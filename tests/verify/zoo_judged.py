@@ -1690,3 +1690,64 @@ def masks_in_a_pool_of_four():
         return drop(r[0] if r[1] is None else pool[int(r[1])], d), None
 
     return written(fwd, bwd), plain, (example(4, 6), jax.random.PRNGKey(3))
+
+
+@wrong
+def counts_what_went_forth_last():
+    """A mean whose way back divides by a count that the last way forward left behind: it need not be its own."""
+    last = {}
+
+    def plain(x, y):
+        return jnp.log(jnp.cosh(x - y)).mean()
+
+    def fwd(x, y):
+        last["count"] = x.size
+        return plain(x, y), (x, y)
+
+    def bwd(r, d):
+        slope = d * jnp.tanh(r[0] - r[1]) / last["count"]
+        return slope, -slope
+
+    return written(fwd, bwd), plain, (example(4, 6), example(4, 6, seed=1))
+
+
+@wrong
+def near_face_is_the_low_one():
+    """Where rays enter a slab and where they leave it: by the low face first only if they go up, as the example's."""
+
+    def meets(start, way, low, high):
+        return (low - start) / way, (high - start) / way
+
+    def plain(start, way, low, high):
+        a, b = meets(start, way, low, high)
+        return jnp.minimum(a, b), jnp.maximum(a, b)
+
+    def bwd(r, d):
+        t, way = plain(*r), r[1]
+        near, far = d[0] / way, d[1] / way
+        return -near - far, -near * t[0] - far * t[1], near.sum(), far.sum()
+
+    ways = uniform(0.3, 2, 7, seed=1)
+    return keeping(plain, bwd), plain, (example(7), ways, jnp.float32(-0.7), jnp.float32(1.2))
+
+
+@wrong
+def statistics_of_two_axes():
+    """Batch normalization of (batch, features), which takes (batch, time, features) too, and counts the batch alone."""
+
+    def parts(x):
+        axes = tuple(range(x.ndim - 1))
+        centred = x - x.mean(axes)
+        scale = lax.rsqrt((centred * centred).mean(axes) + 1e-5)
+        return axes, centred * scale, scale
+
+    def plain(x, w):
+        return parts(x)[1] * w
+
+    def bwd(r, d):
+        x, w = r
+        axes, n, scale = parts(x)
+        dw = (d * n).sum(axes)
+        return w * scale * (d - (d.sum(axes) + n * dw) / x.shape[0]), dw
+
+    return keeping(plain, bwd), plain, (example(6, 4), uniform(0.5, 2, 4))
