@@ -95,11 +95,11 @@ def _elsewhere(bench: Bench, breaches: list[Breach]) -> str:
         except Refused:
             return False
 
-    earlier = [case for case, label, _ in bench.memo["draws"] if label == "noise"][:2]
-    for case in earlier:
-        other = all(draw[0] is not case for draw, _, _ in told)
-        if other and all_are(lambda d, c=case: (c, f"as if {id(d)}", d[2]), own):
-            return "stale residual"
+    earlier = [case for case, label, _ in bench.memo["draws"] if label == "noise"][:4]
+    others = [case for case in earlier if all(draw[0] is not case for draw, _, _ in told)]
+    kept = [c for c in others if all_are(lambda d, c=c: (c, f"as if {id(d)}", d[2]), own)]
+    if len(kept) == 1:  # if of several, then of none: it is their slope that is the same
+        return "stale residual"
     for k, name in enumerate(bench.flat.layout.floats):
         if k != own and all_are(lambda d: d, k):
             return f"swapped with the gradient of {name}"
@@ -383,10 +383,11 @@ def _part(breaches: list[Breach]) -> str:
     if not masks:
         return ""
     for shape in {m.shape for m in masks}:
-        wrong = np.any([m for m in masks if m.shape == shape], axis=0)
+        alike = [m for m in masks if m.shape == shape]
+        wrong = np.any(alike, axis=0)
         if wrong.mean() > 0.5:
             return ""
-        if wrong.sum() == 1 and len(masks) > 1:
+        if wrong.sum() == 1 and len(alike) > 1:
             return f"one element {[int(i[0]) for i in np.nonzero(wrong)]}"
     where = _place(masks, _axes(breaches))
     for c, kind in ((-1.0, "sign"), (0.0, "zero")):
@@ -416,7 +417,8 @@ def _row(breaches: list[Breach]) -> str:
             assert b.shown is not None
             assert b.draw is not None
             ours, _ = b.shown
-            rows = [d.reshape(-1, *ours.shape)[index] for d in b.draw[2] if d.shape[d.ndim - ours.ndim :] == ours.shape]
+            several = [d for d in b.draw[2] if d.shape[d.ndim - ours.ndim :] == ours.shape and d.size > ours.size]
+            rows = [d.reshape(-1, *ours.shape)[index] for d in several]
             gap = largest(ours - b.shown[1])
             if not any(_same(ours, r, gap) for r in rows if r.size):
                 break

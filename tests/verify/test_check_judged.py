@@ -107,6 +107,13 @@ def test_what_is_wrong_at_another_rank_alone_is_told():
     assert any("another rank" in str(f) for f in report.findings), str(report)
 
 
+def test_what_fits_a_kind_by_chance_is_not_named():
+    """What came is the cotangent times two: the gradient of any call before, and the one row of which it consists."""
+    report = audit(zoo_judged.slope_beyond_the_ends, "standard")
+    (error,) = [f for f in report.findings if f.severity == "error"]
+    assert error.diagnosis == "unknown", str(report)
+
+
 @pytest.mark.parametrize("make", [zoo.accumulates_in_float32, zoo_right.reads_in_float32])
 def test_what_keeps_but_float32_of_float64_is_told(make):
     """Many kernels do on purpose, on both ways: no error, but whoever works in float64 has to know."""

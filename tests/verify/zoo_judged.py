@@ -1751,3 +1751,14 @@ def statistics_of_two_axes():
         return w * scale * (d - (d.sum(axes) + n * dw) / x.shape[0]), dw
 
     return keeping(plain, bwd), plain, (example(6, 4), uniform(0.5, 2, 4))
+
+
+@wrong
+def slope_beyond_the_ends():
+    """Rounded to a few levels, straight through: but beyond the last of them, of which the example shows nothing."""
+
+    def plain(x):
+        q = jnp.clip(2 * x, -4, 4)
+        return q + lax.stop_gradient(jnp.round(q) - q)
+
+    return written(lambda x: (plain(x), None), lambda _, d: (2 * d,)), plain, (uniform(-1.9, 1.9, 8),)
