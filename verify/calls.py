@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -81,7 +82,15 @@ def drifting(bench: Bench, plan: Plan):
 
 
 def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """Compiled or not, and with another call in between, the result is the same but for rounding."""
+    """Compiled or not, and with other calls in between, the result is the same but for rounding."""
+    for part in (_uncompiled, _poisoned, _outgrown):
+        found = list(part(bench, plan))
+        yield from found
+        if found:  # what follows would be of the same making
+            return
+
+
+def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draws: tuple[Draw, ...] = bench.memo["apart"]
     first = draws[0]
     try:
@@ -104,14 +113,13 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if gap > room:
                 text = f"one operation at a time the result is off by {gap:.2g} from the compiled one"
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
-    yield from _poisoned(bench, plan, first, found[0])
-    yield from _outgrown(bench, plan, first, found[0])
 
 
-def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
+def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """A cotangent that has overflowed leaves nothing behind for the next call."""
     if bench.spoil or DECOMPOSED & bench.either:
         return
+    draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
     with suppress(Refused):  # what refuses an infinity is free to
         interleaved(bench, (draw[0], "infinite", tuple(np.full_like(d, np.inf) for d in draw[2])))
     with suppress(Refused):
@@ -123,20 +131,33 @@ def _poisoned(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[
                 yield Breach("eager", k, np.inf, text, draw, (a, b), dtype=str(plan.native))
 
 
-def _outgrown(bench: Bench, plan: Plan, draw: Draw, before: Sample) -> Iterator[Breach]:
+def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """A way forward at another size leaves nothing behind for the way back of a call before it."""
-    resized = [case for case, _, _ in plan.others if case.shapes != bench.example.shapes]
     if bench.spoil or bench.random:
         return
+    draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
+    resized = [case for case, _, _ in plan.others if case.shapes != bench.example.shapes]
     for between in resized[:3]:  # the first that is taken
-        with suppress(Refused):
+        try:
             (after,) = interleaved(bench, draw, between=between)
-            for k, (a, b) in enumerate(zip(after.cotangents, before.cotangents, strict=True)):
-                bench.comparisons += 1
-                if off(a, b) > 1e-3 * largest(b):
-                    text = f"with another size on its way forward in between the result is off by {off(a, b):.2g}"
-                    yield Breach("eager", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
-            return
+        except Refused as refused:
+            with suppress(Refused):  # what it refuses alone is no size of its own
+                bench.guarded("forward", lambda case=between: _ahead(bench, case), bench.native)
+                yield refusal("eager", draw, refused, note=False, dtype=plan.native)
+                return
+            continue
+        for k, (a, b) in enumerate(zip(after.cotangents, before.cotangents, strict=True)):
+            bench.comparisons += 1
+            if off(a, b) > 1e-3 * largest(b):
+                text = f"with another size on its way forward in between the result is off by {off(a, b):.2g}"
+                yield Breach("eager", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
+        return
+
+
+def _ahead(bench: Bench, case: Case) -> Any:
+    """The way forward traced, for what it leaves behind."""
+    floats, others = case.at(bench.native)
+    return jax.eval_shape(lambda floats: bench.flat.pullback(floats, others)[0], floats)
 
 
 DECOMPOSED = {"eigh", "eig", "svd", "schur"}  # which may never come back from an infinity
@@ -158,8 +179,7 @@ def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = (), betwe
         for _ in range(POOL if len(draws) > 1 and not nested else 0):
             bench.flat.pullback(values[1][0], values[1][1])
         if between:
-            floats, others = between.at(bench.native)
-            jax.eval_shape(lambda floats: bench.flat.pullback(floats, others)[0], floats)
+            _ahead(bench, between)
         back = [sample(y, pull(as_arrays(d))) for (y, pull), d in list(zip(ahead, down, strict=True))[::turn]]
         return back[::turn]
 

@@ -191,11 +191,9 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
     on and off any tile, broadcast, 2 and 0."""
     sets = groups(flat, f, example)
-    ranks = [] if flat.subject.remake else list(ranked(f, example, rng))
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
-        yield from (case for case in ranks if case.label != RANK)
-        yield from [case for case in ranks if case.label == RANK][:1]
+        yield from ranked(f, example, rng)
     for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
         for some in (sizes, *_less(sizes)):
             if accepts(flat, f, example, some):
@@ -299,16 +297,18 @@ def _made(f: Callable, case: Case) -> list[tuple[int, ...]] | None:
 
 def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
     """The example with one axis more in front of a leaf of the highest rank, of all of these, or of all leaves, where
-    f takes it for a batch, or takes it at all."""
+    f takes it for a batch; of all of the highest rank also where f takes it for something else."""
     leaves = (*example.floats, *example.others)
     high = max((np.ndim(x) for x in example.floats), default=0)
     count, tried = len(example.floats), list[list[bool]]()
     first = next((i for i, x in enumerate(example.floats) if np.ndim(x) == high), -1)
     ranks = [0 if is_key(x) else np.ndim(x) for x in leaves]
-    for more in ([i == first for i in range(len(leaves))], *([r >= max(n, 1) for r in ranks] for n in (high, 1))):
+    highest, everyone = ([r >= max(n, 1) for r in ranks] for n in (high, 1))
+    for more in ([i == first for i in range(len(leaves))], highest, everyone):
         new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
         case = Case("", tuple(single(like(x, rng)) for x in new[:count]), tuple(new[count:]))
-        if high and more not in tried and (label := _rank(f, case, more)):
+        label = _rank(f, case, more) if high and more not in tried else ""
+        if label and (label != RANK or more == highest):
             yield replace(case, label=label)
         tried.append(more)
 

@@ -56,6 +56,7 @@ def audit(make, level):
         (zoo_judged.as_many_segments_as_columns, "quick"),
         (zoo_judged.masks_in_a_pool_of_four, "standard"),
         (zoo_judged.counts_what_went_forth_last, "standard"),
+        (zoo_judged.unfolded_as_the_last_one_was, "standard"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )

@@ -1762,3 +1762,21 @@ def slope_beyond_the_ends():
         return q + lax.stop_gradient(jnp.round(q) - q)
 
     return written(lambda x: (plain(x), None), lambda _, d: (2 * d,)), plain, (uniform(-1.9, 1.9, 8),)
+
+
+@wrong
+def unfolded_as_the_last_one_was():
+    """A sum over a grid whose way back unfolds rows to the height of the last grid that went forth."""
+    last = {}
+
+    def plain(x):
+        return jnp.sin(x).sum(0)
+
+    def fwd(x):
+        last["height"] = x.shape[0]
+        return plain(x), x.ravel()
+
+    def bwd(flat, d):
+        return (d * jnp.cos(flat.reshape(last["height"], d.shape[0])),)
+
+    return written(fwd, bwd), plain, (example(4, 6),)
