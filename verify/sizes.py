@@ -93,8 +93,8 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
             return False
         with suppress(Exception):  # what the subject says of it is for the laws to judge
             if max(sizes.values(), default=0) >= 128:
-                own = ((flat.primal, True), (_there_and_back(flat), False))  # where its way back reads is no excuse
-                return not any(_strained(flat, g, example, sizes, reads) for g, reads in own)
+                back = _unrolled(flat, _there_and_back(flat), example, sizes)
+                return not (back or _strained(flat, flat.primal, example, sizes))
         return True
     return False
 
@@ -107,32 +107,42 @@ def _there_and_back(flat: Flat) -> Callable:
     return both
 
 
-def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int], reads: bool = True) -> bool:
-    """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
-    on its way, or `reads` beyond an end. It is first asked of shorter axes what the longer ones would take: to trace a
-    long loop in Python may take hours."""
+def _unrolled(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f takes many more equations at these sizes than at the example, as a loop in Python does. It is asked of
+    shorter axes what the longer ones would take: to trace a long loop in Python may take hours."""
     old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
     near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
     times = max(((n - old[axis]) / (near[axis] - old[axis]) for axis, n in sizes.items() if n > near[axis]), default=1)
+    with suppress(Exception):  # sizes that it does not take say nothing
+        if times > 1:
+            own, more = (_length(_traced(f, case)) for case in (example, _bare(flat, example, near)))
+            return times * (more - own) > 2 * own + UNROLLED
+    return False
 
-    def traced(case: Case) -> Any:
-        with wide("float64"):
-            return jax.make_jaxpr(f)(case.floats, case.others)
 
-    def at(sizes: dict[Axis, int]) -> Any:
-        return traced(resized(flat, example, sizes, np.random.default_rng(0), ""))
-
-    length = lambda closed: len(list(equations([closed])))  # noqa: E731
-    own = traced(example)
-    if times > 1:
-        with suppress(Exception):  # sizes that it does not take say nothing
-            if times * (length(at(near)) - length(own)) > 2 * length(own) + UNROLLED:
-                return True
-    there = at(sizes)
-    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
-    if length(there) > 3 * length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
+def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
+    """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
+    on its way, or reads beyond an end."""
+    if _unrolled(flat, f, example, sizes):
         return True
-    return reads and overruns(there) and not overruns(own)
+    own, there = _traced(f, example), _traced(f, _bare(flat, example, sizes))
+    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
+    if _length(there) > 3 * _length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
+        return True
+    return overruns(there) and not overruns(own)
+
+
+def _bare(flat: Flat, example: Case, sizes: dict[Axis, int]) -> Case:
+    return resized(flat, example, sizes, np.random.default_rng(0), "")
+
+
+def _traced(f: Callable, case: Case) -> Any:
+    with wide("float64"):
+        return jax.make_jaxpr(f)(case.floats, case.others)
+
+
+def _length(closed: Any) -> int:
+    return len(list(equations([closed])))
 
 
 def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
