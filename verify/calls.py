@@ -146,11 +146,7 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield refusal("eager", draw, refused, note=False, dtype=plan.native)
                 return
             continue
-        for k, (a, b) in enumerate(zip(after.cotangents, before.cotangents, strict=True)):
-            bench.comparisons += 1
-            if off(a, b) > 1e-3 * largest(b):
-                text = f"with another size on its way forward in between the result is off by {off(a, b):.2g}"
-                yield Breach("eager", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
+        yield from _differs(bench, "eager", draw, after, before, "with another size on its way forward in between", "")
         return
 
 
@@ -202,11 +198,18 @@ def settled(bench: Bench, other: Bench, draw: Draw) -> Iterator[Breach]:
         flats = bench.flat, other.flat
         alone = [interleaved(bench, draw, nested=(flat,))[0] for flat in flats]
         for got, right in zip(interleaved(bench, draw, draw, nested=flats), alone, strict=True):
-            for k, (a, b) in enumerate(zip(got.cotangents, right.cotangents, strict=True)):
-                bench.comparisons += 1
-                if off(a, b) > 1e-3 * largest(b):
-                    text = f"beside a call with other settings the result is off by {off(a, b):.2g} from that alone"
-                    yield Breach("settings", k, off(a, b) / max(largest(b), 1e-300), text, draw, (a, b))
+            where = "beside a call with other settings"
+            yield from _differs(bench, "settings", draw, got, right, where, " from that alone")
+
+
+def _differs(bench: Bench, law: str, draw: Draw, got: Sample, alone: Sample, where: str, than: str) -> Iterator[Breach]:
+    """What came `where` other calls are is not what came without them."""
+    for k, (a, b) in enumerate(zip(got.cotangents, alone.cotangents, strict=True)):
+        bench.comparisons += 1
+        gap = off(a, b)
+        if gap > 1e-3 * largest(b):
+            text = f"{where} the result is off by {gap:.2g}{than}"
+            yield Breach(law, k, gap / max(largest(b), 1e-300), text, draw, (a, b))
 
 
 def as_arrays(leaves: Leaves) -> Leaves:

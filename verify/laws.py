@@ -49,8 +49,9 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if not breach.note and parted(bench, draw[0], least=1, most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
                 breach = replace(breach, note=True, text=breach.text + why)
-            somewhere |= set() if breach.note else {breach.leaf}
-            usually |= {breach.leaf} if draw[0].ordinary and not breach.note else set()
+            if not breach.note:
+                somewhere.add(breach.leaf)
+                usually |= {breach.leaf} if draw[0].ordinary else set()
             yield breach
     for draw, error in refused:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake

@@ -93,8 +93,10 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
             return False
         with suppress(Exception):  # what the subject says of it is for the laws to judge
             if max(sizes.values(), default=0) >= 128:
-                back = _unrolled(flat, _there_and_back(flat), example, sizes)
-                return not (back or _strained(flat, flat.primal, example, sizes))
+                if _strained(flat, flat.primal, example, sizes):
+                    return False
+                both = _there_and_back(flat)
+                return not _unrolled(flat, both, example, sizes, _length(_traced(both, example)))
         return True
     return False
 
@@ -107,25 +109,25 @@ def _there_and_back(flat: Flat) -> Callable:
     return both
 
 
-def _unrolled(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
-    """Whether f takes many more equations at these sizes than at the example, as a loop in Python does. It is asked of
-    shorter axes what the longer ones would take: to trace a long loop in Python may take hours."""
+def _unrolled(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int], own: int) -> bool:
+    """Whether f takes many more equations at these sizes than its `own` at the example, as a loop in Python does. It is
+    asked of shorter axes what the longer ones would take: to trace a long loop in Python may take hours."""
     old = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in sizes}
     near = {axis: min(n, 2 * old[axis] + 3) for axis, n in sizes.items()}
     times = max(((n - old[axis]) / (near[axis] - old[axis]) for axis, n in sizes.items() if n > near[axis]), default=1)
     with suppress(Exception):  # sizes that it does not take say nothing
         if times > 1:
-            own, more = (_length(_traced(f, case)) for case in (example, _bare(flat, example, near)))
-            return times * (more - own) > 2 * own + UNROLLED
+            return times * (_length(_traced(f, _bare(flat, example, near))) - own) > 2 * own + UNROLLED
     return False
 
 
 def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> bool:
     """Whether f is not made for these sizes: it takes many more equations than at the example, or too large an array
     on its way, or reads beyond an end."""
-    if _unrolled(flat, f, example, sizes):
+    own = _traced(f, example)
+    if _unrolled(flat, f, example, sizes, _length(own)):
         return True
-    own, there = _traced(f, example), _traced(f, _bare(flat, example, sizes))
+    there = _traced(f, _bare(flat, example, sizes))
     arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
     if _length(there) > 3 * _length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
         return True

@@ -1715,11 +1715,8 @@ def counts_what_went_forth_last():
 def near_face_is_the_low_one():
     """Where rays enter a slab and where they leave it: by the low face first only if they go up, as the example's."""
 
-    def meets(start, way, low, high):
-        return (low - start) / way, (high - start) / way
-
     def plain(start, way, low, high):
-        a, b = meets(start, way, low, high)
+        a, b = (low - start) / way, (high - start) / way
         return jnp.minimum(a, b), jnp.maximum(a, b)
 
     def bwd(r, d):
