@@ -120,7 +120,7 @@ def training(net: jbp.Layer, loss: jbp.Layer, x: Any, target: Any, others: Mappi
 
 def clipped(net: jbp.Layer, x: Any, target: Any) -> Contest:
     """Adam after clipping by the global norm: inside of our sweep, and after jax.grad. Both take over their state."""
-    loss, adam = jbp.MeanSquaredError(), optax.adam(1e-3)
+    loss, adam = jbp.losses.MeanSquaredError(), optax.adam(1e-3)
     chain = optax.chain(optax.clip_by_global_norm(1.0), adam)
     ours = inside.start(net, adam, jax.random.key(0), x)
     theirs = ours.params, chain.init(trainable(ours.params))

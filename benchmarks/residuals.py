@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 
 import jbp
-from jbp.catalogue import LAYERS, LOSSES, Array
+from jbp.cases import Array
+from jbp.catalogue import LAYERS, LOSSES
 from jbp.params import buffers, merge, trainable
 from jbp.sweep import initialize
 
 # Layers that keep more than `jax.vjp` of the definition, with the reason
 MORE = {
-    jbp.LoRA: "x U, a few numbers a row; the definition forms W + c U V instead, which is larger than all of x U",
-    jbp.LeakyReLU: "y, which the next layer holds anyway; a mask would be one array more",
+    jbp.layers.LoRA: "x U, a few numbers a row; the definition forms W + c U V instead, which is larger than x U",
+    jbp.layers.LeakyReLU: "y, which the next layer holds anyway; a mask would be one array more",
 }
 
 

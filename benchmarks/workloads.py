@@ -15,7 +15,7 @@ from benchmarks import peers
 from benchmarks.contests import Contest, both_ways, clipped, gradient, integers, normal, training, way_back
 from jbp import recipes
 
-CE, MSE = jbp.SoftmaxCrossEntropy(), jbp.MeanSquaredError()
+CE, MSE = jbp.losses.SoftmaxCrossEntropy(), jbp.losses.MeanSquaredError()
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,20 @@ CONVOLUTIONS = (
 
 def block(features: int, heads: int = 8) -> jbp.Serial:
     """A transformer's block with the norms first."""
-    feed = jbp.Serial(jbp.LayerNorm(), jbp.Dense(4 * features), jbp.GELU(), jbp.Dense(features))
-    return jbp.Serial(jbp.Residual(jbp.Serial(jbp.LayerNorm(), jbp.CausalSelfAttention(heads))), jbp.Residual(feed))
+    feed = jbp.Serial(
+        jbp.layers.LayerNorm(), jbp.layers.Dense(4 * features), jbp.layers.GELU(), jbp.layers.Dense(features)
+    )
+    return jbp.Serial(
+        jbp.Residual(jbp.Serial(jbp.layers.LayerNorm(), jbp.layers.CausalSelfAttention(heads))), jbp.Residual(feed)
+    )
 
 
 def mlp(width: int = 1024, depth: int = 4) -> jbp.Serial:
-    return jbp.Serial(*[jbp.Dense(width), jbp.ReLU()] * depth, jbp.Dense(10))
+    return jbp.Serial(*[jbp.layers.Dense(width), jbp.layers.ReLU()] * depth, jbp.layers.Dense(10))
 
 
 def deep(times: int, wrap: Callable[[jbp.Layer], jbp.Layer] = lambda layer: layer) -> jbp.Repeat:
-    feed = jbp.Serial(jbp.LayerNorm(), jbp.Dense(256), jbp.GELU(), jbp.Dense(128))
+    feed = jbp.Serial(jbp.layers.LayerNorm(), jbp.layers.Dense(256), jbp.layers.GELU(), jbp.layers.Dense(128))
     return jbp.Repeat(wrap(jbp.Residual(feed)), times)
 
 
@@ -99,14 +103,14 @@ def layers() -> Iterator[Workload]:
         yield Workload(f"convolution {name}", "layer", lambda: both_ways(layer, x(), plain), aim, quick, why=why)
         yield Workload(f"convolution {name}, way back", "layer", lambda: way_back(layer, x(), plain), aim, why=why)
 
-    yield from conv("1×1", jbp.Conv(64, (1, 1)), 0.2, True)
-    yield from conv("3×3", jbp.Conv(64), quick=True)
-    yield from conv("5×5", jbp.Conv(64, (5, 5)))
-    yield from conv("3×3, stride 2", jbp.Conv(64, stride=2))
-    yield from conv("3×3, dilation 2", jbp.Conv(64, dilation=2))
-    yield from conv("3×3, depthwise", jbp.Conv(64, groups=64), 0.15, True)
-    yield from conv("3×3, 4 groups", jbp.Conv(64, groups=4), 0.95, x=partial(normal, 4, 16, 16, 64))
-    up = jbp.ConvTranspose(64, stride=2, padding="VALID")
+    yield from conv("1×1", jbp.layers.Conv(64, (1, 1)), 0.2, True)
+    yield from conv("3×3", jbp.layers.Conv(64), quick=True)
+    yield from conv("5×5", jbp.layers.Conv(64, (5, 5)))
+    yield from conv("3×3, stride 2", jbp.layers.Conv(64, stride=2))
+    yield from conv("3×3, dilation 2", jbp.layers.Conv(64, dilation=2))
+    yield from conv("3×3, depthwise", jbp.layers.Conv(64, groups=64), 0.15, True)
+    yield from conv("3×3, 4 groups", jbp.layers.Conv(64, groups=4), 0.95, x=partial(normal, 4, 16, 16, 64))
+    up = jbp.layers.ConvTranspose(64, stride=2, padding="VALID")
     yield from conv("3×3, transposed, stride 2", up, 0.95, x=partial(normal, 16, 16, 16, 64), plain=_transposed)
 
     def pool(name, layer, aim, plain, quick=False):
@@ -114,38 +118,38 @@ def layers() -> Iterator[Workload]:
         yield Workload(f"{name}, way back", "layer", lambda: way_back(layer, images(), plain), aim)
 
     average = _windows(lax.add, 0.0, 2, 2)
-    yield from pool("max pooling 2×2", jbp.MaxPool(), 0.1, _windows(lax.max, -jnp.inf, 2, 2), True)
-    overlapping = jbp.MaxPool((3, 3), stride=2, padding="SAME")
+    yield from pool("max pooling 2×2", jbp.layers.MaxPool(), 0.1, _windows(lax.max, -jnp.inf, 2, 2), True)
+    overlapping = jbp.layers.MaxPool((3, 3), stride=2, padding="SAME")
     yield from pool("max pooling 3×3, stride 2", overlapping, 0.2, _windows(lax.max, -jnp.inf, 3, 2, "SAME"))
-    yield from pool("average pooling 2×2", jbp.AveragePool(), 1.02, lambda params, x: average(params, x) / 4)
+    yield from pool("average pooling 2×2", jbp.layers.AveragePool(), 1.02, lambda params, x: average(params, x) / 4)
 
     rows = partial(normal, 4096, 512)
     for name, layer, x in (
-        ("batch norm", jbp.BatchNorm(), images),
-        ("group norm", jbp.GroupNorm(8), images),
-        ("layer norm", jbp.LayerNorm(), rows),
-        ("RMS norm", jbp.RMSNorm(), rows),
-        ("softmax", jbp.Softmax(), rows),
-        ("log-softmax", jbp.LogSoftmax(), rows),
-        ("SwiGLU", jbp.SwiGLU(), partial(normal, 4096, 1024)),
-        ("GELU", jbp.GELU(), rows),
+        ("batch norm", jbp.layers.BatchNorm(), images),
+        ("group norm", jbp.layers.GroupNorm(8), images),
+        ("layer norm", jbp.layers.LayerNorm(), rows),
+        ("RMS norm", jbp.layers.RMSNorm(), rows),
+        ("softmax", jbp.layers.Softmax(), rows),
+        ("log-softmax", jbp.layers.LogSoftmax(), rows),
+        ("SwiGLU", jbp.layers.SwiGLU(), partial(normal, 4096, 1024)),
+        ("GELU", jbp.layers.GELU(), rows),
     ):
         aim, why = (0.4, ROWS) if name == "softmax" else (1.02, "")
         yield Workload(name, "layer", lambda layer=layer, x=x: both_ways(layer, x()), aim, name == "softmax", why=why)
-    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.Softmax(), rows()), 0.4, why=ROWS)
+    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.layers.Softmax(), rows()), 0.4, why=ROWS)
     words = partial(integers, 8192, 8, 256)
-    yield Workload("embedding", "layer", lambda: both_ways(jbp.Embedding(8192, 256), words()), 1.02)
+    yield Workload("embedding", "layer", lambda: both_ways(jbp.layers.Embedding(8192, 256), words()), 1.02)
 
     song = partial(normal, 16, 128, 64)
-    yield Workload("LSTM", "layer", lambda: both_ways(jbp.LSTM(128), song()), 0.65, True)
-    yield Workload("GRU", "layer", lambda: both_ways(jbp.GRU(128), song()), 0.8)
-    scan = jbp.SelectiveStateSpace(16)
+    yield Workload("LSTM", "layer", lambda: both_ways(jbp.layers.LSTM(128), song()), 0.65, True)
+    yield Workload("GRU", "layer", lambda: both_ways(jbp.layers.GRU(128), song()), 0.8)
+    scan = jbp.layers.SelectiveStateSpace(16)
     yield Workload("selective state space", "layer", lambda: both_ways(scan, normal(4, 256, 64)), 1.02)
     for n in (512, 1024, 2048, 4096):
         yield Workload(
             f"causal attention, n = {n}",
             "layer",
-            lambda n=n: both_ways(jbp.CausalSelfAttention(4), normal(1, n, 256)),
+            lambda n=n: both_ways(jbp.layers.CausalSelfAttention(4), normal(1, n, 256)),
             0.35 if n == 2048 else 0.6,
             n == 1024,
             ("attention: length", n),
@@ -155,7 +159,7 @@ def layers() -> Iterator[Workload]:
             f"linear + cross-entropy, {vocabulary} words",
             "layer",
             lambda v=vocabulary: both_ways(
-                jbp.LinearCrossEntropy(v), (normal(1024, 256), integers(v, 1024)), _linear_cross_entropy
+                jbp.losses.LinearCrossEntropy(v), (normal(1024, 256), integers(v, 1024)), _linear_cross_entropy
             ),
             1.0,
         )
@@ -175,11 +179,19 @@ def networks() -> Iterator[Workload]:
     for side, batch in ((32, 32), (64, 8)):
         images = partial(normal, batch, side, side, 3)
         yield add(f"ResNet, {side}×{side}", small, images, partial(labels, batch), 0.8, side == 32, CONVOLUTIONS)
-    for cell in (jbp.LSTM(128), jbp.GRU(128)):
+    for cell in (jbp.layers.LSTM(128), jbp.layers.GRU(128)):
         net = recipes.recurrent_language_model(96, cell)
         yield add(f"{type(cell).__name__} language model", net, text, partial(text, seed=1), 0.8)
-    patches = jbp.Conv(128, (4, 4), stride=4), jbp.Reshape((64, 128))
-    vit = jbp.Serial(*patches, jbp.Positions(64), block(128), block(128), jbp.LayerNorm(), jbp.Take(0), jbp.Dense(10))
+    patches = jbp.layers.Conv(128, (4, 4), stride=4), jbp.layers.Reshape((64, 128))
+    vit = jbp.Serial(
+        *patches,
+        jbp.layers.Positions(64),
+        block(128),
+        block(128),
+        jbp.layers.LayerNorm(),
+        jbp.layers.Take(0),
+        jbp.layers.Dense(10),
+    )
     yield add("vision transformer", vit, partial(normal, 16, 32, 32, 3), partial(labels, 16), 0.8)
     for n in (512, 1024, 2048, 4096):
         x, target = partial(normal, 1, n, 256), partial(normal, 1, n, 256, seed=1)
@@ -210,7 +222,7 @@ def depth() -> Iterator[Workload]:
             lambda n=remat, f=checkpointed: both_ways(n, x(), f),
             1.02,
         )
-        half = jbp.Serial(jbp.LayerNorm(), jbp.Dense(128), jbp.GELU(), jbp.Dense(64))
+        half = jbp.Serial(jbp.layers.LayerNorm(), jbp.layers.Dense(128), jbp.layers.GELU(), jbp.layers.Dense(64))
         pairs = jbp.Reversible(half, half, times=times // 2)
 
         def alternating(params, x, half=half):
@@ -225,7 +237,7 @@ def depth() -> Iterator[Workload]:
             f"Reversible, {times} layers", "depth", lambda n=pairs, f=alternating: both_ways(n, x(), f), None
         )
     for layers in (16, 64):
-        net = jbp.Serial(*[jbp.Dense(512), jbp.Tanh()] * layers)
+        net = jbp.Serial(*[jbp.layers.Dense(512), jbp.layers.Tanh()] * layers)
         yield Workload(
             f"clipping and Adam in the sweep, {layers} layers",
             "depth",
@@ -233,7 +245,7 @@ def depth() -> Iterator[Workload]:
             1.05,
             layers == 16,
         )
-    repeated = jbp.Repeat(jbp.Serial(jbp.Dense(512), jbp.Tanh()), 64)
+    repeated = jbp.Repeat(jbp.Serial(jbp.layers.Dense(512), jbp.layers.Tanh()), 64)
     yield Workload(
         "clipping and Adam in the sweep, Repeat of 64 layers",
         "depth",
@@ -257,11 +269,16 @@ def steps() -> Iterator[Workload]:
     yield add("LeNet", lenet, partial(normal, 64, 28, 28, 1), partial(labels, 64))
     resnet = recipes.resnet(width=16, stages=3, blocks=1)
     yield add("ResNet", resnet, partial(normal, 32, 32, 32, 3), partial(labels, 32))
-    lstm = recipes.recurrent_language_model(96, jbp.LSTM(128))
+    lstm = recipes.recurrent_language_model(96, jbp.layers.LSTM(128))
     yield add("LSTM", lstm, lambda: text[:, :-1], lambda: text[:, 1:])
     words = integers(96, 2, 513)
     gpt = jbp.Serial(
-        jbp.Embedding(96, 128), jbp.Positions(512), block(128, 4), block(128, 4), jbp.LayerNorm(), jbp.Dense(96)
+        jbp.layers.Embedding(96, 128),
+        jbp.layers.Positions(512),
+        block(128, 4),
+        block(128, 4),
+        jbp.layers.LayerNorm(),
+        jbp.layers.Dense(96),
     )
     yield add("GPT", gpt, lambda: words[:, :-1], lambda: words[:, 1:])
 

@@ -15,7 +15,8 @@ from sklearn.decomposition import PCA
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
-from jbp import MeanSquaredError, recipes
+from jbp import recipes
+from jbp.losses import MeanSquaredError
 from jbp.train import fit, start
 
 

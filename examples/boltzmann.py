@@ -19,7 +19,8 @@ import optax
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, curve, level, main, mosaic, picture
-from jbp import Add, recipes
+from jbp import recipes
+from jbp.layers import Add
 from jbp.train import fit, start
 
 HIDDEN, BATCH = 128, 50

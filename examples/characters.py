@@ -15,7 +15,9 @@ import optax
 
 from examples.data import text
 from examples.shared import Figure, Outcome, agreement, curve, level, main, page, picture
-from jbp import LSTM, Elman, Layer, SoftmaxCrossEntropy, recipes
+from jbp import Layer, recipes
+from jbp.layers import LSTM, Elman
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import fit, start
 
 VOCABULARY, LENGTH, BATCH = 128, 128, 16

@@ -18,7 +18,9 @@ import optax
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, curve, main, picture
-from jbp import Add, Dense, Serial, Sigmoid, SoftmaxCrossEntropy, recipes
+from jbp import Serial, recipes
+from jbp.layers import Add, Dense, Sigmoid
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import State, accuracy, fit, start, step
 
 WIDTHS, LABELS, DRAWS = (256, 256), (1, 3, 10, 30), 5

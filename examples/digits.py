@@ -26,7 +26,8 @@ from examples.shared import (
     mosaic,
     picture,
 )
-from jbp import SoftmaxCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import fit, start
 
 LOSS = SoftmaxCrossEntropy()

@@ -18,7 +18,8 @@ import optax
 
 from examples.cartpole import LONGEST, Poles, chance, film, play
 from examples.shared import Figure, Outcome, curve, level, main, picture
-from jbp import Huber, recipes
+from jbp import recipes
+from jbp.losses import Huber
 from jbp.train import start, step
 
 DISCOUNT, SIZE, POLES, BATCH = 0.99, 50_000, 8, 128

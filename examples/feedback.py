@@ -16,8 +16,9 @@ import optax
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, picture
-from jbp import SoftmaxCrossEntropy, recipes, value_and_grad
+from jbp import recipes, value_and_grad
 from jbp.credit import angle, feedback_alignment, transported
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import fit, start
 
 LOSS = SoftmaxCrossEntropy()

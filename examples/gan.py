@@ -20,7 +20,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, agreement, curve, main, mosaic, picture
-from jbp import BinaryCrossEntropy, Buffer, Frozen, Serial, apply_updates, recipes, trainable, value_and_grad
+from jbp import Buffer, Frozen, Serial, apply_updates, recipes, trainable, value_and_grad
+from jbp.losses import BinaryCrossEntropy
 from jbp.sweep import initialize
 
 NOISE, BATCH = 16, 64

@@ -19,7 +19,8 @@ import optax
 from sklearn.datasets import load_digits
 
 from examples.shared import Figure, Outcome, curve, main, mosaic, picture
-from jbp import BinaryCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import BinaryCrossEntropy
 from jbp.train import fit, start, step
 
 UNITS, DAMAGE = 64, np.linspace(0, 0.3, 7)

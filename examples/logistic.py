@@ -18,7 +18,8 @@ from sklearn.linear_model import LogisticRegression
 
 from examples import data
 from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
-from jbp import BinaryCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import BinaryCrossEntropy
 from jbp.train import fit, start
 
 DECAY = 0.01

@@ -20,7 +20,8 @@ import optax
 from examples.data import minibatches
 from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
 from examples.source import NAMES, SPAN, SYMBOLS, WORDS, files, functions, phrase, questions
-from jbp import SoftmaxCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import accuracy, fit, start
 
 BATCH = 128

@@ -16,7 +16,8 @@ from sklearn.datasets import load_wine
 
 from examples import data
 from examples.shared import Figure, Outcome, agreement, curve, held_out_accuracy, level, main, picture
-from jbp import SoftmaxCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import accuracy, fit, start
 
 

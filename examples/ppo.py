@@ -17,7 +17,8 @@ import optax
 
 from examples.cartpole import LONGEST, Poles, chance, film, play
 from examples.shared import Figure, Outcome, curve, level, main, picture
-from jbp import ClippedPolicy, MeanSquaredError, recipes
+from jbp import recipes
+from jbp.losses import ClippedPolicy, MeanSquaredError
 from jbp.train import start, step
 
 POLES, TIME, ROUNDS, BATCH, DISCOUNT, MIX = 16, 128, 32, 512, 0.99, 0.95

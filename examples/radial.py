@@ -18,7 +18,8 @@ from sklearn.datasets import load_wine
 
 from examples import data
 from examples.shared import Figure, Outcome, agreement, curve, held_out_accuracy, level, main, picture
-from jbp import Frozen, Serial, SoftmaxCrossEntropy, recipes
+from jbp import Frozen, Serial, recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import fit, start
 
 

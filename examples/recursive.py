@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from examples.data import minibatches
 from examples.shared import Figure, Outcome, agreement, curve, level, main, picture
 from examples.source import KINDS, arrays, comparisons, files
-from jbp import SoftmaxCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import accuracy, fit, start
 
 WORDS, BATCH = 1000, 64

@@ -27,7 +27,8 @@ from examples.shared import (
     picture,
     temporary,
 )
-from jbp import SoftmaxCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.sweep import initialize
 from jbp.train import fit, start
 

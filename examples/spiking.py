@@ -17,7 +17,8 @@ import optax
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, curve, held_out_accuracy, level, main, picture
-from jbp import Frozen, Serial, SoftmaxCrossEntropy, recipes
+from jbp import Frozen, Serial, recipes
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import fit, start
 
 TIME = 16

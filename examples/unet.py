@@ -17,7 +17,8 @@ from sklearn.datasets import load_sample_images
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
-from jbp import BinaryCrossEntropy, recipes
+from jbp import recipes
+from jbp.losses import BinaryCrossEntropy
 from jbp.train import fit, start
 
 CELL = 12  # a page has 2×2 cells, with a digit of 8×8 pixels somewhere in each

@@ -17,7 +17,8 @@ from scipy.special import logsumexp
 
 from examples.data import images, minibatches
 from examples.shared import Figure, Outcome, agreement, curve, level, main, mosaic, picture
-from jbp import BinaryCrossEntropy, Penalized, recipes
+from jbp import recipes
+from jbp.losses import BinaryCrossEntropy, Penalized
 from jbp.train import fit, start
 
 CODE = 8

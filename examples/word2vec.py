@@ -20,7 +20,8 @@ import sklearn
 from sklearn.manifold import TSNE
 
 from examples.shared import Figure, Outcome, curve, level, main, picture
-from jbp import Add, recipes
+from jbp import recipes
+from jbp.layers import Add
 from jbp.train import fit, start
 
 VOCABULARY, WINDOW, NEGATIVES, BATCH = 2000, 4, 5, 4096

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -126,3 +127,25 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
             )
         found.append(p)
     return found
+
+
+def indices(layer: Any, ids: Any, below: int, what: str) -> None:
+    """An error unless ids is an integer array with values in [0, below), which is looked at where they can be known."""
+    if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise LayerError(layer, f"got {what} {show(ids)}; expected an integer array. Cast it with .astype(jnp.int32).")
+    if not known(ids) or not ids.size:
+        return
+    seen = np.asarray(ids)  # numpy, for a constant inside of jit is known, but jax.numpy would trace it
+    if seen.min() < 0 or seen.max() >= below:
+        raise LayerError(
+            layer,
+            f"got {what} between {seen.min()} and {seen.max()}; expected 0 <= {what} < {below}. "
+            "Is the vocabulary or the number of classes too small, or are they counted from 1?",
+        )
+
+
+def parts(layer, x, *names):
+    """x, after a check that it is a tuple with an entry for each of `names`."""
+    if not isinstance(x, tuple | list) or len(x) != len(names):
+        raise LayerError(layer, f"got {show(x)}; expected the tuple ({', '.join(names)}). Pass them as one argument.")
+    return x

@@ -1,23 +1,27 @@
 """The protocol: what a layer is, and the laws that it keeps. Read this file first.
 
-A layer is a frozen dataclass that holds configuration and nothing else. Its pure methods are the four equations of
-backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2). `delta` is the layer's error where its parameters
-sit: `dy` for Dense, the gate errors of every step for an LSTM, a tuple of the children's deltas for a combinator.
+A layer is a frozen dataclass of configuration, its fields checked when it is made (fields.py). Its pure methods are the
+four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2). `delta` is its error where its
+parameters sit: `dy` for Dense, the gate errors of every step for an LSTM, a tuple of deltas for a combinator.
 
-Laws.  Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output.
-Linearity: backward and gradient are linear in dy.  Closure: a combinator of layers is a layer.  Frugality: residuals
-hold neither weights nor what is cheap to recompute.  Meaning: `reference` is the definition in plain jax.numpy.
-The cotangent of an integer, of a random key and of a `Buffer` (params.py) is None.
+Laws.  Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output. Linearity:
+backward and gradient are linear in dy. Closure: a combinator of layers is a layer. Frugality: residuals hold neither
+weights nor what is cheap to recompute. Meaning: `reference` is the definition in plain jax.numpy. The cotangent of an
+integer, of a random key and of a `Buffer` (params.py) is None.
 """
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
+from jbp.fields import check
+
 Tree = Any
 
 
 class Layer:
+    """A function with parameters and its derivative. Subclass it as a frozen dataclass: `forward`, `backward`, ..."""
+
     def init(self, key: Any, x: Tree, /) -> Tree:
         """The parameters for inputs shaped like x, a pytree of arrays or of jax.ShapeDtypeStruct."""
         return ()
@@ -51,8 +55,9 @@ class Layer:
         """What the layer means, in plain jax.numpy and without any custom rule: `jax.grad` of this is the oracle."""
         return self.forward(params, x)[0]
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
+    __post_init__ = check
+
+    def __init_subclass__(cls):
         cls.__repr__ = cls.__repr__  # the inherited one, set here: @dataclass makes its own only where none is
 
     def __repr__(self):
@@ -62,7 +67,7 @@ class Layer:
 
 
 class Estimator(Layer):
-    """A layer whose way back is, on purpose, not the transpose of its way forward (feedback alignment, rounding)."""
+    """A layer whose backward pass is, on purpose, not the transpose of its forward (feedback alignment, rounding)."""
 
     estimator = True
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.catalogue import Array
+from jbp.cases import Array
 from jbp.layer import Layer
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize

@@ -11,7 +11,7 @@ from benchmarks.contests import JAX, OURS, Contest, both_ways, normal
 from benchmarks.page import slopes, summary
 from benchmarks.race import Compiled, Lap, race, ratio
 from benchmarks.workloads import Workload, workloads
-from jbp import Softmax, Tanh
+from jbp.layers import Softmax, Tanh
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jbp import (
-    BatchNorm,
-    Dense,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Repeat,
-    Residual,
-    Serial,
-    Tanh,
-    as_function,
-    buffers,
-    merge,
-    trainable,
-)
+from jbp import Repeat, Residual, Serial, as_function, buffers, merge, trainable
+from jbp.layers import BatchNorm, Dense, Dropout, Embedding, LayerNorm, Tanh
 
 X = jax.random.normal(jax.random.key(0), (6, 4))
 NET = Serial(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from oracle import audit, draw, parameters
 
-from jbp import (
+from jbp import LayerError, Parallel, Passing, Repeat, Serial, Tied
+from jbp.cases import f, i
+from jbp.layers import (
     GRU,
     LSTM,
     Add,
@@ -19,25 +21,18 @@ from jbp import (
     FanOut,
     GlobalAveragePool,
     Identity,
-    LayerError,
     Lengths,
     LSTMLeaf,
     LSTMNode,
     MemoryHop,
     MinimalGRU,
-    Parallel,
-    Passing,
     Recurrent,
     Recursive,
-    Repeat,
     Select,
-    Serial,
     Tanh,
     TensorNode,
-    Tied,
-)  # fmt: skip
-from jbp.catalogue import f, i
-from jbp.layers.cell import folds
+)
+from jbp.layers.recurrent.cell import folds
 
 ELMAN = Serial(Concatenate(), Dense(3), Tanh(), FanOut())
 

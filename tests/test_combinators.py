@@ -7,38 +7,41 @@ import pytest
 from oracle import audit, draw, parameters, reverse
 
 from jbp import (
+    Buffer,
+    Frozen,
+    Parallel,
+    Remat,
+    Repeat,
+    Residual,
+    Reversible,
+    Serial,
+    Tied,
+    TimeDistributed,
+    buffers,
+    merge,
+    trainable,
+)
+from jbp.cases import f, i
+from jbp.catalogue import NAMES
+from jbp.layer import Layer
+from jbp.layers import (
     Add,
     BatchNorm,
     BatchNormInference,
-    Buffer,
     Concatenate,
     Conv,
     Dense,
     Dropout,
     Embedding,
     FanOut,
-    Frozen,
     GlobalMaxPool,
     Identity,
     LayerNorm,
     Logits,
-    Parallel,
-    Remat,
-    Repeat,
-    Residual,
-    Reversible,
     Select,
-    Serial,
     StochasticDepth,
     Tanh,
-    Tied,
-    TimeDistributed,
-    buffers,
-    merge,
-    trainable,
-)  # fmt: skip
-from jbp.catalogue import f, i
-from jbp.layer import Layer
+)
 from jbp.sweep import advancing
 
 NOISY = Serial(Dense(4), Dropout(0.5), Tanh(), BatchNorm())  # every kind of state, and it keeps (..., 4)
@@ -104,7 +107,7 @@ def test_the_way_back_is_that_of_the_definition(net, spec):
 
 @EACH
 def test_a_network_is_a_program(net, spec):
-    rebuilt = eval(repr(net), vars(__import__("jbp")))
+    rebuilt = eval(repr(net), dict(NAMES))
     assert rebuilt == net
     assert hash(rebuilt) == hash(net)
 

@@ -7,24 +7,10 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
-from jbp import (
-    Conv,
-    Dense,
-    Estimator,
-    Flatten,
-    LayerError,
-    ReLU,
-    Repeat,
-    Residual,
-    Serial,
-    SoftmaxCrossEntropy,
-    Tanh,
-    buffers,
-    merge,
-    trainable,
-    value_and_grad,
-)
+from jbp import Estimator, LayerError, Repeat, Residual, Serial, buffers, merge, trainable, value_and_grad
 from jbp.credit import FeedbackAlignment, angle, feedback_alignment, transported
+from jbp.layers import Conv, Dense, Flatten, ReLU, Tanh
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.train import accuracy, fit, start
 
 LOSS = SoftmaxCrossEntropy()

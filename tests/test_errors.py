@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 
 from jbp import (
-    CTC,
+    Frozen,
+    LayerError,
+    Parallel,
+    Passing,
+    Remat,
+    Repeat,
+    Residual,
+    Reversible,
+    Serial,
+    Tied,
+    TimeDistributed,
+    cast,
+    trainable,
+    value_and_grad,
+)
+from jbp.errors import TreeError, show
+from jbp.layers import (
     LSTM,
     Add,
     BatchNorm,
@@ -24,10 +40,7 @@ from jbp import (
     EmbeddingBag,
     FanOut,
     Flatten,
-    Frozen,
     GlobalAveragePool,
-    InfoNCE,
-    LayerError,
     LayerNorm,
     LeakyIntegrateAndFire,
     Lengths,
@@ -35,48 +48,39 @@ from jbp import (
     Logits,
     LSTMNode,
     MaxPool,
-    MeanSquaredError,
     MemoryHop,
     MinimalGRU,
     MixtureOfExperts,
     MultiHeadAttention,
-    NegativeSampling,
     Pad,
-    Parallel,
-    Passing,
-    PolicyGradient,
     Positions,
     RadialBasis,
     Recurrent,
     Recursive,
     ReLU,
-    Remat,
     Reparameterize,
-    Repeat,
     Reshape,
-    Residual,
-    Reversible,
     Rotary,
     Select,
     SelectiveStateSpace,
-    Serial,
-    SoftmaxCrossEntropy,
-    StandardNormalDivergence,
     StochasticDepth,
     Take,
     Tanh,
     TensorNode,
     TensorProduct,
-    Tied,
-    TimeDistributed,
     Transpose,
-    Triplet,
     Upsample,
-    cast,
-    trainable,
-    value_and_grad,
-)  # fmt: skip
-from jbp.errors import TreeError, show
+)
+from jbp.losses import (
+    CTC,
+    InfoNCE,
+    MeanSquaredError,
+    NegativeSampling,
+    PolicyGradient,
+    SoftmaxCrossEntropy,
+    StandardNormalDivergence,
+    Triplet,
+)
 from jbp.params import Buffer, merge
 from jbp.sweep import initialize
 
@@ -324,7 +328,7 @@ def test_ties_and_merges_that_do_not_fit():
 def test_settings_out_of_range(rate):
     assert "expected the probability to drop" in message(Dropout, rate)
     assert "expected at most 256 places" in message(MaxPool, (17, 17))
-    assert "expected 1 or more" in message(Repeat, Dense(3), 0)
+    assert "expected a whole number, 1 or more" in message(Repeat, Dense(3), 0)
     for settings in ((3, 0), (3, 4), (3, 1, 0.0)):
         assert "expected 1 <= k <= experts and a capacity above 0" in message(MixtureOfExperts, Dense(3), *settings)
     for options, says in (

@@ -10,7 +10,8 @@ import pytest
 from oracle import audit, cotangent, draw, parameters, reverse
 
 import jbp
-from jbp.catalogue import ESTIMATORS, f
+from jbp.cases import f
+from jbp.catalogue import ESTIMATORS
 from jbp.credit import angle
 from jbp.params import merge
 from jbp.sweep import initialize
@@ -40,10 +41,13 @@ def straight(hard, soft):
 @pytest.mark.parametrize(
     ("layer", "rule"),
     [
-        (jbp.StraightThroughRound(), straight(jnp.round, lambda x: x)),
-        (jbp.StraightThroughSign(), straight(lambda x: jnp.where(x >= 0, 1.0, -1.0), jax.nn.hard_tanh)),
-        (jbp.StraightThroughOneHot(), straight(lambda x: jax.nn.one_hot(x.argmax(-1), x.shape[-1]), lambda x: x)),
-        (jbp.GradientReversal(0.3), straight(lambda x: x, lambda x: -0.3 * x)),
+        (jbp.layers.StraightThroughRound(), straight(jnp.round, lambda x: x)),
+        (jbp.layers.StraightThroughSign(), straight(lambda x: jnp.where(x >= 0, 1.0, -1.0), jax.nn.hard_tanh)),
+        (
+            jbp.layers.StraightThroughOneHot(),
+            straight(lambda x: jax.nn.one_hot(x.argmax(-1), x.shape[-1]), lambda x: x),
+        ),
+        (jbp.layers.GradientReversal(0.3), straight(lambda x: x, lambda x: -0.3 * x)),
     ],
     ids=["round", "sign", "one-hot", "reversal"],
 )
@@ -63,7 +67,7 @@ INTEGRAL = {  # functions whose slopes are the surrogates
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("surrogate", INTEGRAL)
 def test_spikes_send_back_the_surrogate_and_nothing_else(surrogate, learn):
-    layer = jbp.LeakyIntegrateAndFire(0.7, 0.4, surrogate, 3.0, learn)
+    layer = jbp.layers.LeakyIntegrateAndFire(0.7, 0.4, surrogate, 3.0, learn)
     fires = straight(lambda u: jnp.where(u > 0.4, 1.0, 0.0), lambda u: INTEGRAL[surrogate](3.0 * (u - 0.4)) / 3.0)
 
     def definition(params, x):
@@ -81,7 +85,7 @@ def test_spikes_send_back_the_surrogate_and_nothing_else(surrogate, learn):
 
 
 def test_the_true_gradient_of_a_spike_is_zero():
-    layer, x = jbp.LeakyIntegrateAndFire(), draw(f(2, 5, 3))
+    layer, x = jbp.layers.LeakyIntegrateAndFire(), draw(f(2, 5, 3))
     true = jax.jit(jax.grad(lambda x: layer.reference((), x).sum()))(x)
     assert not true.any()
     _, (_, ours), _ = reverse(layer, (), x, jnp.ones_like(x))
@@ -98,7 +102,7 @@ def test_on_the_way_up_an_estimator_is_its_definition(layer):
 
 def test_no_time_at_all():
     x = jnp.zeros((2, 0, 3))
-    layer = jbp.LeakyIntegrateAndFire(learn=True)
+    layer = jbp.layers.LeakyIntegrateAndFire(learn=True)
     _, (grads, dx), _ = reverse(layer, layer.init(KEY, x), x, x)
     assert dx.shape == x.shape
     assert not grads["a"].any()
@@ -107,12 +111,12 @@ def test_no_time_at_all():
 def test_a_soft_draw_grows_hard_as_the_temperature_falls_and_has_the_right_frequencies():
     p = jnp.array([0.1, 0.6, 0.3])
     x = jnp.tile(jnp.log(p), (20000, 1))
-    net = jbp.Serial(jbp.GumbelSoftmax(0.5), jbp.StraightThroughOneHot())
+    net = jbp.Serial(jbp.layers.GumbelSoftmax(0.5), jbp.layers.StraightThroughOneHot())
     params = net.init(KEY, x)
     y, residuals = net.forward(params, x)
     np.testing.assert_allclose(y.mean(0), p, atol=0.014)  # four standard deviations
     np.testing.assert_array_equal(y.sum(-1), 1)
-    soft = [jbp.GumbelSoftmax(t).forward(params[0], x)[0].max(-1).mean() for t in (5.0, 0.5, 0.01)]
+    soft = [jbp.layers.GumbelSoftmax(t).forward(params[0], x)[0].max(-1).mean() for t in (5.0, 0.5, 0.01)]
     assert soft[0] < soft[1] < soft[2]
     assert soft[2] > 0.98
     dy = cotangent(y)
@@ -140,7 +144,7 @@ def log_likelihood(params, v):
 @pytest.fixture(scope="module")
 def machine():
     v = states(3)[jnp.array([0, 7, 7, 1, 6, 7])]
-    params = parameters(jbp.RestrictedBoltzmann(2), v)
+    params = parameters(jbp.layers.RestrictedBoltzmann(2), v)
     return params | {"w": jnp.array([[3.0, -2], [-2, 3], [2, 2]]), "c": jnp.array([-1.0, -1.0])}, v
 
 
@@ -150,7 +154,7 @@ def test_contrastive_divergence_nears_the_gradient_as_its_chains_grow(machine):
     exact = jax.grad(lambda p: -log_likelihood(merge(p, fixed), v))(jbp.trainable(params))
     angles = []
     for steps in (1, 3, 30):
-        sweep = jbp.value_and_grad(jbp.RestrictedBoltzmann(2, steps), jbp.Add(), has_aux=True)
+        sweep = jbp.value_and_grad(jbp.layers.RestrictedBoltzmann(2, steps), jbp.layers.Add(), has_aux=True)
         _, grads = jax.jit(sweep)(params, many)
         angles.append(float(angle(grads, exact)))
     print(f"angle to the gradient of the likelihood: {angles} degrees for 1, 3 and 30 steps")
@@ -161,18 +165,18 @@ def test_contrastive_divergence_nears_the_gradient_as_its_chains_grow(machine):
 
 def test_given_its_fantasies_a_machine_sends_back_the_gradient_of_what_it_gives():
     for case in ESTIMATORS:
-        if isinstance(case.layer, jbp.RestrictedBoltzmann):
+        if isinstance(case.layer, jbp.layers.RestrictedBoltzmann):
             audit(case.layer, draw(case.inputs[-1]))
 
 
 def test_chains_live_on_and_a_machine_learns():
     v = jnp.tile(jnp.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]), (20, 1))
-    layer = jbp.RestrictedBoltzmann(3, steps=2, chains=40)
+    layer = jbp.layers.RestrictedBoltzmann(3, steps=2, chains=40)
     net = jbp.Serial(layer)
     state = start(net, optax.sgd(0.5), KEY, v)
     before = jnp.array(state.params[0]["chains"].value)
     first = float(log_likelihood(state.params[0], v))
-    state, _ = fit(net, jbp.Add(), optax.sgd(0.5), state, [(v,)] * 300)
+    state, _ = fit(net, jbp.layers.Add(), optax.sgd(0.5), state, [(v,)] * 300)
     (params,) = state.params
     assert (params["chains"].value != before).any()
     assert set(np.unique(params["chains"].value)) == {0, 1}
@@ -184,24 +188,24 @@ def test_chains_live_on_and_a_machine_learns():
 
 def test_a_deep_belief_network_is_trained_one_machine_at_a_time():
     v = jnp.tile(jnp.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]), (4, 1))
-    first = jbp.RestrictedBoltzmann(3)
+    first = jbp.layers.RestrictedBoltzmann(3)
     below = initialize(first, KEY, v)
-    net = jbp.Serial(jbp.Frozen(first.evaluation()), jbp.RestrictedBoltzmann(2))
+    net = jbp.Serial(jbp.Frozen(first.evaluation()), jbp.layers.RestrictedBoltzmann(2))
     params = (jbp.Buffer(below), initialize(net, KEY, v)[1])
-    (_, aux), grads = jbp.value_and_grad(net, jbp.Add(), has_aux=True)(params, v)
+    (_, aux), grads = jbp.value_and_grad(net, jbp.layers.Add(), has_aux=True)(params, v)
     assert jax.tree.structure(grads) == jax.tree.structure(jbp.trainable(params))
-    h = jbp.Serial(jbp.Dense(3), jbp.Sigmoid()).forward(({"w": below["w"], "b": below["c"]}, ()), v)[0]
-    _, alone = jbp.value_and_grad(net.layers[1], jbp.Add(), has_aux=True)(params[1], h)
+    h = jbp.Serial(jbp.layers.Dense(3), jbp.layers.Sigmoid()).forward(({"w": below["w"], "b": below["c"]}, ()), v)[0]
+    _, alone = jbp.value_and_grad(net.layers[1], jbp.layers.Add(), has_aux=True)(params[1], h)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), grads[1], alone)
     assert (jax.random.key_data(aux.params[1]["key"].value) != jax.random.key_data(params[1]["key"].value)).any()
 
 
 def test_settings_out_of_range():
     for make, says in (
-        (lambda: jbp.LeakyIntegrateAndFire(1.0), "expected a leak between 0 and 1"),
-        (lambda: jbp.LeakyIntegrateAndFire(surrogate="step"), "expected one of superspike, arctan"),  # pyright: ignore
-        (lambda: jbp.GumbelSoftmax(0.0), "got temperature=0.0; expected more than 0"),
-        (lambda: jbp.RestrictedBoltzmann(3, 0), "expected 1 step or more"),
+        (lambda: jbp.layers.LeakyIntegrateAndFire(1.0), "expected a leak between 0 and 1"),
+        (lambda: jbp.layers.LeakyIntegrateAndFire(surrogate="step"), "expected one of superspike, arctan"),  # pyright: ignore
+        (lambda: jbp.layers.GumbelSoftmax(0.0), "got temperature=0.0; expected more than 0"),
+        (lambda: jbp.layers.RestrictedBoltzmann(3, 0), "expected 1 step or more"),
     ):
         with pytest.raises(jbp.LayerError, match=says):
             make()

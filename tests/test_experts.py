@@ -6,22 +6,10 @@ import numpy as np
 import pytest
 from oracle import audit, draw, parameters
 
-from jbp import (
-    Dense,
-    LayerNorm,
-    MeanSquaredError,
-    MixtureOfExperts,
-    Parallel,
-    Penalized,
-    Repeat,
-    Residual,
-    Select,
-    Serial,
-    Tanh,
-    WithTotal,
-    value_and_grad,
-)  # fmt: skip
-from jbp.catalogue import f
+from jbp import Parallel, Repeat, Residual, Serial, value_and_grad
+from jbp.cases import f
+from jbp.layers import Dense, LayerNorm, MixtureOfExperts, Select, Tanh, WithTotal
+from jbp.losses import MeanSquaredError, Penalized
 
 
 def plain(net, params, x):

@@ -10,6 +10,7 @@ import pytest
 
 import jbp
 from examples import gallery, perceptron, shared
+from jbp.catalogue import NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,8 @@ def test_an_example_reaches_its_bar_and_is_on_the_page(tmp_path):
 
 
 def test_with_a_broken_gradient_it_misses_the_bar(tmp_path, monkeypatch):
-    right = jbp.Dense.gradient
-    monkeypatch.setattr(jbp.Dense, "gradient", lambda *now: jax.tree.map(lambda g: -g, right(*now)))
+    right = jbp.layers.Dense.gradient
+    monkeypatch.setattr(jbp.layers.Dense, "gradient", lambda *now: jax.tree.map(lambda g: -g, right(*now)))
     found, code = outcome(perceptron, tmp_path)
     assert "held-out accuracy is" in str(code)
     page = gallery.page({"perceptron": found})
@@ -82,4 +83,4 @@ def test_the_repr_of_a_network_over_several_lines_is_the_same_program():
     net = jbp.recipes.resnet()
     text = gallery.wrapped(repr(net), 60)
     assert max(map(len, text.splitlines())) <= 60
-    assert eval(text, vars(jbp)) == net
+    assert eval(text, dict(NAMES)) == net

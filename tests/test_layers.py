@@ -11,94 +11,108 @@ import pytest
 from oracle import assert_near, audit, cotangent, draw, floats_of, is_float, parameters, reverse
 
 import jbp
-import jbp.layers.attention
+import jbp.layers.attention.blockwise
 from benchmarks.residuals import MORE, kept
-from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, Case, f, i
+from jbp.cases import Case, f, i
+from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, NAMES
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
 
 KEY = jax.random.key(0)
 
 ODD = (  # sizes that the catalogue leaves out: off-block, one, none
-    Case(jbp.Dense(3), f(4), f(1, 1), f(0, 4)),
-    Case(jbp.ReLU(), f(), f(0), f(1, 1)),
-    Case(jbp.LayerNorm(), f(1, 1), f(0, 4)),
-    Case(jbp.BatchNorm(), f(1, 3), f(5, 1, 1)),
-    Case(jbp.RMSNorm(), f(1, 1), f(0, 4)),
-    Case(jbp.GroupNorm(2), f(0, 4), f(1, 1, 2)),
-    Case(jbp.InstanceNorm(), f(0, 3, 4), f(1, 1, 1)),
-    Case(jbp.Softmax(), f(1), f(0, 4), f(2, 1)),
-    Case(jbp.LogSoftmax(), f(1), f(0, 4)),
-    Case(jbp.SwiGLU(), f(2), f(0, 4)),
-    Case(jbp.Maxout(1), f(2), f(0, 4)),
-    Case(jbp.PReLU(), f(1), f(0, 4)),
-    Case(jbp.Dropout(0.0), f(3, 4)),
-    Case(jbp.GumbelSoftmax(), f(1), f(0, 4)),
-    Case(jbp.RestrictedBoltzmannInference(1), f(1), f(0, 4)),
-    Case(jbp.UnitNorm(), f(1), f(0, 4)),
-    Case(jbp.RadialBasis(1), f(1), f(0, 3), f(4, 1)),
-    Case(jbp.WeightNorm(jbp.Dense(1)), f(1), f(0, 3)),
-    Case(jbp.SpectralNorm(jbp.Dense(1, bias=False)), f(1), f(0, 3)),
-    Case(jbp.TensorProduct(), (f(1), f(2)), (f(0, 2), f(0, 1))),
-    Case(jbp.SinusoidalPositions(), f(1, 1), f(0, 2, 3), f(2, 0, 3)),
-    Case(jbp.EmbeddingBag(1, 1, "mean", padding=0), i(2, below=1), i(0, 3, below=1), i(2, 0, below=1)),
-    Case(jbp.InfoNCE(), (f(1, 1), f(1, 1))),
-    Case(jbp.CTC(), (f(1, 1, 1), i(1, 1, below=1)), (f(2, 3, 2), i(2, 0, below=1)), (f(1, 5, 3), i(1, 2, below=3))),
-    Case(jbp.CTC(), (f(3, 7, 4), i(3, 2, below=1), i(3, below=8)), (f(1, 0, 2), i(1, 0, below=1))),
-    Case(jbp.Triplet(100.0), (f(1), f(1), f(1))),
-    Case(jbp.Triplet(-100.0), (f(3, 2), f(3, 2), f(3, 2))),
-    Case(jbp.NegativeSampling(1), (f(1), i(1, below=1)), (f(2, 1), i(2, 5, below=1))),
-    Case(jbp.PolicyGradient(0.2), (f(1), i(below=1), f())),
-    Case(jbp.Reparameterize(), f(2), f(0, 4)),
-    Case(jbp.StandardNormalDivergence(), f(2)),
-    Case(jbp.StochasticDepth(0.5), f(1), f(0, 4), f(7, 1, 2)),
-    Case(jbp.Reshape((3, -1, 2)), f(2, 6), f(0, 12), f(1, 3, 2, 2)),
-    Case(jbp.Reshape(()), f(4, 1), f(3, 1, 1)),
-    Case(jbp.Transpose((1, 2, 0)), f(1, 4, 3), f(0, 2, 1)),
-    Case(jbp.Take(2, 0), f(3), f(4, 1), f(3, 0)),
-    Case(jbp.Select(2, 0), (f(3, 5), f(3, 2), i(3, below=4))),
-    Case(jbp.Select("b"), {"a": f(2), "b": f(3, 1), "ids": i(2, below=3)}),
-    Case(jbp.Select("c", "a"), {"a": (f(2), f(1)), "b": f(), "c": i(4, below=9)}),
-    Case(jbp.Pad(((-1, 3), (2, -2))), f(1, 2, 2, 1), f(0, 1, 2, 2)),
-    Case(jbp.Pad(((-2, -1),)), f(1, 3, 2)),
-    Case(jbp.Upsample((3, 1, 2)), f(1, 1, 2, 2, 1), f(0, 1, 1, 1, 1)),
-    Case(jbp.Conv(3), f(1, 1, 1, 1), f(0, 5, 4, 2)),
-    Case(jbp.Conv(2, (3, 3, 2), stride=(1, 2, 1), padding=((1, 0), (2, 2), (0, 3))), f(1, 4, 3, 2, 1)),
-    Case(jbp.MaxPool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
-    Case(jbp.MaxPool((2, 3), stride=(3, 1), padding=((1, 0), (0, 1))), f(2, 5, 4, 1)),
-    Case(jbp.Conv(6, (2, 1), groups=3), f(1, 3, 2, 9)),
-    Case(jbp.ConvTranspose(6, (2, 1), groups=3), f(1, 3, 2, 9)),
-    Case(jbp.ConvTranspose(2, (1, 1)), f(1, 1, 1, 1), f(0, 3, 4, 2)),
-    Case(jbp.ConvTranspose(2, (2, 1, 2), stride=(3, 2, 1), padding="SAME"), f(1, 2, 3, 2, 1)),
-    Case(jbp.ConvTranspose(2, (2, 2), padding=((1, -1), (-2, 1))), f(2, 3, 3, 1)),
-    Case(jbp.AveragePool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
-    Case(jbp.AveragePool((2, 1, 2), stride=3), f(1, 5, 4, 3, 2)),
-    Case(jbp.AdaptiveAveragePool((1, 7)), f(1, 1, 5, 1), f(0, 2, 2, 1)),
-    Case(jbp.GlobalMaxPool(), f(1, 1, 1), f(0, 2, 3)),
-    Case(jbp.LowRank(1, 1), f(1), f(0, 3)),
-    Case(jbp.LoRA(1, 1), f(1), f(0, 3)),
-    Case(jbp.Bilinear(1), (f(1), f(2)), (f(0, 2), f(0, 1))),
+    Case(jbp.layers.Dense(3), f(4), f(1, 1), f(0, 4)),
+    Case(jbp.layers.ReLU(), f(), f(0), f(1, 1)),
+    Case(jbp.layers.LayerNorm(), f(1, 1), f(0, 4)),
+    Case(jbp.layers.BatchNorm(), f(1, 3), f(5, 1, 1)),
+    Case(jbp.layers.RMSNorm(), f(1, 1), f(0, 4)),
+    Case(jbp.layers.GroupNorm(2), f(0, 4), f(1, 1, 2)),
+    Case(jbp.layers.InstanceNorm(), f(0, 3, 4), f(1, 1, 1)),
+    Case(jbp.layers.Softmax(), f(1), f(0, 4), f(2, 1)),
+    Case(jbp.layers.LogSoftmax(), f(1), f(0, 4)),
+    Case(jbp.layers.SwiGLU(), f(2), f(0, 4)),
+    Case(jbp.layers.Maxout(1), f(2), f(0, 4)),
+    Case(jbp.layers.PReLU(), f(1), f(0, 4)),
+    Case(jbp.layers.Dropout(0.0), f(3, 4)),
+    Case(jbp.layers.GumbelSoftmax(), f(1), f(0, 4)),
+    Case(jbp.layers.RestrictedBoltzmannInference(1), f(1), f(0, 4)),
+    Case(jbp.layers.UnitNorm(), f(1), f(0, 4)),
+    Case(jbp.layers.RadialBasis(1), f(1), f(0, 3), f(4, 1)),
+    Case(jbp.layers.WeightNorm(jbp.layers.Dense(1)), f(1), f(0, 3)),
+    Case(jbp.layers.SpectralNorm(jbp.layers.Dense(1, bias=False)), f(1), f(0, 3)),
+    Case(jbp.layers.TensorProduct(), (f(1), f(2)), (f(0, 2), f(0, 1))),
+    Case(jbp.layers.SinusoidalPositions(), f(1, 1), f(0, 2, 3), f(2, 0, 3)),
+    Case(jbp.layers.EmbeddingBag(1, 1, "mean", padding=0), i(2, below=1), i(0, 3, below=1), i(2, 0, below=1)),
+    Case(jbp.losses.InfoNCE(), (f(1, 1), f(1, 1))),
+    Case(
+        jbp.losses.CTC(), (f(1, 1, 1), i(1, 1, below=1)), (f(2, 3, 2), i(2, 0, below=1)), (f(1, 5, 3), i(1, 2, below=3))
+    ),
+    Case(jbp.losses.CTC(), (f(3, 7, 4), i(3, 2, below=1), i(3, below=8)), (f(1, 0, 2), i(1, 0, below=1))),
+    Case(jbp.losses.Triplet(100.0), (f(1), f(1), f(1))),
+    Case(jbp.losses.Triplet(-100.0), (f(3, 2), f(3, 2), f(3, 2))),
+    Case(jbp.losses.NegativeSampling(1), (f(1), i(1, below=1)), (f(2, 1), i(2, 5, below=1))),
+    Case(jbp.losses.PolicyGradient(0.2), (f(1), i(below=1), f())),
+    Case(jbp.layers.Reparameterize(), f(2), f(0, 4)),
+    Case(jbp.losses.StandardNormalDivergence(), f(2)),
+    Case(jbp.layers.StochasticDepth(0.5), f(1), f(0, 4), f(7, 1, 2)),
+    Case(jbp.layers.Reshape((3, -1, 2)), f(2, 6), f(0, 12), f(1, 3, 2, 2)),
+    Case(jbp.layers.Reshape(()), f(4, 1), f(3, 1, 1)),
+    Case(jbp.layers.Transpose((1, 2, 0)), f(1, 4, 3), f(0, 2, 1)),
+    Case(jbp.layers.Take(2, 0), f(3), f(4, 1), f(3, 0)),
+    Case(jbp.layers.Select(2, 0), (f(3, 5), f(3, 2), i(3, below=4))),
+    Case(jbp.layers.Select("b"), {"a": f(2), "b": f(3, 1), "ids": i(2, below=3)}),
+    Case(jbp.layers.Select("c", "a"), {"a": (f(2), f(1)), "b": f(), "c": i(4, below=9)}),
+    Case(jbp.layers.Pad(((-1, 3), (2, -2))), f(1, 2, 2, 1), f(0, 1, 2, 2)),
+    Case(jbp.layers.Pad(((-2, -1),)), f(1, 3, 2)),
+    Case(jbp.layers.Upsample((3, 1, 2)), f(1, 1, 2, 2, 1), f(0, 1, 1, 1, 1)),
+    Case(jbp.layers.Conv(3), f(1, 1, 1, 1), f(0, 5, 4, 2)),
+    Case(jbp.layers.Conv(2, (3, 3, 2), stride=(1, 2, 1), padding=((1, 0), (2, 2), (0, 3))), f(1, 4, 3, 2, 1)),
+    Case(jbp.layers.MaxPool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
+    Case(jbp.layers.MaxPool((2, 3), stride=(3, 1), padding=((1, 0), (0, 1))), f(2, 5, 4, 1)),
+    Case(jbp.layers.Conv(6, (2, 1), groups=3), f(1, 3, 2, 9)),
+    Case(jbp.layers.ConvTranspose(6, (2, 1), groups=3), f(1, 3, 2, 9)),
+    Case(jbp.layers.ConvTranspose(2, (1, 1)), f(1, 1, 1, 1), f(0, 3, 4, 2)),
+    Case(jbp.layers.ConvTranspose(2, (2, 1, 2), stride=(3, 2, 1), padding="SAME"), f(1, 2, 3, 2, 1)),
+    Case(jbp.layers.ConvTranspose(2, (2, 2), padding=((1, -1), (-2, 1))), f(2, 3, 3, 1)),
+    Case(jbp.layers.AveragePool(), f(1, 2, 2, 1), f(0, 4, 4, 2)),
+    Case(jbp.layers.AveragePool((2, 1, 2), stride=3), f(1, 5, 4, 3, 2)),
+    Case(jbp.layers.AdaptiveAveragePool((1, 7)), f(1, 1, 5, 1), f(0, 2, 2, 1)),
+    Case(jbp.layers.GlobalMaxPool(), f(1, 1, 1), f(0, 2, 3)),
+    Case(jbp.layers.LowRank(1, 1), f(1), f(0, 3)),
+    Case(jbp.layers.LoRA(1, 1), f(1), f(0, 3)),
+    Case(jbp.layers.Bilinear(1), (f(1), f(2)), (f(0, 2), f(0, 1))),
     *(
         Case(layer(1), f(1, 1, 1), f(0, 3, 2), f(2, 1, 3), f(2, 0, 3))
-        for layer in (jbp.LSTM, jbp.GRU, jbp.Elman, jbp.MinimalGRU)
+        for layer in (jbp.layers.LSTM, jbp.layers.GRU, jbp.layers.Elman, jbp.layers.MinimalGRU)
     ),
-    Case(jbp.Recurrent(jbp.Serial(jbp.Concatenate(), jbp.Dense(1), jbp.FanOut()), 1), f(1, 1, 1), f(0, 3, 2)),
-    Case(jbp.Recurrent(jbp.Serial(jbp.Concatenate(), jbp.Dense(3), jbp.FanOut()), 3), f(2, 0, 3)),
-    Case(jbp.DiagonalStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
-    Case(jbp.SelectiveStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
-    Case(jbp.SelectiveStateSpace(1, rank=2), f(1, 19, 2)),
-    Case(jbp.LinearAttention(1), f(1, 1, 1), f(0, 3, 4), f(2, 0, 3)),
-    Case(jbp.LinearAttention(2, causal=True), f(1, 1, 2), f(0, 3, 4), f(2, 0, 4), f(1, 130, 2)),
-    Case(jbp.MixtureOfExperts(jbp.Dense(2), 1), f(1), f(1, 1), f(0, 3)),
-    Case(jbp.MixtureOfExperts(jbp.Dense(2), 3, 3, 0.1), f(7, 3)),
-    Case(jbp.Recursive(jbp.TensorNode()), (f(1, 1, 1), i(1, 1, 2, below=1)), (f(2, 3, 1), i(2, 0, 2, below=1))),
-    Case(jbp.MemoryHop(), (f(1, 1), f(1, 1, 1)), (f(2, 3), f(2, 3, 2), i(2, 3, below=1)), (f(2, 3), f(2, 0, 2))),
-    Case(jbp.Embedding(1, 1), i(1, below=1), i(0, below=1)),
-    Case(jbp.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
-    Case(jbp.MultiHeadAttention(2, 1), f(1, 1, 2), f(0, 3, 4), (f(1, 130, 2), f(1, 3, 2))),
-    Case(jbp.MultiHeadAttention(1), (f(2, 3, 2), i(2, 3, below=1))),  # nothing may be seen
     Case(
-        jbp.MultiHeadAttention(2, groups=1),
+        jbp.layers.Recurrent(jbp.Serial(jbp.layers.Concatenate(), jbp.layers.Dense(1), jbp.layers.FanOut()), 1),
+        f(1, 1, 1),
+        f(0, 3, 2),
+    ),
+    Case(
+        jbp.layers.Recurrent(jbp.Serial(jbp.layers.Concatenate(), jbp.layers.Dense(3), jbp.layers.FanOut()), 3),
+        f(2, 0, 3),
+    ),
+    Case(jbp.layers.DiagonalStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
+    Case(jbp.layers.SelectiveStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
+    Case(jbp.layers.SelectiveStateSpace(1, rank=2), f(1, 19, 2)),
+    Case(jbp.layers.LinearAttention(1), f(1, 1, 1), f(0, 3, 4), f(2, 0, 3)),
+    Case(jbp.layers.LinearAttention(2, causal=True), f(1, 1, 2), f(0, 3, 4), f(2, 0, 4), f(1, 130, 2)),
+    Case(jbp.layers.MixtureOfExperts(jbp.layers.Dense(2), 1), f(1), f(1, 1), f(0, 3)),
+    Case(jbp.layers.MixtureOfExperts(jbp.layers.Dense(2), 3, 3, 0.1), f(7, 3)),
+    Case(
+        jbp.layers.Recursive(jbp.layers.TensorNode()),
+        (f(1, 1, 1), i(1, 1, 2, below=1)),
+        (f(2, 3, 1), i(2, 0, 2, below=1)),
+    ),
+    Case(jbp.layers.MemoryHop(), (f(1, 1), f(1, 1, 1)), (f(2, 3), f(2, 3, 2), i(2, 3, below=1)), (f(2, 3), f(2, 0, 2))),
+    Case(jbp.layers.Embedding(1, 1), i(1, below=1), i(0, below=1)),
+    Case(jbp.layers.CausalSelfAttention(2), f(1, 1, 2), f(0, 3, 4), f(1, 130, 2), f(1, 257, 2)),
+    Case(jbp.layers.MultiHeadAttention(2, 1), f(1, 1, 2), f(0, 3, 4), (f(1, 130, 2), f(1, 3, 2))),
+    Case(jbp.layers.MultiHeadAttention(1), (f(2, 3, 2), i(2, 3, below=1))),  # nothing may be seen
+    Case(
+        jbp.layers.MultiHeadAttention(2, groups=1),
         {"x": f(2, 3, 4), "bias": f(1, 2, 3, 3), "segments": i(2, 3, below=2)},
         {"x": f(2, 3, 4), "bias": f(2, 1, 1, 3), "mask": i(2, 3, below=2)},
         {"x": f(2, 3, 4), "bias": f(1, 1, 3, 1)},
@@ -111,25 +125,29 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
         },
         {"x": f(0, 2, 4), "bias": f(1, 2, 1, 2)},
     ),
-    Case(jbp.MultiHeadAttention(2, distances=1, rotary=True), (f(1, 3, 4), f(1, 5, 3)), f(0, 3, 4), f(1, 1, 4)),
-    Case(jbp.MultiHeadAttention(2, distances=0, cap=2.0, dropout=0.0), f(2, 3, 4)),
-    Case(jbp.MultiHeadAttention(4, groups=2, window=2, causal=True, alibi=True), f(1, 130, 4)),
-    Case(jbp.MultiHeadAttention(4, groups=2, window=2, dropout=0.4, causal=True, alibi=True), f(1, 5, 4)),
-    Case(jbp.Rotary(10.0), f(1, 2), f(0, 3, 4), f(4, 3, 6)),
-    Case(jbp.MultiHeadAttention(1, causal=True, window=100), (f(1, 257, 2), i(1, 257, below=2))),
-    Case(jbp.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
-    Case(jbp.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
-    Case(jbp.SoftmaxCrossEntropy(ignore=0), (f(4, 3), i(4, below=1))),  # every row is ignored
-    Case(jbp.LinearCrossEntropy(7, chunk=3), (f(3), i(below=7)), *[(f(n, 3), i(n, below=7)) for n in (1, 2, 3, 4, 6)]),
+    Case(jbp.layers.MultiHeadAttention(2, distances=1, rotary=True), (f(1, 3, 4), f(1, 5, 3)), f(0, 3, 4), f(1, 1, 4)),
+    Case(jbp.layers.MultiHeadAttention(2, distances=0, cap=2.0, dropout=0.0), f(2, 3, 4)),
+    Case(jbp.layers.MultiHeadAttention(4, groups=2, window=2, causal=True, alibi=True), f(1, 130, 4)),
+    Case(jbp.layers.MultiHeadAttention(4, groups=2, window=2, dropout=0.4, causal=True, alibi=True), f(1, 5, 4)),
+    Case(jbp.layers.Rotary(10.0), f(1, 2), f(0, 3, 4), f(4, 3, 6)),
+    Case(jbp.layers.MultiHeadAttention(1, causal=True, window=100), (f(1, 257, 2), i(1, 257, below=2))),
+    Case(jbp.losses.MeanSquaredError(), (f(), f()), (f(1, 1), f(1, 1))),
+    Case(jbp.losses.SoftmaxCrossEntropy(), (f(1), i(below=1)), (f(1, 1), i(1, below=1))),
+    Case(jbp.losses.SoftmaxCrossEntropy(ignore=0), (f(4, 3), i(4, below=1))),  # every row is ignored
+    Case(
+        jbp.losses.LinearCrossEntropy(7, chunk=3),
+        (f(3), i(below=7)),
+        *[(f(n, 3), i(n, below=7)) for n in (1, 2, 3, 4, 6)],
+    ),
     *(
         Case(
-            jbp.LinearCrossEntropy(7, 2, True, 0.2, (1.0, 2.0, 0.5, 1.0, 3.0, 1.0, 1.0), 6, 0.1, 2.0, columns),
+            jbp.losses.LinearCrossEntropy(7, 2, True, 0.2, (1.0, 2.0, 0.5, 1.0, 3.0, 1.0, 1.0), 6, 0.1, 2.0, columns),
             (f(3, 4), i(3, below=7)),
             (f(5, 4), f(5, 7)),
         )
         for columns in (1, 3, 4, 7)
     ),
-    Case(jbp.LinearCrossEntropy(2, chunk=2, ignore=0), (f(3, 4), i(3, below=1))),
+    Case(jbp.losses.LinearCrossEntropy(2, chunk=2, ignore=0), (f(3, 4), i(3, below=1))),
 )
 
 
@@ -168,10 +186,10 @@ def test_lower_precision_keeps_dtypes(layer, spec):
 
 # A log variance, or the logarithm of a ratio, of 1e4 is out of range by definition.
 LARGEST = {
-    jbp.GaussianNegativeLogLikelihood: 1.0,
-    jbp.Reparameterize: 1.0,
-    jbp.ClippedPolicy: 1.0,
-    jbp.StandardNormalDivergence: 1.0,
+    jbp.losses.GaussianNegativeLogLikelihood: 1.0,
+    jbp.layers.Reparameterize: 1.0,
+    jbp.losses.ClippedPolicy: 1.0,
+    jbp.losses.StandardNormalDivergence: 1.0,
 }
 
 
@@ -195,7 +213,7 @@ def test_lower_precision_stays_near_and_zeros_huge_and_tiny_inputs_give_finite_r
 
 
 @pytest.mark.parametrize(
-    "layer", [c.layer for c in LAYERS if isinstance(c.layer, jbp.layers.activation.Elementwise)], ids=repr
+    "layer", [c.layer for c in LAYERS if isinstance(c.layer, jbp.layers.activation.elementwise.Elementwise)], ids=repr
 )
 def test_activations_are_finite_to_the_ends_of_the_range(layer):
     for dtype in ("float16", "bfloat16", "float32", "float64"):
@@ -211,11 +229,11 @@ def test_activations_are_finite_to_the_ends_of_the_range(layer):
 @pytest.mark.parametrize(
     "layer",
     [
-        jbp.MaxPool(),
-        jbp.MaxPool((3, 3), stride=1),
-        jbp.MaxPool((3, 3), stride=2, padding="SAME"),
-        jbp.GlobalMaxPool(),
-        jbp.Maxout(3),
+        jbp.layers.MaxPool(),
+        jbp.layers.MaxPool((3, 3), stride=1),
+        jbp.layers.MaxPool((3, 3), stride=2, padding="SAME"),
+        jbp.layers.GlobalMaxPool(),
+        jbp.layers.Maxout(3),
     ],
     ids=repr,
 )
@@ -223,20 +241,20 @@ def test_ties_in_a_maximum_follow_the_convention(layer):
     x = jnp.round(draw(f(2, 6, 7, 3)))
     audit(layer, x)
     constant = jnp.zeros((1, 2, 2, 1))
-    _, (_, dx), _ = reverse(jbp.MaxPool(), (), constant, jnp.ones((1, 1, 1, 1)))
+    _, (_, dx), _ = reverse(jbp.layers.MaxPool(), (), constant, jnp.ones((1, 1, 1, 1)))
     np.testing.assert_array_equal(dx.ravel(), [1, 0, 0, 0])
 
 
 @pytest.mark.parametrize(("block", "n"), [(3, 7), (4, 8), (1, 9)])
 def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
-    monkeypatch.setattr(jbp.layers.attention, "BLOCK", block)
-    audit(jbp.CausalSelfAttention(2), draw(f(2, n, 4)))
+    monkeypatch.setattr(jbp.layers.attention.blockwise, "BLOCK", block)
+    audit(jbp.layers.CausalSelfAttention(2), draw(f(2, n, 4)))
     for settings in ({}, {"causal": True}, {"window": 2}, {"causal": True, "window": 3, "groups": 1}):
-        audit(jbp.MultiHeadAttention(2, **settings), draw((f(2, n, 4), i(2, n, below=2))))
-    every = jbp.MultiHeadAttention(2, 1, True, 3, 1.0, True, True, 2, 0.3)
+        audit(jbp.layers.MultiHeadAttention(2, **settings), draw((f(2, n, 4), i(2, n, below=2))))
+    every = jbp.layers.MultiHeadAttention(2, 1, True, 3, 1.0, True, True, 2, 0.3)
     audit(every, draw({"x": f(2, n, 4), "bias": f(2, 2, n, n), "segments": i(2, n, below=2)}))
-    audit(jbp.CausalSelfAttention(1, dropout=0.3), draw({"x": f(2, n, 4), "bias": f(2, 1, 1, n)}))
-    audit(jbp.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
+    audit(jbp.layers.CausalSelfAttention(1, dropout=0.3), draw({"x": f(2, n, 4), "bias": f(2, 1, 1, n)}))
+    audit(jbp.layers.MultiHeadAttention(4, groups=2, window=2), draw((f(2, n, 4), f(2, 5, 3), i(2, 5, below=2))))
 
 
 @pytest.mark.usefixtures("optimized")
@@ -244,8 +262,8 @@ def test_attention_in_blocks_of_any_size(block, n, monkeypatch):
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_memory_of_attention_is_linear_in_the_length(causal, window, dropout, monkeypatch):
-    monkeypatch.setattr(jbp.layers.attention, "BLOCK", 16)
-    layer = jbp.MultiHeadAttention(1, causal=causal, window=window, dropout=dropout)
+    monkeypatch.setattr(jbp.layers.attention.blockwise, "BLOCK", 16)
+    layer = jbp.layers.MultiHeadAttention(1, causal=causal, window=window, dropout=dropout)
 
     def memory(n):
         x = jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
@@ -265,7 +283,7 @@ def test_the_memory_of_attention_is_linear_in_the_length(causal, window, dropout
 
 def test_what_may_not_be_seen_has_no_influence():
     """Padding, another segment, a bias of −∞, the future, beyond the window: x may change there, y may not."""
-    layer, x, other = jbp.MultiHeadAttention(2), draw(f(2, 6, 4)), draw(f(2, 6, 4), seed=1)
+    layer, x, other = jbp.layers.MultiHeadAttention(2), draw(f(2, 6, 4)), draw(f(2, 6, 4), seed=1)
     params = parameters(layer, x)
     z = x.at[:, 4:].set(other[:, 4:])
     seen = jnp.arange(6)[None] < 4
@@ -277,16 +295,16 @@ def test_what_may_not_be_seen_has_no_influence():
     bias = jnp.where(seen, 0.0, -jnp.inf)[:, None, None]
     for y, same in (of(layer, mask=rows), of(layer, segments=rows.astype(jnp.int32)), of(layer, bias=bias)):
         np.testing.assert_array_equal(y, same)
-    y, same = of(jbp.CausalSelfAttention(2))
+    y, same = of(jbp.layers.CausalSelfAttention(2))
     np.testing.assert_array_equal(y, same)
-    y, same = of(jbp.MultiHeadAttention(2, window=2))
+    y, same = of(jbp.layers.MultiHeadAttention(2, window=2))
     np.testing.assert_array_equal(y[:, :3], same[:, :3])
     assert (y[:, 3] != same[:, 3]).any()
 
 
 @pytest.mark.parametrize("options", [{}, {"cap": 2.0, "alibi": True}, {"dropout": 0.5, "distances": 1, "rotary": True}])
 def test_queries_that_see_nothing_give_zero_and_finite_gradients(options):
-    layer = jbp.MultiHeadAttention(2, **options)
+    layer = jbp.layers.MultiHeadAttention(2, **options)
     x = {"x": draw(f(2, 3, 4)), "mask": jnp.array([[0, 0, 0], [1, 0, 1]]), "bias": draw(f(2, 1, 1, 3)) - jnp.inf}
     params = parameters(layer, x)
     y, (grads, dx), _ = reverse(layer, params, x, jnp.ones((2, 3, 4)))
@@ -297,7 +315,7 @@ def test_queries_that_see_nothing_give_zero_and_finite_gradients(options):
 
 def test_one_weight_of_one_sends_nothing_to_the_scores():
     """Scores so far apart that the softmax is one-hot: its gradient is exactly zero, as that of the definition is."""
-    layer, x = jbp.MultiHeadAttention(4, groups=2, window=3), 1e9 * draw(f(2, 5, 8), dtype="float32")
+    layer, x = jbp.layers.MultiHeadAttention(4, groups=2, window=3), 1e9 * draw(f(2, 5, 8), dtype="float32")
     params = parameters(layer, x, dtype="float32")
     _, (grads, _), _ = reverse(layer, params, x, draw(f(2, 5, 8), dtype="float32"))
     assert not grads["q"].any()
@@ -306,7 +324,7 @@ def test_one_weight_of_one_sends_nothing_to_the_scores():
 
 
 def test_dropout_in_attention_is_unbiased_and_stops():
-    layer, x = jbp.MultiHeadAttention(1, dropout=0.4), draw(f(1, 3, 2))
+    layer, x = jbp.layers.MultiHeadAttention(1, dropout=0.4), draw(f(1, 3, 2))
     params = parameters(layer, x)
 
     def one(key):
@@ -315,16 +333,16 @@ def test_dropout_in_attention_is_unbiased_and_stops():
     mean = jax.vmap(one)(jax.random.split(jax.random.key(3), 4000)).mean(0)
     still = layer.evaluation()
     np.testing.assert_allclose(mean, still.forward(params, x)[0], atol=0.05)
-    assert still == jbp.MultiHeadAttention(1, dropout=0.0)
+    assert still == jbp.layers.MultiHeadAttention(1, dropout=0.0)
     assert jbp.sweep.advancing(layer) == [layer]
     assert not jbp.sweep.advancing(still)
 
 
-@pytest.mark.parametrize("layer", [jbp.Rotary(), jbp.MultiHeadAttention(2, rotary=True)], ids=repr)
+@pytest.mark.parametrize("layer", [jbp.layers.Rotary(), jbp.layers.MultiHeadAttention(2, rotary=True)], ids=repr)
 def test_rotary_products_depend_on_the_distance_alone(layer):
     x = draw(f(1, 1, 8))
     row = jnp.broadcast_to(x, (1, 6, 8))
-    if isinstance(layer, jbp.Rotary):
+    if isinstance(layer, jbp.layers.Rotary):
         y = layer.forward((), row)[0][0]
         products = y @ y.T
         for k in range(6):
@@ -337,12 +355,12 @@ def test_rotary_products_depend_on_the_distance_alone(layer):
 
 @pytest.mark.parametrize(("layer", "spec"), ONCE)
 def test_a_layer_is_a_value(layer, spec):
-    rebuilt = eval(repr(layer), dict(vars(jbp)))
+    rebuilt = eval(repr(layer), dict(NAMES))
     for other in (rebuilt, pickle.loads(pickle.dumps(layer)), dataclasses.replace(layer)):
         assert other == layer
         assert hash(other) == hash(layer)
         assert repr(other) == repr(layer)
-    assert layer != jbp.Identity()
+    assert layer != jbp.layers.Identity()
     with pytest.raises(dataclasses.FrozenInstanceError):
         layer.anything = 1  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -375,12 +393,12 @@ def test_both_ways_lower_for_every_platform(layer, spec):
 @pytest.mark.parametrize(
     ("layer", "spec"),
     [
-        (jbp.LSTM(2), f(2, 3, 4)),
-        (jbp.GRU(2), f(2, 3, 4)),
-        (jbp.SelectiveStateSpace(2), f(2, 19, 3)),
-        (jbp.Conv(4, groups=2), f(2, 3, 5, 4)),
-        (jbp.Conv(4, groups=4), f(2, 3, 5, 4)),
-        (jbp.MaxPool((2, 3), stride=1), f(2, 3, 5, 4)),
+        (jbp.layers.LSTM(2), f(2, 3, 4)),
+        (jbp.layers.GRU(2), f(2, 3, 4)),
+        (jbp.layers.SelectiveStateSpace(2), f(2, 19, 3)),
+        (jbp.layers.Conv(4, groups=2), f(2, 3, 5, 4)),
+        (jbp.layers.Conv(4, groups=4), f(2, 3, 5, 4)),
+        (jbp.layers.MaxPool((2, 3), stride=1), f(2, 3, 5, 4)),
     ],
 )
 def test_the_form_for_other_platforms_keeps_the_laws_too(layer, spec, monkeypatch):
@@ -404,23 +422,23 @@ def test_linear_cross_entropy_never_holds_the_logits():
 
         return jax.jit(run).lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
-    whole = memory(jbp.LinearCrossEntropy(vocabulary, chunk=rows))
-    chunked = memory(jbp.LinearCrossEntropy(vocabulary, chunk=chunk))
-    pieces = memory(jbp.LinearCrossEntropy(vocabulary, chunk=rows, columns=chunk))
+    whole = memory(jbp.losses.LinearCrossEntropy(vocabulary, chunk=rows))
+    chunked = memory(jbp.losses.LinearCrossEntropy(vocabulary, chunk=chunk))
+    pieces = memory(jbp.losses.LinearCrossEntropy(vocabulary, chunk=rows, columns=chunk))
     print(f"working memory: {whole} bytes in one piece, {chunked} by {chunk} rows, {pieces} by {chunk} columns")
     assert max(chunked, pieces) < rows * vocabulary * 4 / 4 < whole
 
 
 def test_labels_may_be_of_a_dtype_that_cannot_count_the_classes():
     x, few = draw(f(4, 300)), jnp.array([1, 44, 3, 255])
-    for loss in (jbp.SoftmaxCrossEntropy(), jbp.LinearCrossEntropy(300, 2, columns=70)):
+    for loss in (jbp.losses.SoftmaxCrossEntropy(), jbp.losses.LinearCrossEntropy(300, 2, columns=70)):
         params = parameters(loss, (x, few))
         y = loss.forward(params, (x, few))[0]
         np.testing.assert_allclose(loss.forward(params, (x, few.astype(jnp.uint8)))[0], y, rtol=1e-12)
 
 
 def test_a_label_to_ignore_may_be_any_integer():
-    for loss in (jbp.SoftmaxCrossEntropy(ignore=-100), jbp.LinearCrossEntropy(3, chunk=2, ignore=-100)):
+    for loss in (jbp.losses.SoftmaxCrossEntropy(ignore=-100), jbp.losses.LinearCrossEntropy(3, chunk=2, ignore=-100)):
         z, labels = draw(f(4, 3)), jnp.array([0, -100, 2, -100])
         params = parameters(loss, (z, labels))
         y = loss.forward(params, (z, labels))[0]

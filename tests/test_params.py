@@ -8,21 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jbp import (
-    BatchNorm,
-    Buffer,
-    Dense,
-    Dropout,
-    Frozen,
-    Repeat,
-    Serial,
-    apply_updates,
-    buffers,
-    cast,
-    merge,
-    trainable,
-)
+from jbp import Buffer, Frozen, Repeat, Serial, apply_updates, buffers, cast, merge, trainable
 from jbp.errors import TreeError
+from jbp.layers import BatchNorm, Dense, Dropout
 
 NET = Serial(Dense(3), Dropout(0.5), BatchNorm(), Repeat(Frozen(Dense(3)), 2), Dense(1))
 PARAMS = NET.init(jax.random.key(0), jnp.ones((2, 4), jnp.float32))

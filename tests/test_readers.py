@@ -8,6 +8,22 @@ import numpy as np
 import pytest
 
 from jbp import (
+    Frozen,
+    Layer,
+    LayerError,
+    Parallel,
+    Passing,
+    Remat,
+    Repeat,
+    Residual,
+    Serial,
+    Tied,
+    buffers,
+    cast,
+    merge,
+    trainable,
+)
+from jbp.layers import (
     GELU,
     GRU,
     LSTM,
@@ -25,10 +41,7 @@ from jbp import (
     Embedding,
     FanOut,
     Flatten,
-    Frozen,
     GlobalAveragePool,
-    Layer,
-    LayerError,
     LayerNorm,
     LinearAttention,
     Logits,
@@ -36,31 +49,20 @@ from jbp import (
     MaxPool,
     MemoryHop,
     MinimalGRU,
-    Parallel,
-    Passing,
     Positions,
     Recurrent,
-    Remat,
-    Repeat,
-    Residual,
     SelectiveStateSpace,
-    Serial,
-    SoftmaxCrossEntropy,
     Tanh,
-    Tied,
-    buffers,
-    cast,
-    merge,
-    trainable,
 )
-from jbp.layers.activation import PReLU
-from jbp.layers.average import AdaptiveAveragePool, AveragePool
-from jbp.layers.convtranspose import ConvTranspose
-from jbp.layers.gated import Maxout, SwiGLU
-from jbp.layers.groupnorm import GroupNorm, InstanceNorm
-from jbp.layers.lowrank import LowRank
-from jbp.layers.norm import BatchNormInference, RMSNorm
-from jbp.layers.pool import GlobalMaxPool
+from jbp.layers.activation.elementwise import PReLU
+from jbp.layers.activation.gated import Maxout, SwiGLU
+from jbp.layers.conv.transpose import ConvTranspose
+from jbp.layers.linear.lowrank import LowRank
+from jbp.layers.norm.features import BatchNormInference, RMSNorm
+from jbp.layers.norm.groups import GroupNorm, InstanceNorm
+from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.pool.maximum import GlobalMaxPool
+from jbp.losses import SoftmaxCrossEntropy
 from jbp.readers import deltas, per_example_squared_norms
 
 LOSS = SoftmaxCrossEntropy()

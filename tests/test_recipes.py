@@ -8,6 +8,7 @@ import pytest
 
 import jbp
 from jbp import recipes, trainable
+from jbp.catalogue import NAMES
 
 
 def f(*shape):
@@ -18,7 +19,7 @@ def i(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-LSTM = jbp.LSTM(16)
+LSTM = jbp.layers.LSTM(16)
 CASES = {
     "single_layer": (recipes.single_layer(3), f(4, 13), [(4, 3)]),
     "logistic_regression": (recipes.logistic_regression(), f(4, 30), [(4, 1)]),
@@ -71,7 +72,7 @@ def test_a_recipe_keeps_its_shapes(name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_repr_of_a_recipe_is_a_program(name):
     net = CASES[name][0]
-    assert eval(repr(net), vars(jbp)) == net
+    assert eval(repr(net), dict(NAMES)) == net
 
 
 def test_every_recipe_is_here():

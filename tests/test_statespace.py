@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from oracle import audit, draw, parameters
 
-import jbp.layers.attention
+import jbp.layers.attention.blockwise
 import jbp.layers.statespace
-from jbp import DiagonalStateSpace, LinearAttention, SelectiveStateSpace
-from jbp.catalogue import f
+from jbp.cases import f
+from jbp.layers import DiagonalStateSpace, LinearAttention, SelectiveStateSpace
 
 
 @pytest.mark.parametrize(("size", "n"), [(1, 3), (3, 3), (3, 7)])
 def test_chunks_of_any_size(size, n, monkeypatch):
-    monkeypatch.setattr(jbp.layers.attention, "BLOCK", size)
+    monkeypatch.setattr(jbp.layers.attention.blockwise, "BLOCK", size)
     monkeypatch.setattr(jbp.layers.statespace, "CHUNK", size)
     audit(LinearAttention(2, causal=True), draw(f(2, n, 4)))
     audit(SelectiveStateSpace(2), draw(f(2, n, 4)))
@@ -66,7 +66,7 @@ def largest(net, x):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_linear_attention_holds_no_scores_and_no_running_states(causal, monkeypatch):
-    monkeypatch.setattr(jbp.layers.attention, "BLOCK", 16)
+    monkeypatch.setattr(jbp.layers.attention.blockwise, "BLOCK", 16)
     n, d = 256, 16
     assert largest(LinearAttention(1, causal), draw(f(1, n, d))) < n * d * 4 < min(n * n, n * d * d)
 

@@ -8,33 +8,22 @@ import pytest
 from oracle import assert_near, draw, parameters
 
 from jbp import (
-    Add,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
     Frozen,
-    Identity,
     LayerError,
-    LayerNorm,
-    MaxPool,
-    MeanSquaredError,
     Parallel,
-    ReLU,
     Repeat,
     Residual,
     Serial,
-    SoftmaxCrossEntropy,
-    Tanh,
     apply_updates,
     buffers,
     cast,
     merge,
     trainable,
     value_and_grad,
-)  # fmt: skip
-from jbp.catalogue import f, i
+)
+from jbp.cases import f, i
+from jbp.layers import Add, BatchNorm, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, MaxPool, ReLU, Tanh
+from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from jbp.sweep import advancing, children, initialize
 
 MLP = Serial(Dense(8), Tanh(), Residual(Serial(LayerNorm(), Dense(8))), Dense(5))

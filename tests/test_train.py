@@ -10,31 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from jbp import (
-    Add,
-    BatchNorm,
-    Dense,
-    Dropout,
-    Embedding,
-    FanOut,
-    Identity,
-    Layer,
-    LayerError,
-    LayerNorm,
-    Logits,
-    MeanSquaredError,
-    Parallel,
-    Remat,
-    Repeat,
-    Residual,
-    Serial,
-    SoftmaxCrossEntropy,
-    Tanh,
-    Tied,
-    cast,
-    trainable,
-    value_and_grad,
-)
+from jbp import Layer, LayerError, Parallel, Remat, Repeat, Residual, Serial, Tied, cast, trainable, value_and_grad
+from jbp.layers import Add, BatchNorm, Dense, Dropout, Embedding, FanOut, Identity, LayerNorm, Logits, Tanh
+from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from jbp.train import Diverged, State, accuracy, fit, inside, start, step
 
 LOSS = SoftmaxCrossEntropy()

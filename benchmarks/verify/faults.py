@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import jbp
-from jbp.layers.shape import along
+from jbp.numerics import along
 
 
 def broken(layer: Any, **methods: Any) -> Any:
@@ -38,11 +38,11 @@ def _dense_transposed(self, params, x, dy):
 
 
 def _dense_bias_of_the_last_row(self, x, dy):
-    return jbp.Dense.gradient(self, x, dy) | {"b": dy.reshape(-1, dy.shape[-1])[-1]}
+    return jbp.layers.Dense.gradient(self, x, dy) | {"b": dy.reshape(-1, dy.shape[-1])[-1]}
 
 
 def _dense_weight_of_the_first_example(self, x, dy):
-    return jbp.Dense.gradient(self, x, dy) | {"w": jnp.einsum("...i,...o->io", x[0], dy[0])}
+    return jbp.layers.Dense.gradient(self, x, dy) | {"w": jnp.einsum("...i,...o->io", x[0], dy[0])}
 
 
 def _norm_without(*terms):
@@ -73,15 +73,15 @@ def _batch_norm_as_in_evaluation(self, params, residuals, dy):
 
 def _conv_not_mirrored(self, params, x, dy):
     w = params["w"][::-1, ::-1]
-    return jbp.Conv.backward(self, params | {"w": w}, x, dy)
+    return jbp.layers.Conv.backward(self, params | {"w": w}, x, dy)
 
 
 def _conv_channels_not_swapped(self, params, x, dy):
-    return jbp.Conv.backward(self, params | {"w": params["w"].swapaxes(-1, -2)}, x, dy)
+    return jbp.layers.Conv.backward(self, params | {"w": params["w"].swapaxes(-1, -2)}, x, dy)
 
 
 def _lstm_recurrent_weight_one_step_late(self, residuals, dz):
-    right = jbp.LSTM.gradient(self, residuals, dz)
+    right = jbp.layers.LSTM.gradient(self, residuals, dz)
     _, gates, before, c = residuals
     after = jnp.concatenate([before[2:], c[None]])
     h = jnp.split(gates, 4, -1)[2][1:] * jnp.tanh(after)
@@ -90,11 +90,11 @@ def _lstm_recurrent_weight_one_step_late(self, residuals, dz):
 
 def _lstm_with_the_next_cell(self, params, residuals, dy):
     x, gates, before, c = residuals
-    return jbp.LSTM.backward(self, params, (x, gates, jnp.roll(before, -1, 0), c), dy)
+    return jbp.layers.LSTM.backward(self, params, (x, gates, jnp.roll(before, -1, 0), c), dy)
 
 
 def _lstm_output_alone(self, params, residuals, dy):
-    return jbp.LSTM.backward(self, params | {"u": jnp.zeros_like(params["u"])}, residuals, dy)
+    return jbp.layers.LSTM.backward(self, params | {"u": jnp.zeros_like(params["u"])}, residuals, dy)
 
 
 def _attention_without_row_sum(self, params, residuals, dy):
@@ -106,12 +106,12 @@ def _attention_without_row_sum(self, params, residuals, dy):
     p = p / p.sum(-1, keepdims=True)
     ds = p * jnp.einsum("bgrnd,bgmd->bgrnm", do, v) / q.shape[-1] ** 0.5
     wrong = jnp.einsum("bgrnm,bgmd->bgrnd", ds, k)
-    dx, (_, *rest) = jbp.CausalSelfAttention.backward(self, params, residuals, dy)
+    dx, (_, *rest) = jbp.layers.CausalSelfAttention.backward(self, params, residuals, dy)
     return dx, (wrong, *rest)
 
 
 def _attention_keys_for_queries(self, params, residuals, dy):
-    dx, (dq, dk, *rest) = jbp.CausalSelfAttention.backward(self, params, residuals, dy)
+    dx, (dq, dk, *rest) = jbp.layers.CausalSelfAttention.backward(self, params, residuals, dy)
     return dx, (dk[:, :, None], dq[:, :, 0], *rest)
 
 
@@ -122,7 +122,7 @@ def _embedding_last_of_duplicates(self, ids, dy):
 
 def _pool_to_the_last_of_the_window(self, params, residuals, dy):
     place, shape = residuals
-    return jbp.MaxPool.backward(self, params, (jnp.roll(place, 1, 0), shape), dy)
+    return jbp.layers.MaxPool.backward(self, params, (jnp.roll(place, 1, 0), shape), dy)
 
 
 def _set(**methods):
@@ -140,66 +140,71 @@ one_element = dx(lambda d: d.at[(0,) * d.ndim].multiply(2))
 
 # kind of mistake, the right layer, how it is broken, the rank of its input (0: integers)
 FAULTS = [
-    ("factor", jbp.Dense(5), half, 2),
-    ("factor", jbp.Dense(5), slightly, 3),
-    ("factor", jbp.Dense(5), leaf("w", lambda g: 3 * g), 2),
-    ("factor", jbp.LayerNorm(), leaf("g", lambda g: g / 2), 2),
-    ("factor", jbp.Conv(2), leaf("w", lambda g: g / 9), 4),
-    ("factor", jbp.LSTM(5), leaf("b", lambda g: 2 * g), 3),
-    ("factor", jbp.CausalSelfAttention(1), leaf("q", lambda g: g * 5**0.5), 3),
-    ("factor", jbp.Tanh(), half, 2),
-    ("factor", jbp.GELU(), slightly, 3),
-    ("factor", jbp.Softplus(), half, 4),
-    ("factor", jbp.Dropout(0.3), dx(lambda d: 0.7 * d), 2),
-    ("factor", jbp.Positions(9), leaf("p", lambda g: g / 2), 3),
-    ("sign", jbp.Dense(5), negative, 2),
-    ("sign", jbp.Dense(5), leaf("b", lambda g: -g), 3),
-    ("sign", jbp.LayerNorm(), leaf("b", lambda g: -g), 3),
-    ("sign", jbp.BatchNorm(), leaf("g", lambda g: -g), 2),
-    ("sign", jbp.Conv(2), negative, 4),
-    ("sign", jbp.LSTM(5), leaf("u", lambda g: -g), 3),
-    ("sign", jbp.SiLU(), negative, 2),
-    ("sign", jbp.Sigmoid(), negative, 4),
-    ("sign", jbp.Embedding(5, 5), leaf("e", lambda g: -g), 0),
-    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("mean")), 2),
-    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("spread")), 3),
-    ("missing term", jbp.LayerNorm(), _set(backward=_norm_without("mean", "spread")), 3),
-    ("missing term", jbp.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 2),
-    ("missing term", jbp.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 4),
-    ("missing term", jbp.LSTM(5), _set(backward=_lstm_output_alone), 3),
-    ("missing term", jbp.CausalSelfAttention(1), _set(backward=_attention_without_row_sum), 3),
-    ("missing term", jbp.GELU(), _set(backward=lambda self, p, x, dy: (jax.scipy.stats.norm.cdf(x) * dy, ())), 2),
-    ("missing term", jbp.SiLU(), _set(backward=lambda self, p, x, dy: (jax.nn.sigmoid(x) * dy, ())), 3),
-    ("missing term", jbp.Dense(5), leaf("b", jnp.zeros_like), 2),
-    ("missing term", jbp.Conv(2), leaf("b", jnp.zeros_like), 4),
-    ("transposed", jbp.Dense(5), _set(backward=_dense_transposed), 2),
-    ("transposed", jbp.Dense(5), _set(backward=_dense_transposed), 3),
-    ("transposed", jbp.Dense(5), leaf("w", jnp.transpose), 2),
-    ("transposed", jbp.Conv(2), _set(backward=_conv_not_mirrored), 4),
-    ("transposed", jbp.Conv(2), _set(backward=_conv_channels_not_swapped), 4),
-    ("transposed", jbp.Conv(2), leaf("w", lambda g: g.swapaxes(0, 1)), 4),
-    ("transposed", jbp.CausalSelfAttention(1), _set(backward=_attention_keys_for_queries), 3),
-    ("wrong axis", jbp.Dense(5), other_feature, 2),
-    ("wrong axis", jbp.LayerNorm(), other_feature, 3),
-    ("wrong axis", jbp.LayerNorm(), _set(gradient=_norm_over_axis_0), 2),
-    ("wrong axis", jbp.Tanh(), other_feature, 2),
-    ("wrong axis", jbp.BatchNorm(), other_example, 2),
-    ("wrong axis", jbp.Conv(2), late, 4),
-    ("wrong axis", jbp.MaxPool(), _set(backward=_pool_to_the_last_of_the_window), 4),
-    ("off by one in time", jbp.LSTM(5), _set(gradient=_lstm_recurrent_weight_one_step_late), 3),
-    ("off by one in time", jbp.LSTM(5), _set(backward=_lstm_with_the_next_cell), 3),
-    ("off by one in time", jbp.LSTM(5), late, 3),
-    ("off by one in time", jbp.CausalSelfAttention(1), late, 3),
-    ("off by one in time", jbp.Positions(9), leaf("p", lambda g: jnp.roll(g, 1, 0)), 3),
-    ("off by one in time", jbp.Dense(5), late, 3),
-    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 2),
-    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 3),
-    ("forgotten sum", jbp.Dense(5), _set(gradient=_dense_weight_of_the_first_example), 3),
-    ("forgotten sum", jbp.Embedding(5, 5), _set(gradient=_embedding_last_of_duplicates), 0),
-    ("forgotten sum", jbp.Positions(9), leaf("p", lambda g: g / 2), 3),
-    ("one element", jbp.Dense(5), one_element, 2),
-    ("one element", jbp.LSTM(5), one_element, 3),
-    ("one element", jbp.Tanh(), one_element, 3),
-    ("clipped", jbp.Dense(5), clipped, 2),
-    ("clipped", jbp.Conv(2), clipped, 4),
+    ("factor", jbp.layers.Dense(5), half, 2),
+    ("factor", jbp.layers.Dense(5), slightly, 3),
+    ("factor", jbp.layers.Dense(5), leaf("w", lambda g: 3 * g), 2),
+    ("factor", jbp.layers.LayerNorm(), leaf("g", lambda g: g / 2), 2),
+    ("factor", jbp.layers.Conv(2), leaf("w", lambda g: g / 9), 4),
+    ("factor", jbp.layers.LSTM(5), leaf("b", lambda g: 2 * g), 3),
+    ("factor", jbp.layers.CausalSelfAttention(1), leaf("q", lambda g: g * 5**0.5), 3),
+    ("factor", jbp.layers.Tanh(), half, 2),
+    ("factor", jbp.layers.GELU(), slightly, 3),
+    ("factor", jbp.layers.Softplus(), half, 4),
+    ("factor", jbp.layers.Dropout(0.3), dx(lambda d: 0.7 * d), 2),
+    ("factor", jbp.layers.Positions(9), leaf("p", lambda g: g / 2), 3),
+    ("sign", jbp.layers.Dense(5), negative, 2),
+    ("sign", jbp.layers.Dense(5), leaf("b", lambda g: -g), 3),
+    ("sign", jbp.layers.LayerNorm(), leaf("b", lambda g: -g), 3),
+    ("sign", jbp.layers.BatchNorm(), leaf("g", lambda g: -g), 2),
+    ("sign", jbp.layers.Conv(2), negative, 4),
+    ("sign", jbp.layers.LSTM(5), leaf("u", lambda g: -g), 3),
+    ("sign", jbp.layers.SiLU(), negative, 2),
+    ("sign", jbp.layers.Sigmoid(), negative, 4),
+    ("sign", jbp.layers.Embedding(5, 5), leaf("e", lambda g: -g), 0),
+    ("missing term", jbp.layers.LayerNorm(), _set(backward=_norm_without("mean")), 2),
+    ("missing term", jbp.layers.LayerNorm(), _set(backward=_norm_without("spread")), 3),
+    ("missing term", jbp.layers.LayerNorm(), _set(backward=_norm_without("mean", "spread")), 3),
+    ("missing term", jbp.layers.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 2),
+    ("missing term", jbp.layers.BatchNorm(), _set(backward=_batch_norm_as_in_evaluation), 4),
+    ("missing term", jbp.layers.LSTM(5), _set(backward=_lstm_output_alone), 3),
+    ("missing term", jbp.layers.CausalSelfAttention(1), _set(backward=_attention_without_row_sum), 3),
+    (
+        "missing term",
+        jbp.layers.GELU(),
+        _set(backward=lambda self, p, x, dy: (jax.scipy.stats.norm.cdf(x) * dy, ())),
+        2,
+    ),
+    ("missing term", jbp.layers.SiLU(), _set(backward=lambda self, p, x, dy: (jax.nn.sigmoid(x) * dy, ())), 3),
+    ("missing term", jbp.layers.Dense(5), leaf("b", jnp.zeros_like), 2),
+    ("missing term", jbp.layers.Conv(2), leaf("b", jnp.zeros_like), 4),
+    ("transposed", jbp.layers.Dense(5), _set(backward=_dense_transposed), 2),
+    ("transposed", jbp.layers.Dense(5), _set(backward=_dense_transposed), 3),
+    ("transposed", jbp.layers.Dense(5), leaf("w", jnp.transpose), 2),
+    ("transposed", jbp.layers.Conv(2), _set(backward=_conv_not_mirrored), 4),
+    ("transposed", jbp.layers.Conv(2), _set(backward=_conv_channels_not_swapped), 4),
+    ("transposed", jbp.layers.Conv(2), leaf("w", lambda g: g.swapaxes(0, 1)), 4),
+    ("transposed", jbp.layers.CausalSelfAttention(1), _set(backward=_attention_keys_for_queries), 3),
+    ("wrong axis", jbp.layers.Dense(5), other_feature, 2),
+    ("wrong axis", jbp.layers.LayerNorm(), other_feature, 3),
+    ("wrong axis", jbp.layers.LayerNorm(), _set(gradient=_norm_over_axis_0), 2),
+    ("wrong axis", jbp.layers.Tanh(), other_feature, 2),
+    ("wrong axis", jbp.layers.BatchNorm(), other_example, 2),
+    ("wrong axis", jbp.layers.Conv(2), late, 4),
+    ("wrong axis", jbp.layers.MaxPool(), _set(backward=_pool_to_the_last_of_the_window), 4),
+    ("off by one in time", jbp.layers.LSTM(5), _set(gradient=_lstm_recurrent_weight_one_step_late), 3),
+    ("off by one in time", jbp.layers.LSTM(5), _set(backward=_lstm_with_the_next_cell), 3),
+    ("off by one in time", jbp.layers.LSTM(5), late, 3),
+    ("off by one in time", jbp.layers.CausalSelfAttention(1), late, 3),
+    ("off by one in time", jbp.layers.Positions(9), leaf("p", lambda g: jnp.roll(g, 1, 0)), 3),
+    ("off by one in time", jbp.layers.Dense(5), late, 3),
+    ("forgotten sum", jbp.layers.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 2),
+    ("forgotten sum", jbp.layers.Dense(5), _set(gradient=_dense_bias_of_the_last_row), 3),
+    ("forgotten sum", jbp.layers.Dense(5), _set(gradient=_dense_weight_of_the_first_example), 3),
+    ("forgotten sum", jbp.layers.Embedding(5, 5), _set(gradient=_embedding_last_of_duplicates), 0),
+    ("forgotten sum", jbp.layers.Positions(9), leaf("p", lambda g: g / 2), 3),
+    ("one element", jbp.layers.Dense(5), one_element, 2),
+    ("one element", jbp.layers.LSTM(5), one_element, 3),
+    ("one element", jbp.layers.Tanh(), one_element, 3),
+    ("clipped", jbp.layers.Dense(5), clipped, 2),
+    ("clipped", jbp.layers.Conv(2), clipped, 4),
 ]

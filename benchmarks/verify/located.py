@@ -30,8 +30,8 @@ from verify.architectures import Array, Network, draw_inputs
 from verify.protocol import leaves
 
 INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Array((2, 4, 3, 2))}
-SMOOTH = jbp.Tanh(), jbp.Sigmoid(), jbp.Sin(), jbp.SiLU(), jbp.Softplus()
-FLAT = *SMOOTH, jbp.Dense(5), jbp.Dense(5), jbp.Residual(jbp.Dense(5))
+SMOOTH = jbp.layers.Tanh(), jbp.layers.Sigmoid(), jbp.layers.Sin(), jbp.layers.SiLU(), jbp.layers.Softplus()
+FLAT = *SMOOTH, jbp.layers.Dense(5), jbp.layers.Dense(5), jbp.Residual(jbp.layers.Dense(5))
 NAMES = {  # what verify may call each kind of mistake
     "factor": r"constant factor|factor of a size",
     "sign": r"sign",
@@ -57,9 +57,9 @@ def network(number: int, rng: random.Random) -> Network:
     wrong, size = wrong_layer(number), rng.randint(3, 12)
     kept = FLAT if rank in (2, 3) else SMOOTH
     place = 0 if rank == 0 else rng.randrange(size - 1)
-    before = [rng.choice((*kept, jbp.LayerNorm())) for _ in range(place)]
+    before = [rng.choice((*kept, jbp.layers.LayerNorm())) for _ in range(place)]
     # a fault in a constant that a normalization above takes off again is none: no normalization follows
-    after = [rng.choice((*SMOOTH, jbp.Dense(3), jbp.Dense(5))) for _ in range(size - 1 - place)]
+    after = [rng.choice((*SMOOTH, jbp.layers.Dense(3), jbp.layers.Dense(5))) for _ in range(size - 1 - place)]
     wrapped = rng.choice((wrong, wrong, jbp.Remat(wrong)))
     return Network(jbp.Serial(*before, wrapped, *after), INPUT[rank], rng.randrange(2**16))
 

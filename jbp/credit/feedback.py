@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jbp.errors import LayerError, at, show
 from jbp.layer import Estimator, Layer, map_children
-from jbp.layers.conv import Conv
-from jbp.layers.dense import Dense
+from jbp.layers.conv.convolution import Conv
+from jbp.layers.linear.dense import Dense
 from jbp.params import Buffer
 
 

@@ -8,31 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.errors import LayerError, floats, known, show, take
+from jbp.cases import Case, f, i
+from jbp.errors import LayerError, floats, indices, show, take
 from jbp.layer import Layer
-from jbp.layers.shape import wide, wide_dtype
+from jbp.numerics import wide, wide_dtype
 
-
-def indices(layer: Layer, ids: Any, below: int, what: str) -> None:
-    """An error unless ids is an integer array with values in [0, below), which is looked at where they can be known."""
-    if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise LayerError(layer, f"got {what} {show(ids)}; expected an integer array. Cast it with .astype(jnp.int32).")
-    if not known(ids) or not ids.size:
-        return
-    seen = np.asarray(ids)  # numpy, for a constant inside of jit is known, but jax.numpy would trace it
-    if seen.min() < 0 or seen.max() >= below:
-        raise LayerError(
-            layer,
-            f"got {what} between {seen.min()} and {seen.max()}; expected 0 <= {what} < {below}. "
-            "Is the vocabulary or the number of classes too small, or are they counted from 1?",
-        )
-
-
-def chosen(ids: Any, first: Any, size: int) -> Any:
-    """Whether ids (...) are first, first + 1, ...: (..., size) of booleans. Small integers are made wide enough."""
-    ids = ids.astype(np.promote_types(ids.dtype, np.int32))
-    wanted = jnp.arange(size, dtype=ids.dtype) + jnp.asarray(first, ids.dtype)
-    return ids[..., None] == wanted.reshape((1,) * ids.ndim + (size,))
+__all__ = ["Embedding", "EmbeddingBag", "Positions", "SinusoidalPositions"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +31,7 @@ class Embedding(Layer):
     padding: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         padding_in(self)
 
     def init(self, key, ids, /):
@@ -117,6 +99,7 @@ class EmbeddingBag(Layer):
     padding: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         padding_in(self)
         if self.mode not in ("sum", "mean"):
             raise LayerError(self, f"got mode={self.mode!r}; expected 'sum' or 'mean'. Weights make other means.")
@@ -232,3 +215,14 @@ class SinusoidalPositions(Layer):
         speed = [self.base ** (-(i - i % 2) / d) for i in range(d)]
         p = [[math.cos(k * s) if i % 2 else math.sin(k * s) for i, s in enumerate(speed)] for k in range(n)]
         return x + jnp.broadcast_to(jnp.asarray(p, x.dtype).reshape(n, d), x.shape)
+
+
+CASES = (
+    Case(SinusoidalPositions(), f(3, 5), f(2, 5, 3), f(2, 5, 3, 2)),
+    Case(Positions(9), f(2, 5, 3)),
+    Case(Embedding(5, 3), i(4, below=5), i(3, 2, below=5)),
+    Case(Embedding(3, 8), i(2, 5, below=3)),
+    Case(Embedding(5, 3, padding=1), i(3, 2, below=5)),
+    Case(EmbeddingBag(5, 3), i(2, 3, below=5), (i(2, 3, below=5), f(2, 3))),
+    Case(EmbeddingBag(5, 3, "mean", padding=1), i(3, 2, 4, below=5), (i(3, 4, below=5), f(3, 4))),
+)

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jbp.cases import Case, f
 from jbp.errors import LayerError, at, floats, show, take
 from jbp.layer import Layer
-from jbp.layers.shape import Static, wide
+from jbp.numerics import Static, wide
+
+__all__ = ["MixtureOfExperts", "WithTotal"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class MixtureOfExperts(Layer):
     capacity: float | None = 1.25
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.k <= self.experts or (self.capacity is not None and not self.capacity > 0):
             raise LayerError(
                 self,
@@ -185,3 +189,6 @@ class WithTotal(Layer):
 
     def backward(self, params, residuals, dy, /):
         return dy[0], ()
+
+
+CASES = (Case(WithTotal(), f(3, 5)),)

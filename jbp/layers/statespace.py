@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jbp.cases import Case, f
 from jbp.errors import floats, take
 from jbp.layer import Layer
-from jbp.layers.recurrent import time_first
-from jbp.layers.shape import along, outer, wide, wide_dtype
+from jbp.numerics import along, outer, time_first, wide, wide_dtype
+
+__all__ = ["DiagonalStateSpace", "SelectiveStateSpace"]
 
 
 def _turn(a, h):
@@ -296,3 +298,11 @@ def _chunks(x):
 def _whole(x, like):
     """The inverse of `_chunks`, as long as `like`."""
     return time_first(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[: like.shape[1]])
+
+
+CASES = (
+    Case(DiagonalStateSpace(2), f(2, 5, 3)),
+    Case(DiagonalStateSpace(5), f(3, 4, 1)),
+    Case(SelectiveStateSpace(2), f(2, 5, 3)),
+    Case(SelectiveStateSpace(3, rank=2), f(3, 4, 1)),
+)

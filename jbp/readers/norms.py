@@ -14,35 +14,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Serial
+from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
-from jbp.layers.activation import CELU, Elementwise, PReLU
-from jbp.layers.average import AdaptiveAveragePool, AveragePool
-from jbp.layers.cell import Recurrent
-from jbp.layers.conv import Conv
-from jbp.layers.convtranspose import ConvTranspose
-from jbp.layers.dense import Dense, Logits
-from jbp.layers.dropout import Dropout, DropoutInference
+from jbp.layers.activation.elementwise import CELU, Elementwise, PReLU
+from jbp.layers.activation.gated import Gated, Maxout
+from jbp.layers.activation.softmax import LogSoftmax, Softmax
+from jbp.layers.attention.linear import LinearAttention
+from jbp.layers.attention.memory import MemoryHop
+from jbp.layers.attention.multihead import MultiHeadAttention
+from jbp.layers.attention.rotary import Rotary
+from jbp.layers.conv.convolution import Conv
+from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.embedding import Embedding, Positions
-from jbp.layers.gated import Gated, Maxout
-from jbp.layers.groupnorm import GroupNorm, InstanceNorm
-from jbp.layers.gru import GRU, Elman, MinimalGRU
-from jbp.layers.lengths import Lengths
-from jbp.layers.linear_attention import LinearAttention
-from jbp.layers.lowrank import Bilinear, LoRA, LowRank
-from jbp.layers.memory import MemoryHop
-from jbp.layers.move import Pad, Reshape, Select, Take, Upsample
-from jbp.layers.multihead import MultiHeadAttention
-from jbp.layers.norm import BatchNormInference, LayerNorm, RMSNorm
-from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool, MaxPool
-from jbp.layers.recurrent import LSTM, Bidirectional, hidden, time_first
-from jbp.layers.rotary import Rotary
-from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity, wide
-from jbp.layers.softmax import LogSoftmax, Softmax
+from jbp.layers.linear.dense import Dense, Logits
+from jbp.layers.linear.lowrank import Bilinear, LoRA, LowRank
+from jbp.layers.norm.features import BatchNormInference, LayerNorm, RMSNorm
+from jbp.layers.norm.groups import GroupNorm, InstanceNorm
+from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
+from jbp.layers.pool.maximum import GlobalAveragePool, GlobalMaxPool, MaxPool
+from jbp.layers.recurrent.bidirectional import Bidirectional
+from jbp.layers.recurrent.cell import Recurrent
+from jbp.layers.recurrent.gru import GRU, Elman, MinimalGRU
+from jbp.layers.recurrent.lengths import Lengths
+from jbp.layers.recurrent.lstm import LSTM, hidden
+from jbp.layers.recurrent.tree import Recursive
 from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
-from jbp.layers.tree import Recursive
-from jbp.reversible import Reversible
+from jbp.layers.stochastic.dropout import Dropout, DropoutInference
+from jbp.layers.structure.join import Add, Concatenate, FanOut, Flatten, Identity
+from jbp.layers.structure.move import Pad, Reshape, Select, Take, Upsample
+from jbp.numerics import time_first, wide
 from jbp.sweep import children
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jbp.layers.dense import Dense
-from jbp.layers.multihead import MultiHeadAttention
+from jbp.layers.attention.multihead import MultiHeadAttention
+from jbp.layers.linear.dense import Dense
 
 
 def hopfield(units: int) -> Dense:

@@ -1,10 +1,10 @@
 """The networks that textbooks begin with."""
 
 from jbp.combinators import Serial
-from jbp.layers.activation import ReLU
-from jbp.layers.dense import Dense
-from jbp.layers.dropout import Dropout
-from jbp.layers.shape import Flatten
+from jbp.layers.activation.elementwise import ReLU
+from jbp.layers.linear.dense import Dense
+from jbp.layers.stochastic.dropout import Dropout
+from jbp.layers.structure.join import Flatten
 
 
 def single_layer(classes: int) -> Serial:

@@ -1,8 +1,8 @@
 """Networks that learn what is likely, from data without labels."""
 
 from jbp.combinators import Serial
-from jbp.layers.boltzmann import RestrictedBoltzmann, RestrictedBoltzmannInference
-from jbp.layers.dense import Dense
+from jbp.layers.energy import RestrictedBoltzmann, RestrictedBoltzmannInference
+from jbp.layers.linear.dense import Dense
 
 
 def restricted_boltzmann(hidden: int, steps: int = 1, chains: int = 0) -> Serial:

@@ -1,13 +1,14 @@
 """Networks that learn what the data look like: autoencoders, and the two players of an adversarial game."""
 
 from jbp.combinators import Parallel, Serial
-from jbp.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid
-from jbp.layers.conv import Conv
-from jbp.layers.dense import Dense
-from jbp.layers.move import Reshape, Upsample
-from jbp.layers.norm import BatchNorm
-from jbp.layers.shape import FanOut, Flatten
-from jbp.layers.variational import Reparameterize, StandardNormalDivergence
+from jbp.layers.activation.elementwise import GELU, LeakyReLU, ReLU, Sigmoid
+from jbp.layers.conv.convolution import Conv
+from jbp.layers.linear.dense import Dense
+from jbp.layers.norm.features import BatchNorm
+from jbp.layers.stochastic.variational import Reparameterize
+from jbp.layers.structure.join import FanOut, Flatten
+from jbp.layers.structure.move import Reshape, Upsample
+from jbp.losses.divergence import StandardNormalDivergence
 
 
 def autoencoder(features: int = 64, widths: tuple[int, ...] = (128, 64), code: int = 2) -> Serial:

@@ -2,11 +2,11 @@
 
 from jbp.combinators import Repeat, Residual, Serial, Tied
 from jbp.layer import Layer
-from jbp.layers.activation import GELU
-from jbp.layers.dense import Dense, Logits
+from jbp.layers.activation.elementwise import GELU
+from jbp.layers.attention.multihead import CausalSelfAttention
 from jbp.layers.embedding import Embedding, Positions
-from jbp.layers.multihead import CausalSelfAttention
-from jbp.layers.norm import LayerNorm
+from jbp.layers.linear.dense import Dense, Logits
+from jbp.layers.norm.features import LayerNorm
 
 
 def recurrent_language_model(vocabulary: int, cell: Layer, features: int = 64) -> Serial:

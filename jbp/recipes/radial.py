@@ -1,8 +1,8 @@
 """Networks of bumps."""
 
 from jbp.combinators import Serial
-from jbp.layers.dense import Dense
-from jbp.layers.radial import RadialBasis
+from jbp.layers.linear.dense import Dense
+from jbp.layers.linear.radial import RadialBasis
 
 
 def radial_basis(outputs: int, bumps: int) -> Serial:

@@ -1,8 +1,8 @@
 """Networks that act."""
 
 from jbp.combinators import Serial
-from jbp.layers.activation import ReLU, Tanh
-from jbp.layers.dense import Dense
+from jbp.layers.activation.elementwise import ReLU, Tanh
+from jbp.layers.linear.dense import Dense
 
 
 def q_network(actions: int, widths: tuple[int, ...] = (128, 128)) -> Serial:

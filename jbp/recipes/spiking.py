@@ -1,9 +1,9 @@
 """Networks whose neurons say nothing, or one spike."""
 
 from jbp.combinators import Serial
-from jbp.layers.dense import Dense
-from jbp.layers.pool import GlobalAveragePool
-from jbp.layers.spiking import LeakyIntegrateAndFire
+from jbp.layers.linear.dense import Dense
+from jbp.layers.pool.maximum import GlobalAveragePool
+from jbp.layers.stochastic.spiking import LeakyIntegrateAndFire
 
 
 def spiking(classes: int, widths: tuple[int, ...] = (128, 128), leak: float = 0.9) -> Serial:

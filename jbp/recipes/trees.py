@@ -1,12 +1,12 @@
 """Networks that read trees, from the leaves to the root."""
 
 from jbp.combinators import Parallel, Serial
-from jbp.layers.dense import Dense
-from jbp.layers.dropout import Dropout
 from jbp.layers.embedding import Embedding
-from jbp.layers.move import Select, Take
-from jbp.layers.shape import Identity
-from jbp.layers.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
+from jbp.layers.linear.dense import Dense
+from jbp.layers.recurrent.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
+from jbp.layers.stochastic.dropout import Dropout
+from jbp.layers.structure.join import Identity
+from jbp.layers.structure.move import Select, Take
 
 
 def recursive_tensor(vocabulary: int, classes: int, features: int = 24, dropout: float = 0.3) -> Serial:

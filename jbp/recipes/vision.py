@@ -1,18 +1,17 @@
 """Networks that look at images, (batch, height, width, channels)."""
 
-from jbp.combinators import Parallel, Repeat, Residual, Serial
+from jbp.combinators import Parallel, Repeat, Residual, Reversible, Serial
 from jbp.layer import Layer
-from jbp.layers.activation import GELU, ReLU
-from jbp.layers.conv import Conv
-from jbp.layers.dense import Dense
-from jbp.layers.dropout import Dropout
+from jbp.layers.activation.elementwise import GELU, ReLU
+from jbp.layers.attention.multihead import MultiHeadAttention
+from jbp.layers.conv.convolution import Conv
 from jbp.layers.embedding import Positions
-from jbp.layers.move import Reshape, Upsample
-from jbp.layers.multihead import MultiHeadAttention
-from jbp.layers.norm import BatchNorm, LayerNorm
-from jbp.layers.pool import GlobalAveragePool, MaxPool
-from jbp.layers.shape import Add, Concatenate, FanOut, Flatten, Identity
-from jbp.reversible import Reversible
+from jbp.layers.linear.dense import Dense
+from jbp.layers.norm.features import BatchNorm, LayerNorm
+from jbp.layers.pool.maximum import GlobalAveragePool, MaxPool
+from jbp.layers.stochastic.dropout import Dropout
+from jbp.layers.structure.join import Add, Concatenate, FanOut, Flatten, Identity
+from jbp.layers.structure.move import Reshape, Upsample
 
 
 def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:

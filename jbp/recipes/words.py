@@ -1,13 +1,13 @@
 """Networks of words."""
 
 from jbp.combinators import Parallel, Passing, Serial, TimeDistributed
-from jbp.layers.dense import Dense
+from jbp.layers.attention.memory import MemoryHop
 from jbp.layers.embedding import Embedding
-from jbp.layers.memory import MemoryHop
-from jbp.layers.move import Select
-from jbp.layers.pool import GlobalAveragePool
-from jbp.layers.sampled import NegativeSampling
-from jbp.layers.shape import Identity
+from jbp.layers.linear.dense import Dense
+from jbp.layers.pool.maximum import GlobalAveragePool
+from jbp.layers.structure.join import Identity
+from jbp.layers.structure.move import Select
+from jbp.losses.sampled import NegativeSampling
 
 
 def word2vec(vocabulary: int, features: int = 64) -> Serial:

@@ -25,8 +25,8 @@ from jax import lax
 from jbp.combinators import Parallel, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
-from jbp.layers.dense import Dense, Logits
-from jbp.layers.shape import wide
+from jbp.layers.linear.dense import Dense, Logits
+from jbp.numerics import wide
 from jbp.params import trainable
 from jbp.sweep import initialize
 from jbp.train.step import Metrics, State, finite, optimized

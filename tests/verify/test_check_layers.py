@@ -7,25 +7,21 @@ import pytest
 import zoo
 
 import verify
-from jbp import (
+from jbp import Frozen, Repeat, Residual, Serial, Tied
+from jbp.layers import (
     BatchNorm,
     CausalSelfAttention,
     Conv,
     Dense,
     Dropout,
     Embedding,
-    Frozen,
     LayerNorm,
     MaxPool,
     ReLU,
-    Repeat,
-    Residual,
-    Serial,
-    SoftmaxCrossEntropy,
     StraightThroughRound,
     Tanh,
-    Tied,
 )
+from jbp.losses import SoftmaxCrossEntropy
 
 pytestmark = pytest.mark.usefixtures("lenient")
 

@@ -24,7 +24,7 @@ def gradients(layer, params, residuals, dy):
     return jax.tree.leaves(layer.pull(params, residuals, dy))
 
 
-@pytest.mark.parametrize("layer", [jbp.GELU(), jbp.LayerNorm(), jbp.SwiGLU(), jbp.Dense(3)])
+@pytest.mark.parametrize("layer", [jbp.layers.GELU(), jbp.layers.LayerNorm(), jbp.layers.SwiGLU(), jbp.layers.Dense(3)])
 def test_forward_is_the_same_and_without_a_mistake_so_is_the_way_back(layer):
     params, x, rng = values(Network(layer, X, 0))
     y, residuals = layer.forward(params, x)
@@ -62,8 +62,8 @@ def test_all_mutants_die():
 
 def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(mutants, "MOST", 0)  # the strongest judge takes seconds
-    (number,) = (k for k, kind in enumerate(KINDS) if kind is jbp.CELU)
-    (mutant,) = (m for m in mistakes(jbp.CELU) if m.after == "y >= 0")
+    (number,) = (k for k, kind in enumerate(KINDS) if kind is jbp.layers.CELU)
+    (mutant,) = (m for m in mistakes(jbp.layers.CELU) if m.after == "y >= 0")
     assert mutants.judge("jbp", number, mutant) == ("survived", "")
     file = tmp_path / "equivalents.toml"
     file.write_text('[[equivalent]]\nmutant = "CELU: *: `y > 0` -> `y >= 0`"\nreason = "continuous"\n')

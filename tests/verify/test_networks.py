@@ -27,13 +27,22 @@ INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Ar
 
 def around(layer, rank, rng):
     """A network of right layers with `layer` somewhere inside, and the path at which it is."""
-    before, after = ([], []) if rank == 0 else ([jbp.Tanh()] * rng.randrange(2), [])
+    before, after = ([], []) if rank == 0 else ([jbp.layers.Tanh()] * rng.randrange(2), [])
     if rank in (2, 3):
-        before += rng.choice([[], [jbp.Dense(5)], [jbp.LayerNorm(), jbp.Dense(5)], [jbp.Residual(jbp.Dense(5))]])
+        before += rng.choice(
+            [
+                [],
+                [jbp.layers.Dense(5)],
+                [jbp.layers.LayerNorm(), jbp.layers.Dense(5)],
+                [jbp.Residual(jbp.layers.Dense(5))],
+            ]
+        )
     if rank == 4:
-        before += rng.choice([[], [jbp.Conv(2, (1, 2))], [jbp.Sigmoid()]])
-    after += rng.choice([[jbp.Sin()], [jbp.Dense(3)], [jbp.Sigmoid(), jbp.Dense(2), jbp.Tanh()]])
-    keeps = rank in (2, 3) or (rank == 4 and not isinstance(layer, jbp.MaxPool))
+        before += rng.choice([[], [jbp.layers.Conv(2, (1, 2))], [jbp.layers.Sigmoid()]])
+    after += rng.choice(
+        [[jbp.layers.Sin()], [jbp.layers.Dense(3)], [jbp.layers.Sigmoid(), jbp.layers.Dense(2), jbp.layers.Tanh()]]
+    )
+    keeps = rank in (2, 3) or (rank == 4 and not isinstance(layer, jbp.layers.MaxPool))
     wrap = rng.choice([lambda f: f, lambda f: f, jbp.Remat, *([jbp.Residual] * 2 + [_three_times] if keeps else [])])
     return jbp.Serial(*before, wrap(layer), *after)
 
@@ -71,9 +80,11 @@ def test_there_are_sixty_faults_of_every_kind():
 
 
 def test_two_faults_are_both_found():
-    double = broken(jbp.Dense(5), backward=lambda self, p, x, dy: (2 * dy @ p["w"].T, dy))
-    silent = broken(jbp.LayerNorm(), gradient=lambda self, r, dy: {"g": 0 * dy[0], "b": 0 * dy[0]})
-    network = Network(jbp.Serial(jbp.Tanh(), double, jbp.Residual(jbp.Serial(silent, jbp.Tanh()))), Array((3, 5)), 0)
+    double = broken(jbp.layers.Dense(5), backward=lambda self, p, x, dy: (2 * dy @ p["w"].T, dy))
+    silent = broken(jbp.layers.LayerNorm(), gradient=lambda self, r, dy: {"g": 0 * dy[0], "b": 0 * dy[0]})
+    network = Network(
+        jbp.Serial(jbp.layers.Tanh(), double, jbp.Residual(jbp.Serial(silent, jbp.layers.Tanh()))), Array((3, 5)), 0
+    )
     assert [fault.path for fault in locate(network)] == ["Serial[1].Dense", "Serial[2].Residual.Serial[0].LayerNorm"]
 
 
@@ -81,8 +92,10 @@ def test_a_combinator_at_fault_is_found():
     def pull(self, params, residuals, dy):
         return self.layer.pull(params, residuals, dy)  # the residual branch is forgotten
 
-    wrong = broken(jbp.Residual(jbp.Dense(5)), pull=pull)
-    (fault,) = locate(Network(jbp.Serial(jbp.Residual(jbp.Dense(5)), jbp.Remat(wrong), jbp.Dense(2)), Array((3, 5)), 0))
+    wrong = broken(jbp.Residual(jbp.layers.Dense(5)), pull=pull)
+    (fault,) = locate(
+        Network(jbp.Serial(jbp.Residual(jbp.layers.Dense(5)), jbp.Remat(wrong), jbp.layers.Dense(2)), Array((3, 5)), 0)
+    )
     assert fault.path == "Serial[1].Remat.Residual"
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
@@ -114,7 +127,7 @@ def test_a_compiled_network_is_the_network(network):
         assert np.abs(a - c).max(initial=0) <= 1e-9 * scale
 
 
-class Broken(jbp.Tanh):
+class Broken(jbp.layers.Tanh):
     def backward(self, params, kept, dy, /):
         return 1.5 * super().backward(params, kept, dy)[0], ()
 
@@ -125,9 +138,10 @@ def _with_broken_tanh():
     few = [
         case
         for case in source.layers
-        if type(case.layer) in (jbp.Dense, jbp.LayerNorm, jbp.Sigmoid, jbp.Conv, jbp.Tanh)
+        if type(case.layer)
+        in (jbp.layers.Dense, jbp.layers.LayerNorm, jbp.layers.Sigmoid, jbp.layers.Conv, jbp.layers.Tanh)
     ]
-    layers = [type(case)(Broken(), *case.inputs) if case.layer == jbp.Tanh() else case for case in few]
+    layers = [type(case)(Broken(), *case.inputs) if case.layer == jbp.layers.Tanh() else case for case in few]
     return replace(source, layers=tuple(layers), names=dict(source.names) | {"Broken": Broken})
 
 

@@ -96,9 +96,9 @@ def test_arguments_of_each_kind_survive():
 
 
 def test_a_layer_is_held_by_its_program():
-    held = tokens.unpack(tokens.token(jbp.Dense(3), (np.zeros((2, 3), np.float32),), None, 0, "quick"))
+    held = tokens.unpack(tokens.token(jbp.layers.Dense(3), (np.zeros((2, 3), np.float32),), None, 0, "quick"))
     assert held[1] == {"catalogue": "jbp", "layer": "Dense(3)"}
-    assert tokens._found(held[1]) == jbp.Dense(3)
+    assert tokens._found(held[1]) == jbp.layers.Dense(3)
 
 
 @pytest.mark.parametrize("word", tokens.corpus(CORPUS))

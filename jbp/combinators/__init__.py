@@ -1,0 +1,21 @@
+"""Layers made of layers. Each is the chain rule for one way of joining them, written once; all are layers again."""
+
+from jbp.combinators.remat import Remat
+from jbp.combinators.repeat import Repeat
+from jbp.combinators.reversible import Reversible
+from jbp.combinators.sequence import Parallel, Serial
+from jbp.combinators.tied import Tied
+from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed
+
+__all__ = [
+    "Frozen",
+    "Parallel",
+    "Passing",
+    "Remat",
+    "Repeat",
+    "Residual",
+    "Reversible",
+    "Serial",
+    "Tied",
+    "TimeDistributed",
+]

@@ -1,0 +1,68 @@
+"""A layer that runs again on the way back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.errors import at
+from jbp.layer import Layer
+
+
+def after(dy: Any, x: Any) -> Any:
+    """x, which the compiler cannot have before dy: times a 1 that it does not know to be one.
+
+    Without it the compiler would merge the second run with the first, or run all of them early, and keep everything.
+    `lax.optimization_barrier` stops the merging, but on CPUs not the early runs (a test compares working memory).
+    """
+    seen = [d for d in jax.tree.leaves(dy) if d.size]
+    if not seen:
+        return x
+    first = lax.slice(seen[0], (0,) * seen[0].ndim, (1,) * seen[0].ndim).reshape(())
+    k = (first > 0).astype(jnp.int32)
+    one = k * (k - 1) + 1
+    return jax.tree.map(lambda v: v * one.astype(v.dtype) if jnp.issubdtype(v.dtype, jnp.number) else v, x)
+
+
+@dataclass(frozen=True)
+class Remat(Layer):
+    """y = f(x), keeping x alone: f runs again on the way back.
+
+    Memory is that of one layer's residuals at a time, time one more forward. delta is (f's residuals, f's delta).
+    (Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 12.)
+    """
+
+    layer: Layer
+
+    def init(self, key, x, /):
+        with at(self):
+            return self.layer.init(key, x)
+
+    def forward(self, params, x, /):
+        with at(self):
+            return self.layer.forward(params, x)[0], x
+
+    def _again(self, params, x, dy):
+        return self.layer.forward(params, after(dy, x))[1]
+
+    def backward(self, params, x, dy, /):
+        with at(self):
+            r = self._again(params, x, dy)
+            dx, delta = self.layer.backward(params, r, dy)
+        return dx, (r, delta)
+
+    def gradient(self, x, delta, /):
+        with at(self):
+            return self.layer.gradient(*delta)
+
+    def pull(self, params, x, dy, /):
+        with at(self):
+            return self.layer.pull(params, self._again(params, x, dy), dy)
+
+    def advance(self, params, x, /):
+        return self.layer.advance(params, self.layer.forward(params, x)[1])
+
+    def reference(self, params, x, /):
+        return self.layer.reference(params, x)

@@ -1,0 +1,105 @@
+"""One parameter in several places."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jbp.errors import LayerError, at, show
+from jbp.layer import Layer
+from jbp.params import buffers, merge, trainable
+
+
+@dataclass(frozen=True)
+class Tied(Layer):
+    """One parameter in several places: `ties` are pairs (from, to) of paths into f's parameters.
+
+        y = f(θ) with θ[to] = θ[from]      dθ[from] = dθ[from] + Σ dθ[to]
+
+    `Tied(Serial(Embedding(v, d), body, Logits(v)), (((0, "e"), (2, "e")),))` has one table. A path may name a whole
+    subtree. Only what is trained is shared: each place keeps its own Buffers. Parameters are f's, with None at `to`.
+    Raises LayerError for a path that leads nowhere and for shapes that differ.
+    """
+
+    layer: Layer
+    ties: tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]
+
+    def _look(self, tree, path):
+        step = None
+        try:
+            for step in path:
+                tree = tree[step]
+        except (KeyError, IndexError, TypeError) as error:
+            raise LayerError(
+                self,
+                f"got the path {path}, but there is no {step!r} in {show(tree)}; expected keys and indices "
+                "into the parameters of the layer inside. Look at them with net.layer.init(key, x).",
+            ) from error
+        return tree
+
+    def _shared(self, params):
+        """f's own parameters, each `to` filled from its `from`."""
+        for source, place in self.ties:
+            one, other = trainable(self._look(params, source)), self._look(params, place)
+            params = _put(params, place, merge(one, other))
+        return params
+
+    def _own(self, tree, held, add=None):
+        """f's tree without what is shared, `to` being cleared by `held`; `add` joins what was there to `from`."""
+        for source, place in reversed(self.ties):
+            part = self._look(tree, place)
+            if add:
+                tree = _put(tree, source, jax.tree.map(add, self._look(tree, source), part))
+            tree = _put(tree, place, held(part))
+        return tree
+
+    def init(self, key, x, /):
+        with at(self):
+            params = self.layer.init(key, x)
+        for source, place in self.ties:
+            one, other = trainable(self._look(params, source)), trainable(self._look(params, place))
+            if show(one) != show(other):
+                raise LayerError(
+                    self,
+                    f"got {show(one)} at {source} and {show(other)} at {place}; expected one shape to share. "
+                    "Tie parts that are alike, or change the sizes of the layers.",
+                )
+        return self._own(params, buffers)
+
+    def forward(self, params, x, /):
+        with at(self):
+            return self.layer.forward(self._shared(params), x)
+
+    def backward(self, params, residuals, dy, /):
+        with at(self):
+            return self.layer.backward(self._shared(params), residuals, dy)
+
+    def _sum(self, grads):
+        return self._own(grads, lambda part: jax.tree.map(lambda _: None, part), jnp.add)
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self._sum(self.layer.gradient(residuals, delta))
+
+    def pull(self, params, residuals, dy, /):
+        with at(self):
+            dx, grads = self.layer.pull(self._shared(params), residuals, dy)
+        return dx, self._sum(grads)
+
+    def advance(self, params, residuals, /):
+        return self._own(self.layer.advance(self._shared(params), residuals), buffers)
+
+    def reference(self, params, x, /):
+        return self.layer.reference(self._shared(params), x)
+
+
+def _put(tree, path, value):
+    """The tree with `value` at `path`; tuples and dicts on the way are made anew."""
+    if not path:
+        return value
+    step, *rest = path
+    if isinstance(tree, dict):
+        return tree | {step: _put(tree[step], rest, value)}
+    step = range(len(tree))[step]
+    return type(tree)(_put(v, rest, value) if i == step else v for i, v in enumerate(tree))

@@ -1,0 +1,215 @@
+"""Layers around one layer: what goes past it, over which axes it runs, whether it learns."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jbp.combinators.shapes import same_shape
+from jbp.errors import LayerError, at, show
+from jbp.fields import Size
+from jbp.layer import Layer
+from jbp.numerics import Static
+from jbp.params import Buffer
+
+
+@dataclass(frozen=True)
+class Residual(Layer):
+    """y = x + f(x).      dx = dy + what f sends down.
+
+    Keeps what f keeps. Parameters are f's. (He et al., *Identity Mappings in Deep Residual Networks*, 2016, §2.)
+    Raises LayerError if f does not keep shape and dtype.
+    """
+
+    layer: Layer
+
+    def init(self, key, x, /):
+        with at(self):
+            return self.layer.init(key, x)
+
+    def forward(self, params, x, /):
+        with at(self):
+            y, r = self.layer.forward(params, x)
+        same_shape(self, x, y)
+        return jax.tree.map(jnp.add, x, y), r
+
+    def backward(self, params, residuals, dy, /):
+        with at(self):
+            dx, delta = self.layer.backward(params, residuals, dy)
+        return jax.tree.map(jnp.add, dy, dx), delta
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self.layer.gradient(residuals, delta)
+
+    def pull(self, params, residuals, dy, /):
+        with at(self):
+            dx, grads = self.layer.pull(params, residuals, dy)
+        return jax.tree.map(jnp.add, dy, dx), grads
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals)
+
+    def reference(self, params, x, /):
+        return jax.tree.map(jnp.add, x, self.layer.reference(params, x))
+
+
+@dataclass(frozen=True)
+class Passing(Layer):
+    """(y, c, ...) = (f(x, c, ...), c, ...): what f looks at beside x goes on, for the next layer to look at it again.
+
+        (dx, dc, ...) = what f sends down, with what comes from above for c, ... added
+
+    f takes a tuple, and y is like x where the same follows again: `Repeat(Passing(f), n)`. `Select(0)` lets go
+    of the rest. Keeps what f keeps. Parameters are f's. Raises LayerError for anything but a tuple of two or more.
+    """
+
+    layer: Layer
+
+    def _tuple(self, x):
+        if not isinstance(x, tuple | list) or len(x) < 2:
+            raise LayerError(
+                self, f"got x {show(x)}; expected a tuple (x, c, ...). For a layer of one input leave out Passing."
+            )
+        return tuple(x)
+
+    def init(self, key, x, /):
+        with at(self):
+            return self.layer.init(key, self._tuple(x))
+
+    def forward(self, params, x, /):
+        x = self._tuple(x)
+        with at(self):
+            y, r = self.layer.forward(params, x)
+        return (y, *x[1:]), r
+
+    def _down(self, way, params, residuals, dy):
+        with at(self):
+            (dx, *down), rest = way(params, residuals, dy[0])
+
+        def both(d, above):  # integers have no error, whatever comes from above
+            return None if d is None else d + above
+
+        return (dx, *jax.tree.map(both, down, list(dy[1:]), is_leaf=lambda d: d is None)), rest
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self.layer.gradient(residuals, delta)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down(self.layer.pull, params, residuals, dy)
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals)
+
+    def reference(self, params, x, /):
+        return (self.layer.reference(params, x), *x[1:])
+
+
+@dataclass(frozen=True)
+class TimeDistributed(Layer):
+    """y = f at every step: the first `axes` axes of x are one batch to f.      dx = what f sends down, unfolded.
+
+    Keeps what f keeps, and the sizes. Parameters are f's. Shapes: x (b, t, ...), y (b, t, ...).
+    `TimeDistributed(Conv(8))` runs on every frame of a film (b, t, n, n, c). x and y may be pytrees of floating arrays
+    that share those axes. Raises LayerError where they do not.
+    """
+
+    layer: Layer
+    axes: Size = 2
+
+    def _sizes(self, x):
+        sizes = {v.shape[: self.axes] for v in jax.tree.leaves(x)}
+        if len(sizes) != 1 or len(next(iter(sizes))) != self.axes or self.axes < 1:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected arrays (batch, time, ...) that share their first {self.axes} axes. "
+                "Add the missing axes with x[:, None].",
+            )
+        return sizes.pop()
+
+    def _folded(self, x):
+        def fold(v):
+            shape = (math.prod(v.shape[: self.axes]), *v.shape[self.axes :])
+            return jax.ShapeDtypeStruct(shape, v.dtype) if isinstance(v, jax.ShapeDtypeStruct) else v.reshape(shape)
+
+        return jax.tree.map(fold, x)
+
+    def _unfolded(self, y, sizes):
+        return jax.tree.map(lambda v: v.reshape(*sizes, *v.shape[1:]), y)
+
+    def init(self, key, x, /):
+        self._sizes(x)
+        with at(self):
+            return self.layer.init(key, self._folded(x))
+
+    def forward(self, params, x, /):
+        sizes = self._sizes(x)
+        with at(self):
+            y, r = self.layer.forward(params, self._folded(x))
+        return self._unfolded(y, sizes), (r, Static(sizes))
+
+    def _down(self, way, params, residuals, dy):
+        r, sizes = residuals
+        with at(self):
+            dx, down = way(params, r, self._folded(dy))
+        return self._unfolded(dx, sizes.value), down
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down(self.layer.pull, params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        with at(self):
+            return self.layer.gradient(residuals[0], delta)
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals[0])
+
+    def reference(self, params, x, /):
+        return self._unfolded(self.layer.reference(params, self._folded(x)), self._sizes(x))
+
+
+@dataclass(frozen=True)
+class Frozen(Layer):
+    """y = f(x) with parameters that the loss does not move: all of them in one Buffer. No gradient is computed.
+
+    To freeze a trained layer put its parameters in a Buffer: `Frozen(layer)` takes `Buffer(params)`. f's own buffers
+    still advance; `Frozen(f.evaluation())` stops them too.
+    """
+
+    layer: Layer
+
+    def init(self, key, x, /):
+        with at(self):
+            return Buffer(self.layer.init(key, x))
+
+    def _inside(self, params):
+        if not isinstance(params, Buffer):
+            raise LayerError(
+                self, f"got parameters {show(params)}; expected them in a Buffer. Write Buffer(params) to freeze them."
+            )
+        return params.value
+
+    def forward(self, params, x, /):
+        with at(self):
+            return self.layer.forward(self._inside(params), x)
+
+    def backward(self, params, residuals, dy, /):
+        with at(self):
+            return self.layer.backward(params.value, residuals, dy)[0], ()
+
+    def gradient(self, residuals, delta, /):
+        return None
+
+    def advance(self, params, residuals, /):
+        return Buffer(self.layer.advance(params.value, residuals))
+
+    def reference(self, params, x, /):
+        return self.layer.reference(params.value, x)

@@ -1,0 +1,206 @@
+"""What the fields of a layer may hold: annotations that are checked when a layer is made.
+
+    features: Size            rate: Rate = 0.5            padding: Literal["SAME", "VALID"] = "SAME"
+
+`Layer.__post_init__` holds every field against its annotation: the type, and that numbers are finite and in range.
+NumPy's and JAX's scalars become Python's and lists become tuples, so that layers stay hashable and their repr is a
+program. A field that does not fit raises LayerError with its name, what came and what was expected.
+"""
+
+import math
+import types
+from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from jbp.errors import LayerError, known
+
+
+@dataclass(frozen=True)
+class Range:
+    """low ≤ number ≤ high; `open` names the ends that are left out: "low", "high" or "both"."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: str = ""
+
+    def holds(self, value: Any) -> bool:
+        above = value > self.low if self.open in ("low", "both") else value >= self.low
+        return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
+
+    def __str__(self):
+        low = f"more than {self.low:g}" if self.open in ("low", "both") else f"{self.low:g} or more"
+        high = f"less than {self.high:g}" if self.open in ("high", "both") else f"at most {self.high:g}"
+        return " and ".join([low] * (self.low > -math.inf) + [high] * (self.high < math.inf))
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What to do where a value does not fit, in words of the layer's own: the last sentence of the error."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Floating:
+    """Of a string: that it names a floating-point dtype. Dtypes and NumPy's types become their names."""
+
+
+Size = Annotated[int, Range(1)]
+Count = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, open="low")]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Rate = Annotated[float, Range(0, 1, open="high")]
+Inside = Annotated[float, Range(0, 1, open="both")]
+DType = Annotated[str, Floating()]
+
+
+class MisfitError(ValueError):
+    """What was expected."""
+
+
+def check(layer: Any) -> None:
+    """Each field of the layer as its annotation has it, or a LayerError that names the field."""
+    for f, hint in _hints(type(layer)):
+        value = getattr(layer, f.name)
+        try:
+            fitting = _fit(value, hint)
+        except MisfitError as misfit:
+            remedy = _remedy(f, hint, value)
+            raise LayerError(layer, f"got {f.name}={_shown(value)}; expected {misfit}. {remedy}") from None
+        if fitting is not value:
+            object.__setattr__(layer, f.name, fitting)
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls):
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError:  # annotations that name what is not to be had at run time: a layer of somebody else's
+        return ()
+    return tuple((f, hints[f.name]) for f in fields(cls))
+
+
+def _fit(value, hint):
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _within(value, args[0], args[1:])
+    if origin in (Union, types.UnionType):
+        return _one_of(value, args)
+    if origin is Literal:
+        if not any(type(value) is type(a) and value == a for a in args):
+            raise MisfitError(
+                ", ".join(repr(a) for a in args[:-1]) + f" or {args[-1]!r}" if args[1:] else repr(args[0])
+            )
+        return value
+    if origin is tuple:
+        return _each(value, args)
+    if hint in (None, type(None)):
+        if value is not None:
+            raise MisfitError("None")
+        return None
+    if hint in _SCALARS:
+        return _scalar(value, hint)
+    if isinstance(hint, type) and hint is not Any:
+        if not isinstance(value, hint):
+            raise MisfitError(_a(hint.__name__))
+        return value
+    return value  # Any, a Callable, a name of its own: nothing to hold it against
+
+
+def _within(value, hint, marks):
+    if Floating() in marks:
+        return _dtype(value)
+    ranges = [m for m in marks if isinstance(m, Range)]
+    try:
+        value = _fit(value, hint)
+    except MisfitError as misfit:
+        raise MisfitError(", ".join([str(misfit), *map(str, ranges)])) from None
+    for mark in ranges:
+        if not mark.holds(value):
+            raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {mark}")
+    return value
+
+
+def _one_of(value, hints):
+    wanted = []
+    for hint in hints:
+        try:
+            return _fit(value, hint)
+        except MisfitError as misfit:
+            wanted.append(str(misfit))
+    raise MisfitError(", or ".join(dict.fromkeys(wanted)))
+
+
+def _each(value, args):
+    if not isinstance(value, tuple | list):
+        raise MisfitError(_tuple_of(args))
+    if args and args[-1] is Ellipsis:
+        hints = args[:1] * len(value)
+    elif len(args) == len(value):
+        hints = args
+    else:
+        raise MisfitError(_tuple_of(args))
+    try:
+        fitting = tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
+    except MisfitError as misfit:
+        raise MisfitError(f"{_tuple_of(args)}: each {misfit}") from None
+    same = isinstance(value, tuple) and all(a is b for a, b in zip(value, fitting, strict=True))
+    return value if same else fitting
+
+
+def _tuple_of(args):
+    return "a tuple" if not args or args[-1] is Ellipsis else f"a tuple of {len(args)}"
+
+
+_SCALARS = {bool: (bool, np.bool_), int: (int, np.integer), float: (float, int, np.floating, np.integer), str: (str,)}
+_KINDS = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a string"}
+
+
+def _scalar(value, kind):
+    if kind is not str and getattr(value, "shape", None) == () and hasattr(value, "dtype") and known(value):
+        value = np.asarray(value)[()]  # a NumPy or JAX array of no axes
+    if not isinstance(value, _SCALARS[kind]) or (kind is not bool and isinstance(value, bool | np.bool_)):
+        raise MisfitError(_KINDS[kind])
+    if kind is float and not math.isfinite(value):
+        raise MisfitError(_KINDS[kind])
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _dtype(value):
+    try:
+        dtype = np.dtype(getattr(value, "dtype", value))
+    except TypeError:
+        raise MisfitError("the name of a floating-point dtype, 'float32' for example") from None
+    if value is None or not (dtype.kind == "f" or dtype.name in ("bfloat16", "float16")):
+        raise MisfitError("the name of a floating-point dtype, 'float32' for example")
+    return value if isinstance(value, str) else dtype.name
+
+
+def _a(name):
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _shown(value):
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    text = value.__name__ if isinstance(value, type) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _remedy(f, hint, value):
+    """What to write instead."""
+    marks = [mark for part in (hint, *get_args(hint)) for mark in get_args(part)]
+    told = [mark.text for mark in marks if isinstance(mark, Hint)]
+    if isinstance(value, type):
+        return f"That is a class: write {value.__name__}(...)."
+    if told:
+        return told[0]
+    if isinstance(value, float) and value.is_integer() and value > 0:
+        return f"Write {f.name}={int(value)}."
+    if f.default is not MISSING:
+        return f"The default is {f.name}={f.default!r}."
+    return "Look at the layer's docstring, or at help() of its class."

@@ -1,0 +1,242 @@
+"""Attention by blocks of query rows: memory linear in the lengths, both ways.
+
+Index key: b batch, g groups of heads that share keys and values, r heads in a group, n queries, m keys, d features of
+a head; q (b, g, r, n, d), k and v (b, g, m, d). The scores of BLOCK queries are there at a time, with all keys that
+these may see, and never those of all queries. On the way back they are made again as on the way up, and the softmax is
+taken of them again: what is kept from the way up is only its result, so no rounding comes between the two.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.numerics import wide
+
+BLOCK = 128  # rows of the score matrix at a time
+PIECES = 4  # causal: the first quarter of the queries meets the first quarter of the keys, the next the first half, ...
+
+
+def blocks(x: Any, rows: int) -> Any:
+    """(..., n, d) -> (n / rows, ..., rows, d), the last block filled with zeros."""
+    *batch, n, d = x.shape
+    count = -(-n // rows)
+    x = jnp.pad(x, ((0, 0),) * len(batch) + ((0, count * rows - n), (0, 0)))
+    return jnp.moveaxis(x.reshape(*batch, count, rows, d), -3, 0)
+
+
+def unblocked(x: Any, n: int) -> Any:
+    """The inverse of `blocks`, cut to n rows."""
+    x = jnp.moveaxis(x, 0, -3)
+    *batch, count, rows, d = x.shape
+    return x.reshape(*batch, count * rows, d)[..., :n, :]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of the scores s_ij = q_i · k_j / √d, in this order, and which keys j a query i may see."""
+
+    causal: bool = False  # j <= i
+    window: int | None = None  # |i − j| < window
+    cap: float | None = None  # s = cap tanh(s / cap)
+    alibi: bool = False  # s − 2^(−8 h / heads) |i − j| for head h = 1, 2, ...
+    rate: float = 0.0  # of the probabilities that are dropped
+
+    def span(self, rows: int, m: int) -> int:
+        """How many keys in a row a block of queries may see at most."""
+        sides = 1 if self.causal else 2
+        return m if self.window is None else min(m, rows + sides * (self.window - 1))
+
+    def pieces(self, count: int, rows: int, m: int) -> list[tuple[int, int, int]]:
+        """(first block, the one after the last, keys that these may see): together all blocks."""
+        if not self.causal or self.window is not None or count < 2:
+            return [(0, count, self.span(rows, m))]
+        ends = [0, *(-(-count * (k + 1) // PIECES) for k in range(PIECES))]
+        return [(a, b, min(m, b * rows)) for a, b in pairwise(ends) if a < b]
+
+    def first(self, i: Any, m: int, span: int) -> Any:
+        """The first of the `span` keys that the queries from i on meet."""
+        return jnp.int32(0) if self.window is None else jnp.clip(i - self.window + 1, 0, m - span)
+
+
+def _cut(x, start, span, axis):
+    """x[start : start + span] on an axis that has all keys; x itself where it has none of its own."""
+    return x if x.shape[axis] in (1, span) else lax.dynamic_slice_in_dim(x, start, span, axis)
+
+
+def _add(total, part, start, axis):
+    """total with part added from `start` on."""
+    if total.shape == part.shape:
+        return total + part
+    here = lax.dynamic_slice_in_dim(total, start, part.shape[axis], axis)
+    return lax.dynamic_update_slice_in_dim(total, here + part, start, axis)
+
+
+def _distances(now, start, rows, span):
+    """j − i, (rows, span)."""
+    i, j = (lax.broadcasted_iota(jnp.int32, (rows, span), axis) for axis in (0, 1))
+    return (j + start) - (i + now["first"])
+
+
+def _probabilities(rule, parts, now, k, start):
+    """(p, the slope of the cap, what dropout multiplies p with) for a block of queries and the keys cut out for it.
+
+    p is softmax(s) over the keys that are seen, in float32 at least, and zero where none is.
+    """
+    q = now["q"]
+    (b, g, r, rows, _), span = q.shape, k.shape[-2]
+    s, slope = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide(q).dtype), None
+    if rule.cap is not None:
+        t = jnp.tanh(s / rule.cap)
+        s, slope = rule.cap * t, 1 - t * t
+    far = _distances(now, start, rows, span)
+    if rule.alibi:
+        s = s - _slopes(g * r, s.dtype).reshape(1, g, r, 1, 1) * jnp.abs(far).astype(s.dtype)[None, None, None]
+    if "bias" in now:
+        bias = _cut(now["bias"], start, span, -1).astype(s.dtype)
+        heads = (g, r) if bias.shape[1] > 1 else (1, 1)
+        s = s + jnp.broadcast_to(bias.reshape(bias.shape[0], *heads, *bias.shape[2:]), s.shape)
+    if "table" in parts:
+        s = s + parts["table"].reshape(1, g, r, -1)[..., _nearest(far, parts["table"])].astype(s.dtype)
+    seen = jnp.ones((1, rows, span), bool)
+    if rule.causal:
+        seen &= (far <= 0)[None]
+    if rule.window is not None:
+        seen &= (jnp.abs(far) < rule.window)[None]
+    if "mask" in parts:
+        seen &= _cut(parts["mask"], start, span, -1).astype(bool)[:, None]
+    if "segments" in now:
+        seen &= now["segments"] == _cut(parts["segments"], start, span, -1)[:, None]
+    s = jnp.where(seen[:, None, None], s, -jnp.inf)
+    top = s.max(-1, keepdims=True, initial=-jnp.inf)
+    # s may be computed anew here, and rounded in another way than for its maximum: in float32 by tens where it is 1e8
+    e = jnp.exp(jnp.minimum(s - jnp.where(jnp.isneginf(top), 0, top), 0))
+    total = e.sum(-1, keepdims=True)
+    return e / jnp.where(total > 0, total, 1), slope, _kept(rule, parts, now, (b, g, r, rows), start, span, s.dtype)
+
+
+def _slopes(heads, dtype):
+    return jnp.exp2(-8 * (1 + jnp.arange(heads, dtype=dtype)) / heads)
+
+
+def _nearest(far, table):
+    """The column of the table for each distance: those too far off share the last."""
+    most = table.shape[-1] // 2
+    return jnp.clip(far, -most, most) + most
+
+
+def _kept(rule, parts, now, shape, start, span, dtype):
+    """Dropout's factors for a block, the same whenever asked: each row of scores has a key of its own."""
+    if not rule.rate:
+        return None
+    b, g, r, rows = shape
+
+    def row(i):
+        keep = jnp.float32(1 - rule.rate)
+        return jax.random.bernoulli(jax.random.fold_in(parts["key"], i), keep, (b, g, r, parts["m"]))
+
+    drawn = jax.vmap(row, out_axes=3)(now["first"] + jnp.arange(rows, dtype=jnp.int32))
+    return _cut(drawn, start, span, -1).astype(dtype) / (1 - rule.rate)
+
+
+def _rows(rule, parts, q, k, **more):
+    """What belongs to each block of queries, one block after the other, and the pieces to be gone through."""
+    n, m = q.shape[-2], k.shape[-2]
+    rows = max(1, min(BLOCK, n))
+    more["q"] = q * q.shape[-1] ** -0.5
+    if "bias" in parts:
+        more["bias"] = jnp.broadcast_to(parts["bias"], (*parts["bias"].shape[:2], n, parts["bias"].shape[-1]))
+    if "query_segments" in parts:
+        more["segments"] = parts["query_segments"][..., None]
+    now = {name: blocks(x, rows) for name, x in more.items()}
+    now["first"] = rows * jnp.arange(now["q"].shape[0], dtype=jnp.int32)
+    return now, rule.pieces(now["q"].shape[0], rows, m), {**parts, "m": m}
+
+
+def attend(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any) -> Any:
+    """o = (dropped) softmax(s) v, like q.
+
+    parts: what else makes up the scores, if it is there: `mask` (b, m), not 0 where a key may be seen; `query_segments`
+    (b, n) and `segments` (b, m), where only equals see each other; `bias` (b, g r, n, m), each of which may be 1;
+    `table` (g r, 2 c + 1), a bias for each distance j − i between −c and c; `key` for the dropout.
+    """
+    n, m = q.shape[-2], k.shape[-2]
+    now, pieces, parts = _rows(rule, parts, q, k)
+
+    def block(span, now):
+        start = rule.first(now["first"], m, span)
+        keys, values = (_cut(x, start, span, -2) for x in (k, v))
+        p, _, kept = _probabilities(rule, parts, now, keys, start)
+        p = (p if kept is None else p * kept).astype(v.dtype)
+        return jnp.einsum("bgrqk,bgkd->bgrqd", p, values, preferred_element_type=wide(v).dtype).astype(v.dtype)
+
+    o = [lax.map(partial(block, span), jax.tree.map(lambda x, a=a, b=b: x[a:b], now)) for a, b, span in pieces]
+    return unblocked(jnp.concatenate(o), n)
+
+
+def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: Any) -> tuple[Any, Any, Any, dict]:
+    """dq, dk, dv, and the cotangents of `bias` and `table` where they are. With P and its dropout M made again:
+
+        dv = Σ_r (P M)ᵀ do      dP = M (do vᵀ)      dS = P (dP − Σ_j P dP)      dq = dS k / √d      dk = Σ_r dSᵀ q / √d
+
+    The cap puts its slope 1 − tanh² on dS. (Dao et al., *FlashAttention*, 2022, App. B.2, who have Σ_j P dP as do · o.
+    The sum is as cheap where a whole row of scores is at hand, and for a row with one weight of 1 gives an exact 0.)
+    """
+    n, m, dtype, scale = q.shape[-2], k.shape[-2], q.dtype, q.shape[-1] ** -0.5
+    now, pieces, parts = _rows(rule, parts, q, k, do=do)
+    high = wide(q).dtype
+    dot = partial(jnp.einsum, preferred_element_type=high)
+    bias = parts.get("bias")
+
+    def block(span, carry, now):
+        start = rule.first(now["first"], m, span)
+        keys, values = (_cut(x, start, span, -2) for x in (k, v))
+        p, slope, kept = _probabilities(rule, parts, now, keys, start)
+        dp = dot("bgrqd,bgkd->bgrqk", now["do"], values)
+        dropped = p if kept is None else p * kept
+        dp = dp if kept is None else dp * kept
+        # A product, not a sum: on CPUs XLA would draw the sum into the product that makes dP, and take twice as long.
+        ds = p * (dp - dot("bgrqk,bgrqk->bgrq", p, dp, precision=lax.Precision.HIGHEST)[..., None])
+        carry, rows = dict(carry), {}
+        if bias is not None:
+            here = _summed(bias, ds, start)
+            if bias.shape[2] == 1:
+                carry["bias"] += here.sum(2, keepdims=True)
+            else:
+                rows["bias"] = here
+        if "table" in parts:
+            far = _distances(now, start, *ds.shape[-2:])
+            each = ds.sum(0).reshape(parts["table"].shape[0], *far.shape)
+            carry["table"] = carry["table"].at[:, _nearest(far, parts["table"])].add(each)
+        ds = (ds if slope is None else ds * slope).astype(dtype)
+        # dkᵀ and dvᵀ: on CPUs these products are faster with the small q and do as the transposed factor, not with dS.
+        carry["v"] = _add(carry["v"], dot("bgrqd,bgrqk->bgdk", now["do"], dropped.astype(dtype)), start, -1)
+        carry["k"] = _add(carry["k"], dot("bgrqd,bgrqk->bgdk", now["q"], ds), start, -1)
+        return carry, rows | {"q": (dot("bgrqk,bgkd->bgrqd", ds, keys) * scale).astype(dtype)}
+
+    carry = {"k": jnp.zeros(k.mT.shape, high), "v": jnp.zeros(v.mT.shape, high)}
+    if "table" in parts:
+        carry["table"] = jnp.zeros(parts["table"].shape, high)
+    if bias is not None and bias.shape[2] == 1:
+        carry["bias"] = jnp.zeros(bias.shape, high)
+    found = []
+    for a, b, span in pieces:
+        carry, rows = lax.scan(partial(block, span), carry, jax.tree.map(lambda x, a=a, b=b: x[a:b], now))
+        found.append(rows)
+    rows = jax.tree.map(lambda *several: unblocked(jnp.concatenate(several), n), *found)
+    dq, dk, dv = rows.pop("q"), carry.pop("k").mT.astype(dtype), carry.pop("v").mT.astype(dtype)
+    return dq, dk, dv, {name: x.astype(dtype) for name, x in (rows | carry).items()}
+
+
+def _summed(bias, ds, start):
+    """ds (b, g, r, rows, span) as the cotangent of a block of the bias's rows, summed over the axes it has not."""
+    b, g, r, rows, span = ds.shape
+    ds = ds.reshape(b, g * r, rows, span)
+    ds = ds.sum(tuple(axis for axis in (0, 1) if bias.shape[axis] == 1), keepdims=True)
+    if bias.shape[3] == 1:
+        return ds.sum(3, keepdims=True)
+    return _add(jnp.zeros((*ds.shape[:2], rows, bias.shape[3]), ds.dtype), ds, start, -1)

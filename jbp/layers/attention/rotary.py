@@ -1,0 +1,56 @@
+"""Positions as rotations."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.cases import Case, f
+from jbp.errors import LayerError, floats, show
+from jbp.layer import Layer
+from jbp.numerics import wide
+
+
+def rotated(x: Any, base: float, sign: int = 1) -> Any:
+    """x (..., n, d) with each pair of features (i, i + d/2) turned by ± the angle p base^(−2 i / d) at place p."""
+    dtype, (n, d) = wide(x).dtype, x.shape[-2:]
+    angle = sign * jnp.arange(n, dtype=dtype)[:, None] * base ** (-2 * jnp.arange(d // 2, dtype=dtype) / d)[None]
+    cos, sin = (jnp.expand_dims(f(angle), range(x.ndim - 2)) for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(wide(x), 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Rotary(Layer):
+    """(y_i, y_{i+d/2}) = (x_i, x_{i+d/2}) turned by p base^(−2 i / d) at place p = 0, 1, ...      dx = dy turned back.
+
+    The product of two such rows depends on their distance only; attention has it inside with `rotary=True`. Keeps
+    nothing. Shapes: x and y (..., n, d), d even. (Su et al., *RoFormer*, 2021, §3.2.2; here a pair is half of the
+    features apart.) Raises LayerError for an odd d.
+    """
+
+    base: float = 10000.0
+
+    def forward(self, params, x, /):
+        if floats(self, x, "(..., n, features)", least=2).shape[-1] % 2:
+            raise LayerError(
+                self, f"got x {show(x)}; expected an even number of features. Choose a width that 2 divides."
+            )
+        return rotated(x, self.base), ()
+
+    def backward(self, params, residuals, dy, /):
+        return rotated(dy, self.base, -1), ()
+
+    def reference(self, params, x, /):
+        """Pairs as complex numbers."""
+        half, n = x.shape[-1] // 2, x.shape[-2]
+        place, pair = jnp.arange(n, dtype=wide(x).dtype), jnp.arange(half, dtype=wide(x).dtype)
+        turn = jnp.outer(place, jnp.power(self.base, -pair / half))
+        x_ = wide(x)
+        z = lax.complex(x_[..., :half], x_[..., half:])
+        z = z * jnp.broadcast_to(lax.complex(jnp.cos(turn), jnp.sin(turn)), z.shape)
+        return jnp.concatenate([z.real, z.imag], -1).astype(x.dtype)
+
+
+CASES = (Case(Rotary(), f(3, 2), f(2, 5, 8), f(2, 1, 3, 2)),)

@@ -1,0 +1,46 @@
+"""How far a Gaussian that a network describes is from the standard one."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jbp.cases import Case, f
+from jbp.layer import Layer
+from jbp.layers.stochastic.variational import half
+from jbp.numerics import wide
+
+
+@dataclass(frozen=True)
+class StandardNormalDivergence(Layer):
+    """y = mean over rows of Σ ½ (eˢ + m² − 1 − s), the divergence KL(N(m, eˢ) ‖ N(0, 1)) of x = (m|s).
+
+        dm = m dy / rows      ds = ½ (eˢ − 1) dy / rows
+
+    Keeps x. Shapes: x (..., 2 n), y (). Beside a decoder in a Parallel it is the second term of the variational bound,
+    which Penalized adds to the loss. (Kingma & Welling, *Auto-Encoding Variational Bayes*, 2014, appendix B.) eˢ is
+    out of float32's range above s = 88. Raises LayerError for an odd last size or an x that is not floating.
+    """
+
+    def forward(self, params, x, /):
+        n = half(self, x)
+        m, s = wide(x[..., :n]), wide(x[..., n:])
+        each = 0.5 * (jnp.expm1(s) + jnp.square(m) - s)
+        return (each.sum() / _rows(x)).astype(x.dtype), x
+
+    def backward(self, params, x, dy, /):
+        n = x.shape[-1] // 2
+        slope = jnp.concatenate([wide(x[..., :n]), 0.5 * jnp.expm1(wide(x[..., n:]))], -1)
+        return (slope * (wide(dy) / _rows(x))).astype(x.dtype), ()
+
+    def reference(self, params, x, /):
+        n = x.shape[-1] // 2
+        m, variance = x[..., :n], jnp.exp(x[..., n:])
+        return jnp.mean(jnp.sum(0.5 * (variance + m**2 - 1 - x[..., n:]), -1))
+
+
+def _rows(x):
+    return max(math.prod(x.shape[:-1]), 1)
+
+
+CASES = (Case(StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),)

@@ -1,0 +1,67 @@
+"""Arithmetic that layers share: sums in a wide enough dtype, broadcasts written out, products of many rows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def leading(x: Any) -> tuple[int, ...]:
+    """All axes but the last."""
+    return tuple(range(x.ndim - 1))
+
+
+def along(b: Any, x: Any) -> Any:
+    """A vector as the last axis of an array with x's rank."""
+    return b.reshape((1,) * (x.ndim - 1) + b.shape)
+
+
+def outer(x: Any, dy: Any) -> Any:
+    """Σ xᵀ dy over all axes but the last, (..., i), (..., o) -> (i, o).
+
+    As two matrices: for a product over several axes XLA would write both factors down transposed, on CPUs slowly.
+    """
+    rows = math.prod(x.shape[:-1])
+    return jnp.einsum("ni,no->io", x.reshape(rows, x.shape[-1]), dy.reshape(rows, dy.shape[-1]))
+
+
+def wide(x: Any) -> Any:
+    """x in the dtype for sums and statistics: float32 for float16 and bfloat16, else its own."""
+    return x.astype(wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype for sums and statistics of values in `dtype`."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Static:
+    """A residual that is known when tracing: a shape, a count. It holds no array."""
+
+    value: Any
+
+
+def time_first(x):
+    return jnp.swapaxes(x, 0, 1)
+
+
+def log_sum_exp(x):
+    """l = log Σ exp x over the last axis, kept as an axis of size one, in float32 at least."""
+    top = wide(x).max(-1, keepdims=True, initial=-jnp.inf)
+    return top + jnp.log(jnp.exp(wide(x) - top).sum(-1, keepdims=True))
+
+
+def softplus(x):
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def chosen(ids: Any, first: Any, size: int) -> Any:
+    """Whether ids (...) are first, first + 1, ...: (..., size) of booleans. Small integers are made wide enough."""
+    ids = ids.astype(np.promote_types(ids.dtype, np.int32))
+    wanted = jnp.arange(size, dtype=ids.dtype) + jnp.asarray(first, ids.dtype)
+    return ids[..., None] == wanted.reshape((1,) * ids.ndim + (size,))
