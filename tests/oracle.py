@@ -1,5 +1,7 @@
 """Ordinary numbers for a Case's inputs, and a layer's own way back beside `jax.vjp` of its reference."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,18 @@ def _mix(a, b):
     return 2.5 * np.asarray(a) + np.asarray(b)
 
 
+@cache
+def older_loops():
+    """The compiler's option for its older way to emit loops, None where it has none."""
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError as error:
+        assert "xla_cpu_use_fusion_emitters" in str(error)
+        return None
+    return options
+
+
 def audit(net, x, eps=1e-12, seed=0):
     """The four equations against the reference in float64: both ways down, linearity, zero. Returns the parameters."""
     params = parameters(net, x, seed)
@@ -92,7 +106,7 @@ def audit(net, x, eps=1e-12, seed=0):
 
     # XLA's older way to emit loops compiles in half the time, but not where many of them take the same random bits
     drawn = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves((params, x)))
-    older = {"xla_cpu_use_fusion_emitters": False} if jax.default_backend() == "cpu" and not drawn else None
+    older = None if drawn else older_loops()
     run = jax.jit(
         lambda params, x, dy: (reverse(net, params, x, dy), oracle(net, params, x, dy)), compiler_options=older
     )

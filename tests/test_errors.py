@@ -339,7 +339,7 @@ def test_settings_out_of_range(rate):
         ({"groups": 3}, "expected groups that divide the heads"),
     ):
         assert says in message(lambda options=options: MultiHeadAttention(4, **options))
-    assert "expected 1 or more" in message(lambda: Reversible(Dense(3), times=0))
+    assert "expected a whole number, 1 or more" in message(lambda: Reversible(Dense(3), times=0))
     assert "expected each of 0, 1, ... once" in message(Transpose, (0, 2))
     assert "at most one −1" in message(Reshape, (-1, -1))
     assert "expected 1 or more for each spatial axis" in message(Upsample, (2, 0))
