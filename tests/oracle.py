@@ -94,7 +94,8 @@ def older_loops():
     try:
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError as error:
-        assert "xla_cpu_use_fusion_emitters" in str(error)
+        if "xla_cpu_use_fusion_emitters" not in str(error):
+            raise
         return None
     return options
 
