@@ -92,9 +92,13 @@ def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = Non
 
 
 def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> list[Any]:
-    """The named arrays out of a layer's own dict of parameters, each checked against its shape and `dtype`.
+    """The named arrays out of a layer's own dict of parameters, as they are, each checked against its shape.
 
-    Buffers are unwrapped; their dtype is their own business.
+    They are floating, of one dtype, which is x's (`dtype`) or one that holds all of its values: weights in float32
+    beside activations in bfloat16. Buffers are unwrapped; their dtype is their own business. So a layer computes with
+    `wide(g)` what it computes in float32 anyway, and with `w.astype(x.dtype)` what it multiplies with x, in `forward`
+    and in `backward`. The outputs are of x's dtype. The gradients are of the parameters': `backward` gives delta in it
+    (`dy.astype(w.dtype)`), and `gradient` returns the dtype of delta, as `numerics.outer(x, delta)` does.
     """
     if not isinstance(params, dict) or set(params) != set(shapes):
         raise LayerError(
@@ -102,7 +106,7 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
             f"got parameters {show(params)}; expected a dict with {', '.join(map(repr, shapes))}. "
             "Are these the parameters of another network? Make them with net.init(key, x).",
         )
-    found = []
+    found, first = [], None
     for name, shape in shapes.items():
         p = params[name]
         buffer = getattr(p, "is_buffer", False)
@@ -119,14 +123,24 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                 f"got {name!r} {show(p)}; expected shape {list(shape)}. "
                 "Are these the parameters of another network, or is the trailing size of x wrong?",
             )
-        if not buffer and p.dtype != dtype:
-            raise LayerError(
-                layer,
-                f"got {name!r} {show(p)} with x in {dtype}; expected one dtype. "
-                f"Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
-            )
+        if not buffer:
+            first = p if first is None else first
+            if p.dtype != first.dtype or not _holds(p.dtype, dtype):
+                raise LayerError(
+                    layer,
+                    f"got {name!r} {show(p)} with x in {dtype}; expected one dtype for all parameters, that of x or a "
+                    f"wider one. Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
+                )
         found.append(p)
     return found
+
+
+def _holds(wider: Any, dtype: Any) -> bool:
+    """Whether every value of a floating dtype is one of the other, too."""
+    if not jnp.issubdtype(wider, jnp.floating):
+        return False
+    one, other = jnp.finfo(wider), jnp.finfo(dtype)
+    return one.nmant >= other.nmant and one.maxexp >= other.maxexp
 
 
 def indices(layer: Any, ids: Any, below: int, what: str) -> None:

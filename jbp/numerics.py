@@ -22,10 +22,13 @@ def along(b: Any, x: Any) -> Any:
 def outer(x: Any, dy: Any) -> Any:
     """Σ xᵀ dy over all axes but the last, (..., i), (..., o) -> (i, o).
 
-    As two matrices: for a product over several axes XLA would write both factors down transposed, on CPUs slowly.
+    As two matrices: for a product over several axes XLA would write both factors down transposed, on CPUs slowly. A
+    factor that was widened for the sake of the gradient's dtype (errors.take) is multiplied in the dtype of the other
+    again, and the sum is of the wider of the two.
     """
-    rows = math.prod(x.shape[:-1])
-    return jnp.einsum("ni,no->io", x.reshape(rows, x.shape[-1]), dy.reshape(rows, dy.shape[-1]))
+    rows, dtypes = math.prod(x.shape[:-1]), sorted((x.dtype, dy.dtype), key=lambda dtype: jnp.finfo(dtype).bits)
+    x, dy = (a.reshape(rows, a.shape[-1]).astype(dtypes[0]) for a in (x, dy))
+    return jnp.einsum("ni,no->io", x, dy, preferred_element_type=dtypes[1])
 
 
 def wide(x: Any) -> Any:

@@ -266,8 +266,15 @@ def test_parameters_of_another_network():
 def test_two_dtypes():
     x = ones(2, 3)
     params = Dense(3).init(KEY, x)
-    text = message(Dense(3).forward, params, x.astype(jnp.bfloat16))
-    assert "got 'w' float32[3, 3] with x in bfloat16; expected one dtype. Cast the parameters with jbp.cast" in text
+    wider = "expected one dtype for all parameters, that of x or a wider one. Cast the parameters with jbp.cast"
+    for narrow in ("bfloat16", "float16", "int32"):
+        text = message(Dense(3).forward, {name: p.astype(narrow) for name, p in params.items()}, x)
+        assert f"got 'w' {narrow}[3, 3] with x in float32; {wider}" in text
+    text = message(Dense(3).forward, cast(params, "float16"), x.astype(jnp.bfloat16))
+    assert f"got 'w' float16[3, 3] with x in bfloat16; {wider}" in text
+    text = message(Dense(3).forward, params | {"b": params["b"].astype("bfloat16")}, x.astype(jnp.bfloat16))
+    assert f"got 'b' bfloat16[3] with x in bfloat16; {wider}" in text
+    Dense(3).forward(params, x.astype(jnp.bfloat16))
     Dense(3).forward(cast(params, "bfloat16"), x.astype(jnp.bfloat16))
     assert "expected one shape and one dtype" in message(MeanSquaredError().forward, (), (x, x.astype(jnp.bfloat16)))
 

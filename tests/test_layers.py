@@ -184,6 +184,29 @@ def test_lower_precision_keeps_dtypes(layer, spec):
         assert jax.tree.all(same)
 
 
+NARROW = (  # families whose parameters must still be of x's dtype
+    "activation", "attention", "conv", "embedding", "energy", "experts", "norm", "recurrent", "statespace",
+    "stochastic", "linear.lowrank", "linear.radial", "cross_entropy", "sampled", "combinators",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "spec"), [p for p in EVERY if not any(n in type(p.values[0]).__module__ for n in NARROW)]
+)
+def test_parameters_may_be_wider_than_x(layer, spec):
+    x, params = jax.eval_shape(
+        lambda: ((x := draw(spec, dtype="bfloat16")), cast(initialize(layer, KEY, x), "float32"))
+    )
+
+    def both(params, x):
+        y, residuals = layer.forward(params, x)
+        return y, layer.pull(params, residuals, y), layer.backward(params, residuals, y)[0]
+
+    y, (dx, grads), apart = jax.eval_shape(both, params, x)
+    assert {v.dtype for v in jax.tree.leaves((y, dx, apart))} <= {jnp.dtype("bfloat16")}
+    assert {v.dtype for v in jax.tree.leaves(grads)} <= {jnp.dtype("float32")}
+
+
 # A log variance, or the logarithm of a ratio, of 1e4 is out of range by definition.
 LARGEST = {
     jbp.losses.GaussianNegativeLogLikelihood: 1.0,

@@ -34,11 +34,12 @@ class Dense(Layer):
 
     def forward(self, params, x, /):
         w, *b = take(self, params, floats(self, x, "(..., features)").dtype, **self._shapes(x))
-        y = x @ w
-        return y + along(b[0], y) if self.bias else y, x
+        y = x @ w.astype(x.dtype)
+        return y + along(b[0].astype(x.dtype), y) if self.bias else y, x
 
     def backward(self, params, x, dy, /):
-        return dy @ params["w"].T, dy
+        w = params["w"]
+        return dy @ w.astype(dy.dtype).T, dy.astype(w.dtype)
 
     def gradient(self, x, dy, /):
         w = outer(x, dy)
@@ -62,10 +63,11 @@ class Logits(Layer):
     def forward(self, params, x, /):
         floats(self, x, "(..., features)")
         (e,) = take(self, params, x.dtype, e=(self.vocabulary, x.shape[-1]))
-        return x @ e.T, x
+        return x @ e.astype(x.dtype).T, x
 
     def backward(self, params, x, dy, /):
-        return dy @ params["e"], dy
+        e = params["e"]
+        return dy @ e.astype(dy.dtype), dy.astype(e.dtype)
 
     def gradient(self, x, dy, /):
         return {"e": outer(dy, x)}
