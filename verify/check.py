@@ -15,6 +15,7 @@ from verify.bench import Bench, Refused
 from verify.canaries import canaries
 from verify.example import Case, is_key, single
 from verify.findings import blind, note, told
+from verify.guard import ExitError, contained, watching_interrupts
 from verify.law import Breach, Law, Plan
 from verify.laws import LAWS, QUICK
 from verify.plan import arranged, native, plan
@@ -45,8 +46,13 @@ def check(
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
     # Overflow is what some inputs are for. The threads of BLAS and those of XLA would wait for each other.
-    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-        report = _audit(f, example_args, reference, seed, level, tuple(captured))
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"), watching_interrupts():
+        begun = time.monotonic()
+        try:
+            with contained():
+                report = _audit(f, example_args, reference, seed, level, tuple(captured))
+        except ExitError as error:
+            report = _ended(f, error, begun)
     return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
 
 
@@ -75,7 +81,7 @@ def _audit(
             tried = planned(bench, seed, level, captured)
         except Refused as refused:
             return _raised(bench, refused, begun)
-    except Nothing as nothing:
+    except (Nothing, oracles.Unusable) as nothing:
         return _nothing(what.name, str(nothing), begun)
     breaches = _all(bench, tried)
     fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
@@ -190,3 +196,10 @@ def _raised(bench: Bench, refused: Refused, begun: float) -> Report:
         bench.flat.subject.name, verdict, (finding,), bench.oracle.kind, bench.oracle.strength, {}, (), 0,
         time.monotonic() - begun,
     )  # fmt: skip
+
+
+def _ended(f: Any, error: ExitError, begun: float) -> Report:
+    """The subject tried to end the process where nothing else of it is known."""
+    finding = Finding("runs", "error", "", 1.0, "", "", f"raised {oracles.brief(error)}")
+    name = getattr(f, "__name__", None) or type(f).__name__
+    return Report(name, "fail", (finding,), "none", "nothing ran", {}, (), 0, time.monotonic() - begun)

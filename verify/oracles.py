@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.jaxprs import again, jaxpr_of, rules_in
-from verify.subject import Flat, wide
+from verify.subject import Flat, show, wide
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,23 @@ def dense(f: Callable[[tuple, tuple], tuple]) -> Callable[[tuple, tuple, tuple],
     return vjp
 
 
+class Unusable(Exception):  # noqa: N818 - a signal between modules, seen by no user
+    """A reference that was given and cannot be compared with: the audit is inconclusive, and this says why."""
+
+
 def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
-    """The strongest oracle that works on the example, and notes on what it rests upon. floats are float64."""
+    """The strongest oracle that works on the example, and notes on what it rests upon. floats are float64.
+
+    A reference that was given is used or the audit ends: raises Unusable where it does not run, or does not return what
+    the subject does. Compared with anything else, a mistake in the way forward would pass.
+    """
     subject, notes = flat.subject, []
-    custom, sure = _traced(flat.primal, floats, others)
-    if subject.reference is not None:
-        (known, inside), error = _rules(flat.reference, floats, others)
-        if error:
-            notes.append(f"the reference does not run in float64 ({error}); it was not used")
-        elif subject.reference is subject.primal:
-            notes.append("the reference is the subject itself: what is compared with is its own forward, without rules")
-        else:
-            if known:
-                notes.append(f"the reference calls JAX's own custom rules ({', '.join(known)}); they were trusted")
-            if inside:
-                notes.append(
-                    f"the reference calls custom rules ({', '.join(inside)}); they were taken out where possible"
-                )
-            f = flat.reference
-            if inside and _differentiable(without_rules(f), floats, others):
-                f = without_rules(f)
-            elif inside:
-                notes.append("without its custom rules the reference has no gradient, so they are trusted")
-            if _differentiable(f, floats, others):
-                return Oracle("reference", "float64 vjp of the reference, every element", f, dense(f)), notes
-            notes.append("the reference has no gradient at the example")
+    (known, inside), error = _rules(flat.primal, floats, others)
+    custom, sure = bool(known or inside), error is None
+    if subject.reference is not None and subject.reference is subject.primal:
+        notes.append("the reference is the subject itself: what is compared with is its own forward, without rules")
+    elif subject.reference is not None and sure:
+        return _given(flat, floats, others, notes), notes
     itself = sure and not custom and subject.kind == "function"
     if itself:
         notes.append("the function has no custom rule and there is no reference: its gradient was compared with itself")
@@ -97,17 +89,45 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
     return Oracle("finite differences", strength, flat.primal, differences(flat.primal), 1e-6), notes
 
 
-def _traced(f: Callable, floats: tuple, others: tuple) -> tuple[bool, bool]:
-    names, error = _rules(f, floats, others)
-    return any(names), not error
+def _given(flat: Flat, floats: tuple, others: tuple, notes: list[str]) -> Oracle:
+    """The oracle that the user's reference is; notes are added to."""
+    f = flat.reference
+    (known, inside), error = _rules(f, floats, others)
+    if error is not None:
+        raise Unusable(f"the reference raised {brief(error)}; it has to run in float64, compiled") from error
+    _alike(flat, floats, others)
+    if known:
+        notes.append(f"the reference calls JAX's own custom rules ({', '.join(known)}); they were trusted")
+    if inside:
+        notes.append(f"the reference calls custom rules ({', '.join(inside)}); they were taken out where possible")
+    if inside and _differentiable(without_rules(f), floats, others):
+        f = without_rules(f)
+    elif inside:
+        notes.append("without its custom rules the reference has no gradient, so they are trusted")
+    if _differentiable(f, floats, others):
+        return Oracle("reference", "float64 vjp of the reference, every element", f, dense(f))
+    notes.append("the reference has no gradient at the example, so its values were differenced")
+    strength = "finite differences of the reference, a ladder of steps: mistakes below 1e-6 stay unseen"
+    return Oracle("finite differences", strength, f, differences(f), 1e-6)
 
 
-def _rules(f: Callable, floats: tuple, others: tuple) -> tuple[tuple[list[str], list[str]], str]:
+def _alike(flat: Flat, floats: tuple, others: tuple) -> None:
+    """Unusable if the reference does not return the subject's outputs: as many, of their shapes, no narrower."""
+    with wide("float64"):
+        ours, theirs = (jax.eval_shape(f, floats, others) for f in (flat.primal, flat.reference))
+    if [v.shape for v in ours] != [v.shape for v in theirs] or any(
+        jnp.finfo(a.dtype).bits > jnp.finfo(b.dtype).bits for a, b in zip(ours, theirs, strict=True)
+    ):
+        raise Unusable(f"the reference returns {show(theirs)} and the subject {show(ours)}, given float64")
+
+
+def _rules(f: Callable, floats: tuple, others: tuple) -> tuple[tuple[list[str], list[str]], Exception | None]:
+    """(JAX's own custom rules in f, the others), and the error of an f that cannot be traced."""
     try:
         with wide("float64"):
-            return rules_in(jax.make_jaxpr(f)(floats, others)), ""
+            return rules_in(jax.make_jaxpr(f)(floats, others)), None
     except Exception as error:  # noqa: BLE001 - a stranger's code; the text goes into the report
-        return ([], []), brief(error)
+        return ([], []), error
 
 
 def _differentiable(f: Callable, floats: tuple, others: tuple) -> bool:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify.guard import contained
+
 Tree = Any
 
 
@@ -421,8 +423,9 @@ def wide(dtype: Any) -> Iterator[None]:
     """Float64 for as long as this lasts, if dtype is that; the process's own setting is as before afterwards.
 
     Constants in a stranger's function are often float32, so promotion must be lenient in every dtype that is not his.
+    All of his code runs inside of this: a SystemExit there is an error like any other.
     """
-    with jax.enable_x64(np.dtype(dtype) == np.float64 or jax.config.read("jax_enable_x64")):
+    with contained(), jax.enable_x64(np.dtype(dtype) == np.float64 or jax.config.read("jax_enable_x64")):
         if np.dtype(dtype) == np.float32:
             yield
         else:

@@ -1,0 +1,52 @@
+"""What may come out of code under audit beside errors, ways to end the process among them: here they are errors too."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_pressed = threading.Event()  # set while a Ctrl-C of the user's own is on its way up
+
+
+class ExitError(RuntimeError):
+    """Code under audit tried to end the process, or to stop it as Ctrl-C does."""
+
+
+class contained:  # noqa: N801 - a context manager, written as a class because a generator cannot be left by GeneratorExit
+    """SystemExit, GeneratorExit and KeyboardInterrupt that code inside of the block raises leave it as ExitError.
+
+    A Ctrl-C of the user's own passes: inside of `watching_interrupts` it is known by its signal.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and _pressed.is_set():
+            return
+        if isinstance(error, SystemExit | GeneratorExit | KeyboardInterrupt):
+            raise ExitError(f"{type(error).__name__}({error}), which would have ended the audit") from error
+
+
+@contextmanager
+def watching_interrupts() -> Iterator[None]:
+    """For as long as this lasts, a KeyboardInterrupt is known to be the user's own, or else that of code under audit.
+
+    Python delivers signals to its main thread alone: elsewhere no KeyboardInterrupt is the user's.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if not callable(before):
+        yield
+        return
+
+    def pressed(number, frame):
+        _pressed.set()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _pressed.clear()
