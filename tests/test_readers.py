@@ -54,8 +54,8 @@ from jbp.layers import (
     SelectiveStateSpace,
     Tanh,
 )
-from jbp.layers.activation.elementwise import PReLU
 from jbp.layers.activation.gated import Maxout, SwiGLU
+from jbp.layers.activation.piecewise import PReLU
 from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.linear.lowrank import LowRank
 from jbp.layers.norm.features import BatchNormInference, RMSNorm

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
-from jbp.layers.activation.elementwise import CELU, Elementwise, PReLU
-from jbp.layers.activation.gated import Gated, Maxout
+from jbp.layers.activation.elementwise import Elementwise
+from jbp.layers.activation.gated import Gated, GatedDense, Maxout
+from jbp.layers.activation.piecewise import PReLU, RReLU
 from jbp.layers.activation.softmax import LogSoftmax, Softmax
 from jbp.layers.attention.linear import LinearAttention
 from jbp.layers.attention.memory import MemoryHop
@@ -124,7 +125,7 @@ def _each(layer, residuals, delta, axes=(0, 0)):
     return jax.lax.map(one, changed(lambda a, axis: jnp.moveaxis(a, axis, 0), (residuals, delta)))
 
 
-@_register(Elementwise, CELU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
+@_register(Elementwise, RReLU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
 @_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 @_register(Identity, Flatten, FanOut, Add, Concatenate, Rotary, Reshape, Take, Select, Pad, Upsample)
 def _(layer, residuals, delta, /):
@@ -195,6 +196,11 @@ def _(layer, x, dy, /):
     x, dy = _tokens(layer, x), _tokens(layer, dy)
     w = _square(x[:, 0]) * _square(dy[:, 0]) if x.shape[1] == 1 else _outer(x, dy)
     return w + _square(dy.sum(1)) if getattr(layer, "bias", False) else w
+
+
+@_register(GatedDense)
+def _(layer, residuals, dz, /):
+    return _norms(Dense(2 * layer.features, layer.bias), residuals[0], dz)
 
 
 @_register(

@@ -1,7 +1,7 @@
 """The networks that textbooks begin with."""
 
 from jbp.combinators import Serial
-from jbp.layers.activation.elementwise import ReLU
+from jbp.layers.activation.piecewise import ReLU
 from jbp.layers.linear.dense import Dense
 from jbp.layers.stochastic.dropout import Dropout
 from jbp.layers.structure.join import Flatten

@@ -1,7 +1,7 @@
 """Networks that learn what the data look like: autoencoders, and the two players of an adversarial game."""
 
 from jbp.combinators import Parallel, Serial
-from jbp.layers.activation.elementwise import GELU, LeakyReLU, ReLU, Sigmoid
+from jbp.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import BatchNorm

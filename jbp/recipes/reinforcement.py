@@ -1,7 +1,7 @@
 """Networks that act."""
 
 from jbp.combinators import Serial
-from jbp.layers.activation.elementwise import ReLU, Tanh
+from jbp.layers.activation import ReLU, Tanh
 from jbp.layers.linear.dense import Dense
 
 

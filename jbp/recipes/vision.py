@@ -2,7 +2,7 @@
 
 from jbp.combinators import Parallel, Repeat, Residual, Reversible, Serial
 from jbp.layer import Layer
-from jbp.layers.activation.elementwise import GELU, ReLU
+from jbp.layers.activation import GELU, ReLU
 from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.embedding import Positions

@@ -1,31 +1,38 @@
 """Elementwise functions, gates, softmax."""
 
-from jbp.layers.activation import elementwise, gated, softmax
+from jbp.layers.activation import elementwise, gated, piecewise, softmax
 from jbp.layers.activation.elementwise import (
     CELU,
     ELU,
     GELU,
     SELU,
     GELUTanh,
-    HardSigmoid,
-    HardSwish,
-    HardTanh,
-    LeakyReLU,
     LogSigmoid,
     Mish,
-    PReLU,
-    ReLU,
-    ReLU2,
-    ReLU6,
     Sigmoid,
     SiLU,
     Sin,
     Softplus,
     Softsign,
     Tanh,
+    TanhShrink,
 )
-from jbp.layers.activation.gated import GEGLU, GLU, Maxout, ReGLU, SwiGLU
-from jbp.layers.activation.softmax import LogSoftmax, Softmax
+from jbp.layers.activation.gated import GEGLU, GLU, Gate, GatedDense, Maxout, ReGLU, SwiGLU
+from jbp.layers.activation.piecewise import (
+    HardShrink,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
+    LeakyReLU,
+    PReLU,
+    ReLU,
+    ReLU2,
+    ReLU6,
+    RReLU,
+    SoftShrink,
+    Threshold,
+)
+from jbp.layers.activation.softmax import LogSoftmax, Softmax, Softmin
 
 __all__ = [
     "CELU",
@@ -35,6 +42,9 @@ __all__ = [
     "GLU",
     "SELU",
     "GELUTanh",
+    "Gate",
+    "GatedDense",
+    "HardShrink",
     "HardSigmoid",
     "HardSwish",
     "HardTanh",
@@ -44,6 +54,7 @@ __all__ = [
     "Maxout",
     "Mish",
     "PReLU",
+    "RReLU",
     "ReGLU",
     "ReLU",
     "ReLU2",
@@ -51,15 +62,20 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Sin",
+    "SoftShrink",
     "Softmax",
+    "Softmin",
     "Softplus",
     "Softsign",
     "SwiGLU",
     "Tanh",
+    "TanhShrink",
+    "Threshold",
 ]
 
 CASES = (
     *elementwise.CASES,
+    *piecewise.CASES,
     *gated.CASES,
     *softmax.CASES,
 )

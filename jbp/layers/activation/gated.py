@@ -1,4 +1,4 @@
-"""Gates: a table, one line each, of y = a f(b) where x = (a|b) is split in two halves of its last axis.
+"""Gates: y = a f(b) where x = (a|b) is split in two halves along an axis.
 
     da = dy f(b)      db = dy a f'(b)
 
@@ -6,60 +6,155 @@ Each keeps x. They take what a Dense(2 n) makes: `Serial(Dense(2 * n), SwiGLU(),
 Modeling with Gated Convolutional Networks*, 2017, §2; Shazeer, *GLU Variants Improve Transformer*, 2020.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated
 
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.cases import Case, f
+from jbp.cases import ANY, Case, f
 from jbp.errors import LayerError, floats, show
+from jbp.fields import Hint, Range, Size
 from jbp.layer import Layer
-from jbp.layers.activation.elementwise import GELU, Elementwise, ReLU, Sigmoid, SiLU
-from jbp.numerics import Static
+from jbp.layers.activation.elementwise import GELU, Elementwise, GELUTanh, Sigmoid, SiLU
+from jbp.layers.activation.piecewise import ReLU
+from jbp.layers.linear.dense import Dense
+from jbp.numerics import Static, wide
 
 
 class Gated(Layer):
-    gate: ClassVar[Callable[[Any], Any]]
-    slope: ClassVar[Callable[[Any], Any]]
-    definition: ClassVar[Callable[[Any], Any]]
+    activation: Elementwise
+    axis: int
 
-    def forward(self, params, x, /):
-        if floats(self, x, "(..., 2 n)").shape[-1] % 2:
+    def _axis(self, x):
+        axis = self.axis % x.ndim if -x.ndim <= self.axis < x.ndim else None
+        if axis is None or x.shape[axis] % 2:
             raise LayerError(
                 self,
-                f"got x {show(x)}; expected an even last size, to be split in two halves. Put a Dense(2 * n) before.",
+                f"got x {show(x)}; expected an even size on axis {self.axis}, to be split in two halves. "
+                "Put a Dense(2 * n) before.",
             )
-        a, b = jnp.split(x, 2, -1)
-        return a * type(self).gate(b), x
+        return axis
+
+    def _halves(self, x):
+        return (wide(half) for half in jnp.split(x, 2, self._axis(x)))
+
+    def forward(self, params, x, /):
+        a, b = self._halves(floats(self, x, "(..., 2 n)"))
+        return (a * self.activation.f(b)).astype(x.dtype), x
 
     def backward(self, params, x, dy, /):
-        a, b = jnp.split(x, 2, -1)
-        halves = dy * type(self).gate(b), dy * a * type(self).slope(b)
-        return jnp.stack(halves, -2).reshape(x.shape), ()  # (a|b) again; a concatenation would write both down first
+        (a, b), d, f = self._halves(x), wide(dy), self.activation
+        slope = f.df(b if f.keeps == "x" else f.f(b))
+        halves = (d * f.f(b)).astype(dy.dtype), (d * a * slope).astype(dy.dtype)
+        return jnp.stack(halves, self._axis(x)).reshape(x.shape), ()  # a concatenation would write both down first
 
     def reference(self, params, x, /):
-        n = x.shape[-1] // 2
-        return x[..., :n] * type(self).definition(x[..., n:])
+        a, b = jnp.split(x, 2, self.axis)
+        return a * self.activation.definition(b)
 
 
-def _row(name: str, activation: type[Elementwise], doc: str) -> type[Gated]:
-    f, slope = activation.f, activation.slope
-    members = {
-        "gate": staticmethod(f),
-        "slope": staticmethod(slope if activation.keeps == "x" else lambda b: slope(f(b))),
-        "definition": staticmethod(activation.definition),
-        "__module__": __name__,
-        "__doc__": f"y = a {doc} with x = (a|b). Keeps x. x (..., 2 n), y (..., n). Raises LayerError for an odd size.",
-    }
-    return dataclass(frozen=True)(type(name, (Gated,), members))
+@dataclass(frozen=True)
+class GLU(Gated):
+    """y = a σ(b) with x = (a|b).      da = dy σ(b)      db = dy a σ(b) (1 − σ(b))
+
+    Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+    """
+
+    axis: int = -1
+
+    activation = Sigmoid()
 
 
-GLU = _row("GLU", Sigmoid, "σ(b)")
-ReGLU = _row("ReGLU", ReLU, "max(b, 0)")
-SwiGLU = _row("SwiGLU", SiLU, "b σ(b)")
-GEGLU = _row("GEGLU", GELU, "b Φ(b), Φ the normal distribution,")
+@dataclass(frozen=True)
+class ReGLU(Gated):
+    """y = a max(b, 0) with x = (a|b).      da = dy max(b, 0)      db = dy a where b > 0, else 0
+
+    Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+    """
+
+    axis: int = -1
+
+    activation = ReLU()
+
+
+@dataclass(frozen=True)
+class SwiGLU(Gated):
+    """y = a b σ(b) with x = (a|b).      da = dy b σ(b)      db = dy a f'(b), f' the slope of SiLU
+
+    Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+    """
+
+    axis: int = -1
+
+    activation = SiLU()
+
+
+@dataclass(frozen=True)
+class GEGLU(Gated):
+    """y = a b Φ(b) with x = (a|b), Φ the normal distribution.      da = dy b Φ(b)      db = dy a (Φ(b) + b Φ'(b))
+
+    Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+    """
+
+    axis: int = -1
+
+    activation = GELU()
+
+
+@dataclass(frozen=True)
+class Gate(Gated):
+    """y = a f(b) with x = (a|b), f any elementwise `activation`.      da = dy f(b)      db = dy a f'(b)
+
+    `Gate(GELUTanh())`. Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd
+    size.
+    """
+
+    activation: Elementwise
+    axis: int = -1
+
+
+_SILU = SiLU()
+
+
+@dataclass(frozen=True)
+class GatedDense(Layer):
+    """y = a f(b) with (a|b) = z = x W + c: two affine maps, of which one is the gate of the other.
+
+        da = dy f(b)      db = dy a f'(b)      dz = (da|db)      dx = dz Wᵀ      dW = xᵀ dz      dc = Σ dz
+
+    The first half of a transformer's feed-forward block: `Serial(GatedDense(4 * n), Dense(n))`, gated by SiLU if
+    nothing else is asked for. delta is dz. Keeps x and z. Parameters as those of Dense(2 o). Shapes: x (..., i), W
+    (i, 2 o), c (2 o,), y (..., o). (Shazeer, *GLU Variants Improve Transformer*, 2020.) Raises LayerError as Dense
+    does.
+    """
+
+    features: Size
+    activation: Elementwise = _SILU
+    bias: bool = True
+
+    def _parts(self):
+        return Dense(2 * self.features, self.bias), Gate(self.activation)
+
+    def init(self, key, x, /):
+        return self._parts()[0].init(key, x)
+
+    def forward(self, params, x, /):
+        dense, gate = self._parts()
+        z, _ = dense.forward(params, floats(self, x, "(..., features)"))
+        return gate.forward((), z)[0], (x, z)
+
+    def backward(self, params, residuals, dy, /):
+        dense, gate = self._parts()
+        x, z = residuals
+        return dense.backward(params, x, gate.backward((), z, dy)[0])
+
+    def gradient(self, residuals, dz, /):
+        return self._parts()[0].gradient(residuals[0], dz)
+
+    def reference(self, params, x, /):
+        z = jnp.matmul(x, params["w"]) + (params["b"].reshape((1,) * (x.ndim - 1) + (-1,)) if self.bias else 0)
+        return z[..., : self.features] * self.activation.definition(z[..., self.features :])
 
 
 @dataclass(frozen=True)
@@ -71,12 +166,7 @@ class Maxout(Layer):
     LayerError if pieces does not divide the last size, and for more than 256 pieces.
     """
 
-    pieces: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 1 <= self.pieces <= 256:
-            raise LayerError(self, f"got pieces={self.pieces}; expected 1 to 256. Use fewer pieces.")
+    pieces: Annotated[int, Range(1, 256), Hint("Use fewer pieces: their places are kept in one byte.")] = 2
 
     def forward(self, params, x, /):
         if floats(self, x, "(..., n pieces)").shape[-1] % self.pieces:
@@ -103,6 +193,10 @@ class Maxout(Layer):
 
 
 CASES = (
+    Case(GLU(axis=1), f(2, 4, 3), f(3, 2)),
+    Case(Gate(GELUTanh()), f(3, 8)),
+    Case(GatedDense(3), *ANY),
+    Case(GatedDense(2, GELU(), bias=False), f(3, 5)),
     *(Case(gate(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)) for gate in (GLU, ReGLU, SwiGLU, GEGLU)),
     Case(Maxout(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(Maxout(3), f(2, 3)),

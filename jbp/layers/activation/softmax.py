@@ -1,60 +1,97 @@
-"""Normalized exponentials over the last axis. Sums are taken in float32 at least."""
+"""Normalized exponentials. Sums are taken in float32 at least."""
 
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.cases import ANY, Case
-from jbp.errors import floats
+from jbp.cases import ANY, Case, f
+from jbp.errors import LayerError, floats, show
 from jbp.layer import Layer
-from jbp.numerics import log_sum_exp, wide
+from jbp.numerics import wide
+
+
+class _Normalized(Layer):
+    axis: int
+
+    def _checked(self, x):
+        if not -floats(self, x, "(..., n)").ndim <= self.axis < x.ndim:
+            raise LayerError(self, f"got x {show(x)}; expected an axis {self.axis}. The last one is axis=-1.")
+        return x
+
+    def _below_top(self, x):
+        """x less its greatest value, which is 0 for +∞ itself: beside it the others have no part."""
+        x = wide(x)
+        return jnp.where(x == jnp.inf, 0, x - x.max(self.axis, keepdims=True, initial=-jnp.inf))
 
 
 @dataclass(frozen=True)
-class Softmax(Layer):
-    """y = eˣ / Σ eˣ over the last axis.      dx = y (dy − Σ dy y)
+class Softmax(_Normalized):
+    """y = eˣ / Σ eˣ over the axis.      dx = y (dy − Σ dy y)
 
-    Keeps y. Shapes: x and y (..., n). Raises LayerError for a scalar or an x that is not floating.
+    Keeps y. x = −∞ gives 0. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
     """
 
+    axis: int = -1
+
     def forward(self, params, x, /):
-        floats(self, x, "(..., n)")
-        e = jnp.exp(wide(x) - wide(x).max(-1, keepdims=True, initial=-jnp.inf))
-        y = (e / e.sum(-1, keepdims=True)).astype(x.dtype)
+        e = jnp.exp(self._below_top(self._checked(x)))
+        y = (e / e.sum(self.axis, keepdims=True)).astype(x.dtype)
         return y, y
 
     def backward(self, params, y, dy, /):
         p, d = wide(y), wide(dy)
-        return (p * (d - (d * p).sum(-1, keepdims=True))).astype(dy.dtype), ()
+        return (p * (d - (d * p).sum(self.axis, keepdims=True))).astype(dy.dtype), ()
 
     def reference(self, params, x, /):
-        e = jnp.exp(x - lax.stop_gradient(jnp.max(x, -1, keepdims=True)))
-        return e / jnp.sum(e, -1, keepdims=True)
+        e = jnp.exp(x - lax.stop_gradient(jnp.max(x, self.axis, keepdims=True)))
+        return e / jnp.sum(e, self.axis, keepdims=True)
 
 
 @dataclass(frozen=True)
-class LogSoftmax(Layer):
-    """y = x − log Σ eˣ over the last axis.      dx = dy − eʸ Σ dy
+class Softmin(Softmax):
+    """y = e⁻ˣ / Σ e⁻ˣ over the axis.      dx = −y (dy − Σ dy y)
 
-    Keeps y. Shapes: x and y (..., n). Raises LayerError for a scalar or an x that is not floating.
+    Keeps y. x = +∞ gives 0. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
     """
 
     def forward(self, params, x, /):
-        floats(self, x, "(..., n)")
-        y = (wide(x) - log_sum_exp(x)).astype(x.dtype)
+        return super().forward(params, -self._checked(x))
+
+    def backward(self, params, y, dy, /):
+        return super().backward(params, y, -dy)
+
+    def reference(self, params, x, /):
+        return super().reference(params, -x)
+
+
+@dataclass(frozen=True)
+class LogSoftmax(_Normalized):
+    """y = x − log Σ eˣ over the axis.      dx = dy − eʸ Σ dy
+
+    Keeps y. x = −∞ gives −∞. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
+    """
+
+    axis: int = -1
+
+    def forward(self, params, x, /):
+        z = self._below_top(self._checked(x))
+        y = (z - jnp.log(jnp.exp(z).sum(self.axis, keepdims=True))).astype(x.dtype)
         return y, y
 
     def backward(self, params, y, dy, /):
         d = wide(dy)
-        return (d - jnp.exp(wide(y)) * d.sum(-1, keepdims=True)).astype(dy.dtype), ()
+        return (d - jnp.exp(wide(y)) * d.sum(self.axis, keepdims=True)).astype(dy.dtype), ()
 
     def reference(self, params, x, /):
-        top = lax.stop_gradient(jnp.max(x, -1, keepdims=True))
-        return x - top - jnp.log(jnp.sum(jnp.exp(x - top), -1, keepdims=True))
+        top = lax.stop_gradient(jnp.max(x, self.axis, keepdims=True))
+        return x - top - jnp.log(jnp.sum(jnp.exp(x - top), self.axis, keepdims=True))
 
 
 CASES = (
     Case(Softmax(), *ANY),
     Case(LogSoftmax(), *ANY),
+    Case(Softmin(), *ANY),
+    Case(Softmax(1), f(3, 5), f(2, 3, 5)),
+    Case(LogSoftmax(0), f(3, 5)),
 )
