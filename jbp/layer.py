@@ -4,10 +4,9 @@ A layer is a frozen dataclass of configuration, its fields checked when it is ma
 four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2). `delta` is its error where its
 parameters sit: `dy` for Dense, the gate errors of every step for an LSTM, a tuple of deltas for a combinator.
 
-Laws.  Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output. Linearity:
-backward and gradient are linear in dy. Closure: a combinator of layers is a layer. Frugality: residuals hold neither
-weights nor what is cheap to recompute. Meaning: `reference` is the definition in plain jax.numpy. The cotangent of an
-integer, of a random key and of a `Buffer` (params.py) is None.
+Laws. Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output. Linear in dy
+are backward and gradient. Closure: a combinator of layers is a layer. Frugality: residuals hold no weights, and nothing
+that is cheap to recompute. `reference` is the definition. The cotangent of an integer, a key or a `Buffer` is None.
 """
 
 from collections.abc import Callable
@@ -80,5 +79,6 @@ def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
             return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if isinstance(value, Layer) else value
 
-    labels = {f.name: "" if f.name in ("layer", "layers") else f".{f.name}" for f in fields(layer)}
+    inside = () if getattr(layer, "sealed", False) else fields(layer)  # sealed: of use to that combinator alone
+    labels = {f.name: "" if f.name in ("layer", "layers") else f".{f.name}" for f in inside}
     return replace(layer, **{name: changed(label, getattr(layer, name)) for name, label in labels.items()})

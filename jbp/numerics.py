@@ -54,8 +54,9 @@ def time_first(x):
 
 
 def log_sum_exp(x):
-    """l = log Σ exp x over the last axis, kept as an axis of size one, in float32 at least."""
+    """l = log Σ exp x over the last axis, kept as an axis of size one, in float32 at least: −∞ where all x are."""
     top = wide(x).max(-1, keepdims=True, initial=-jnp.inf)
+    top = jnp.where(top == -jnp.inf, 0, top)
     return top + jnp.log(jnp.exp(wide(x) - top).sum(-1, keepdims=True))
 
 

@@ -21,6 +21,7 @@ from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated
 from jbp.losses.cross_entropy import Entropy
+from jbp.losses.loss import Loss
 from jbp.sweep import children
 
 ROOT = Path(jbp.__file__).parent.parent
@@ -238,6 +239,7 @@ UNLISTED = {
     Elementwise: "what the rows of the table have in common",
     Gated: "what the rows of its table have in common",
     Entropy: "what cross-entropy losses have in common",
+    Loss: "what all losses have in common",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",
 }
 

@@ -1,7 +1,8 @@
 """The layer protocol, known by its shape: what verify needs of a network, whoever wrote it.
 
 A layer has init, forward, backward, gradient, pull and reference. A combinator is a frozen dataclass whose fields hold
-layers, or tuples of layers. A buffer is a pytree node with `is_buffer = True` and a `value`.
+layers, or tuples of layers; one with `sealed = True` asks more of them than a layer has, and is taken as a whole. A
+buffer is a pytree node with `is_buffer = True` and a `value`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ def substitute(change: Callable[[str, Any], Any], layer: Any) -> Any:
             return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if is_layer(value) else value
 
-    if not is_dataclass(layer):
+    if not is_dataclass(layer) or getattr(layer, "sealed", False) is True:
         return layer
     new = {}
     for field in fields(layer):

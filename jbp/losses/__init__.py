@@ -11,6 +11,7 @@ from jbp.losses import (
     policy,
     regression,
     sampled,
+    wrapped,
 )
 from jbp.losses.classification import BinaryCrossEntropy, Hinge, KullbackLeibler
 from jbp.losses.contrastive import InfoNCE, Triplet
@@ -18,6 +19,7 @@ from jbp.losses.cross_entropy import SoftmaxCrossEntropy
 from jbp.losses.ctc import CTC
 from jbp.losses.divergence import StandardNormalDivergence
 from jbp.losses.linear_cross_entropy import LinearCrossEntropy
+from jbp.losses.loss import Each, Loss, PerExample, Sum, Weighted
 from jbp.losses.penalized import Penalized
 from jbp.losses.policy import ClippedPolicy, PolicyGradient
 from jbp.losses.regression import (
@@ -33,6 +35,7 @@ __all__ = [
     "CTC",
     "BinaryCrossEntropy",
     "ClippedPolicy",
+    "Each",
     "GaussianNegativeLogLikelihood",
     "Hinge",
     "Huber",
@@ -40,14 +43,18 @@ __all__ = [
     "KullbackLeibler",
     "LinearCrossEntropy",
     "LogCosh",
+    "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "NegativeSampling",
     "Penalized",
+    "PerExample",
     "PolicyGradient",
     "SoftmaxCrossEntropy",
     "StandardNormalDivergence",
+    "Sum",
     "Triplet",
+    "Weighted",
 ]
 
 CASES = (
@@ -61,4 +68,5 @@ CASES = (
     *ctc.CASES,
     *divergence.CASES,
     *penalized.CASES,
+    *wrapped.CASES,
 )

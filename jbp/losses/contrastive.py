@@ -1,19 +1,19 @@
 """Losses of embeddings against each other: what belongs together is to be near. For directions, put UnitNorm before."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, parts, show
-from jbp.layer import Layer
+from jbp.fields import Positive
+from jbp.losses.loss import Loss
 from jbp.losses.targets import alike
 from jbp.numerics import log_sum_exp, wide, wide_dtype
 
 
 @dataclass(frozen=True)
-class InfoNCE(Layer):
+class InfoNCE(Loss):
     """y = mean_i (l_i − S_ii), S = u vᵀ / τ, l_i = log Σ_j exp S_ij: row i of u is to find row i of v among them all.
 
         dS = (softmax S − 1 on the diagonal) dy / rows      du = dS v / τ      dv = dSᵀ u / τ
@@ -24,47 +24,42 @@ class InfoNCE(Layer):
     (u, v), of one shape and dtype, and for a temperature τ that is not positive.
     """
 
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     symmetric: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise LayerError(self, f"got temperature={self.temperature}; expected more than 0. Try 0.1.")
 
     def _scores(self, u, v):
         return jnp.einsum("...id,...jd->...ij", u, v, preferred_element_type=wide_dtype(u.dtype)) / self.temperature
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         u, v = alike(self, x)
         floats(self, u, "(..., n, features)", least=2)
         s = self._scores(u, v)
         own = jnp.diagonal(s, axis1=-2, axis2=-1)
-        y = (log_sum_exp(s)[..., 0] - own).sum()
+        each = log_sum_exp(s)[..., 0] - own
         if self.symmetric:
-            y = (y + (log_sum_exp(jnp.swapaxes(s, -1, -2))[..., 0] - own).sum()) / 2
-        return (y / max(own.size, 1)).astype(u.dtype), (u, v)
+            each = (each + log_sum_exp(jnp.swapaxes(s, -1, -2))[..., 0] - own) / 2
+        return (each, None), (u, v)
 
-    def backward(self, params, residuals, dy, /):
+    def terms_backward(self, params, residuals, dl, dn, /):
         u, v = residuals
         s = self._scores(u, v)
         own = jnp.eye(s.shape[-1], dtype=s.dtype).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
-        ds = _softmax(s, -1) - own
+        ds = (_softmax(s, -1) - own) * dl[..., :, None]
         if self.symmetric:
-            ds = (ds + _softmax(s, -2) - own) / 2
-        ds = (ds * (wide(dy) / (max(math.prod(u.shape[:-1]), 1) * self.temperature))).astype(u.dtype)
+            ds = (ds + (_softmax(s, -2) - own) * dl[..., None, :]) / 2
+        ds = (ds / self.temperature).astype(u.dtype)
         return (jnp.einsum("...ij,...jd->...id", ds, v), jnp.einsum("...ij,...id->...jd", ds, u)), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         u, v = x
         s = jnp.sum(u[..., :, None, :] * v[..., None, :, :], -1) / self.temperature
 
         def one_way(s):
             top = jnp.max(s, -1, keepdims=True)
             log_p = s - top - jnp.log(jnp.sum(jnp.exp(s - top), -1, keepdims=True))
-            return -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1))
+            return -jnp.diagonal(log_p, axis1=-2, axis2=-1)
 
-        return (one_way(s) + one_way(jnp.swapaxes(s, -1, -2))) / 2 if self.symmetric else one_way(s)
+        return ((one_way(s) + one_way(jnp.swapaxes(s, -1, -2))) / 2 if self.symmetric else one_way(s)), None
 
 
 def _softmax(s, axis):
@@ -74,7 +69,7 @@ def _softmax(s, axis):
 
 
 @dataclass(frozen=True)
-class Triplet(Layer):
+class Triplet(Loss):
     """y = mean max(0, ‖a − p‖² − ‖a − n‖² + α) on x = (a, p, n): an anchor is nearer to p than to n, by the margin α.
 
         da = 2 ((a − p) − (a − n)) k dy / rows      dp = −2 (a − p) k dy / rows      dn = 2 (a − n) k dy / rows
@@ -85,7 +80,7 @@ class Triplet(Layer):
 
     margin: float = 0.2
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         a, p, n = parts(self, x, "anchor", "positive", "negative")
         floats(self, a, "(..., features)")
         if len({(v.shape, v.dtype) for v in (a, p, n)}) != 1:
@@ -93,23 +88,21 @@ class Triplet(Layer):
                 self, f"got {show(x)}; expected three arrays of one shape and dtype. Take one row of each a triplet."
             )
         near, far = a - p, a - n
-        over = self._over(near, far)
-        return (jnp.maximum(over, 0).sum() / max(over.size, 1)).astype(a.dtype), (near, far)
+        return (jnp.maximum(self._over(near, far), 0), None), (near, far)
 
     def _over(self, near, far):
         return jnp.square(wide(near)).sum(-1) - jnp.square(wide(far)).sum(-1) + self.margin
 
-    def backward(self, params, residuals, dy, /):
+    def terms_backward(self, params, residuals, dl, dn, /):
         near, far = residuals
-        over = self._over(near, far)
-        each = jnp.where(over > 0, 2 * wide(dy) / max(over.size, 1), 0)[..., None]
-        dp, dn = (-wide(near) * each).astype(dy.dtype), (wide(far) * each).astype(dy.dtype)
-        return (-(dp + dn), dp, dn), ()
+        each = jnp.where(self._over(near, far) > 0, 2 * dl, 0)[..., None]
+        dpositive, dnegative = (-wide(near) * each).astype(near.dtype), (wide(far) * each).astype(far.dtype)
+        return (-(dpositive + dnegative), dpositive, dnegative), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         a, p, n = x
         over = jnp.sum((a - p) ** 2, -1) - jnp.sum((a - n) ** 2, -1) + self.margin
-        return jnp.mean(jnp.where(over > 0, over, 0))
+        return jnp.where(over > 0, over, 0), None
 
 
 CASES = (

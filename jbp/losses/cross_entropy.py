@@ -1,16 +1,4 @@
-"""Cross-entropy. A loss is a layer from (prediction, target) to one number; its dy is that of a scalar, 1 at the top.
-
-Index key: z the scores of one row, c = cap · tanh(z / cap) or z itself, l = log Σ exp c, t what each class counts,
-r what the row counts, D = Σ r over the rows, ζ the factor of the z-loss:
-
-    t_k = w_k ((1 − s) [k = label] + s / K)      r = w_label, and t = r = 0 for a row that is ignored
-    y = Σ_rows (Σ_k t_k (l − c_k) + ζ r l²) / D
-    dc = ((Σ t + 2 ζ r l) exp(c − l) − t) dy / D      dz = dc (1 − (c / cap)²)
-
-with s the smoothing and w the weights of the classes. With soft labels q in place of [k = label], r = 1 and
-dq_k = (1 − s) w_k (l − c_k) dy / D. (Szegedy et al., *Rethinking the Inception Architecture*, 2016, §7; the z-loss:
-Chowdhery et al., *PaLM*, 2022, §5; the cap: Gemma Team, *Gemma 2*, 2024, §2.)
-"""
+"""Cross-entropy of scores over classes: the options, and the loss that is given the scores themselves."""
 
 from dataclasses import dataclass
 
@@ -19,30 +7,20 @@ import numpy as np
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, known, show
-from jbp.layer import Layer
-from jbp.losses.targets import pair
+from jbp.fields import NonNegative, Positive, Rate
+from jbp.losses.loss import Loss
+from jbp.losses.targets import pair, tamed, whole
 from jbp.numerics import along, chosen, log_sum_exp, wide, wide_dtype
 
 
-class Entropy(Layer):
-    """What cross-entropy losses have in common: their options, and the equations at the head of this file."""
+class Entropy(Loss):
+    """What cross-entropy losses have in common: the options and equations of SoftmaxCrossEntropy, on z given anyhow."""
 
-    smoothing: float
-    weights: tuple[float, ...] | None
+    smoothing: Rate
+    weights: tuple[NonNegative, ...] | None
     ignore: int | None
-    z_loss: float
-    cap: float | None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.smoothing < 1:
-            raise LayerError(self, f"got smoothing={self.smoothing}; expected 0 <= smoothing < 1. Try 0.1.")
-        if self.cap is not None and not self.cap > 0:
-            raise LayerError(self, f"got cap={self.cap}; expected more than 0. For no cap write None.")
-        if self.weights is not None and not min(self.weights, default=0) > 0:
-            raise LayerError(
-                self, f"got weights {self.weights}; expected all above 0. Leave a class out with `ignore`."
-            )
+    z_loss: NonNegative
+    cap: Positive | None
 
     def _check_labels(self, labels, rows, classes):
         """An error unless labels are integers for the rows, in range where that can be known, or soft labels."""
@@ -73,15 +51,20 @@ class Entropy(Layer):
         return jnp.asarray(self.weights or (1.0,) * classes, dtype)
 
     def _counted(self, labels, classes, dtype):
-        """(r, k), (..., 1) in `dtype`: w_label k, with k = 0 for an ignored row, NaN out of range, else 1."""
+        """(r, k), (..., 1) in `dtype`: w_label k, with k = 0 for a row that is left out, NaN out of range, else 1."""
         if jnp.issubdtype(labels.dtype, jnp.floating):
             one = jnp.ones((*labels.shape[:-1], 1), dtype)
             return one, one
-        labels = labels[..., None].astype(np.promote_types(labels.dtype, np.int32))
+        labels = whole(labels[..., None])
         counts = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
         if self.ignore is not None:
             counts = jnp.where(labels == self.ignore, 0, counts)
-        return self._weights(classes, dtype)[jnp.clip(labels, 0, classes - 1)] * counts, counts
+        r = self._weights(classes, dtype)[jnp.clip(labels, 0, classes - 1)] * counts
+        return r, counts if self.smoothing else jnp.where(r == 0, 0, counts)
+
+    def _left(self, x, counts):
+        """x with zeros in rows that are left out, so that what they hold cannot be met."""
+        return x if self.ignore is None and self.weights is None else jnp.where(counts == 0, 0, x)
 
     def _targets(self, labels, w, first, classes):
         """t of the classes from `first` on, whose weights are w; soft labels are those of these classes."""
@@ -94,81 +77,94 @@ class Entropy(Layer):
     def _part(self, z, t):
         """(log Σ exp c, Σ t, Σ t c) over some of the classes: (..., 1) each, z in float32 at least."""
         c = self._capped(z)
-        return log_sum_exp(c), t.sum(-1, keepdims=True), (t * c).sum(-1, keepdims=True)
+        cross = jnp.where(t == 0, 0, t * c).sum(-1, keepdims=True)
+        return log_sum_exp(c), t.sum(-1, keepdims=True), cross
 
     def _loss(self, part, r, counts):
-        """The sum of the rows' losses, from what `_part` gives over all classes."""
+        """The rows' losses, from what `_part` gives over all classes."""
         logs, total, cross = part
-        return ((total * logs - cross) * counts + self.z_loss * r * jnp.square(logs)).sum()
+        return ((total * logs - cross) * counts + self.z_loss * r * jnp.square(logs))[..., 0]
 
     def _slopes(self, z, t, w, part, r, each):
-        """(dz, dq of soft labels) of some of the classes, for each = k dy / D."""
+        """(dz, dq of soft labels) of some of the classes, for each = k dl."""
         c, (logs, total, _) = self._capped(z), part
         dz = ((total + 2 * self.z_loss * r * logs) * jnp.exp(c - logs) - t) * each
         if self.cap is not None:
             dz *= 1 - jnp.square(c / self.cap)
-        return dz, (1 - self.smoothing) * along(w, c) * (logs - c) * each
+        return dz, (1 - self.smoothing) * along(w, c) * tamed(logs - c, t) * each
+
+    def _here(self, labels, z):
+        """Which rows are not left out, by the definition."""
+        here = jnp.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
+        if self.weights is None or self.smoothing:
+            return here
+        return here & (jnp.asarray(self.weights, z.dtype)[jnp.clip(labels, 0, len(self.weights) - 1)] != 0)
 
     def _plain(self, z, labels):
         """The definition, row by row, in terms of probabilities."""
         classes = z.shape[-1]
+        w = along(jnp.asarray(self.weights or [1.0] * classes, z.dtype), z)
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            q, here = labels, jnp.ones(labels.shape[:-1], bool)
+            counted = jnp.ones(labels.shape[:-1], z.dtype)
+        else:
+            here = self._here(labels, z)
+            q = jnp.eye(classes, dtype=z.dtype)[jnp.clip(labels, 0, classes - 1)]
+            counted = jnp.where(here, jnp.sum(w * q, -1), 0)
+        z = jnp.where(here[..., None], z, 0)
         c = z if self.cap is None else self.cap * jnp.tanh(z / self.cap)
         top = jnp.max(c, -1, keepdims=True)
         total = jnp.sum(jnp.exp(c - top), -1)
         log_p = c - top - jnp.log(total)[..., None]
-        w = along(jnp.asarray(self.weights or [1.0] * classes, z.dtype), z)
-        if jnp.issubdtype(labels.dtype, jnp.floating):
-            q, counted = labels, jnp.ones(labels.shape[:-1], z.dtype)
-        else:
-            q = jnp.eye(classes, dtype=z.dtype)[jnp.clip(labels, 0, classes - 1)]
-            counted = jnp.where(labels == self.ignore, 0, 1).astype(z.dtype) * jnp.sum(w * q, -1)
-            q = q * (counted > 0)[..., None].astype(z.dtype) if self.ignore is not None else q
-        nll = -jnp.sum(w * q * log_p, -1)
-        even = -jnp.mean(w * log_p, -1) * (counted > 0).astype(z.dtype)
-        rows = (1 - self.smoothing) * nll + self.smoothing * even
-        rows = rows + self.z_loss * counted * (top[..., 0] + jnp.log(total)) ** 2
-        return jnp.sum(rows) / jnp.where(jnp.sum(counted) == 0, 1, jnp.sum(counted))
+        t = w * ((1 - self.smoothing) * q + self.smoothing / classes)
+        log_p = jnp.where((t == 0) & (log_p == -jnp.inf), 0, log_p)
+        rows = -jnp.sum(t * log_p, -1) + self.z_loss * counted * (top[..., 0] + jnp.log(total)) ** 2
+        return jnp.where(here, rows, 0), counted
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Entropy):
     """y = mean (l − z[label]) with l = log Σ exp z over the last axis.      dz = (softmax z − onehot label) dy / count
 
-    Options, with the equations at the head of this file: `smoothing` of the labels, `weights` of the classes, a label
-    to `ignore`, the factor of the `z_loss` and the soft `cap` on scores; the mean is weighted. Soft labels, rows of
-    probabilities, have a cotangent; integers have none. Keeps z, the labels and l. Shapes: z (..., classes), labels
-    (...) of integers or (..., classes) of floats, y (). Raises LayerError for other shapes, for options out of range,
-    and for a label out of range where it can be known (outside of jit); inside of jit it makes the loss NaN.
+    Options, with D = Σ r over the rows and c = cap · tanh(z / cap), or z, in place of z:
+
+        t_k = w_k ((1 − s) [k = label] + s / K)      r = w_label, and t = r = 0 for a row that is ignored
+        y = Σ_rows (Σ_k t_k (l − c_k) + ζ r l²) / D      dc = ((Σ t + 2 ζ r l) exp(c − l) − t) dy / D
+
+    `smoothing` s, `weights` w of the classes, a label to `ignore`, the factor ζ of the `z_loss`, the soft `cap`. Soft
+    labels, rows of probabilities, have a cotangent; integers have none. A score of −∞ is a class that cannot be. Keeps
+    z, the labels and l. Shapes: z (..., classes), labels (...) of integers or (..., classes) of floats, y (). Raises
+    LayerError for other shapes, for options out of range, and for a label out of range where it can be known (outside
+    of jit); inside of jit it makes the loss NaN. (Szegedy et al., *Rethinking the Inception Architecture*, 2016, §7;
+    the z-loss: Chowdhery et al., *PaLM*, 2022, §5; the cap: Gemma Team, *Gemma 2*, 2024, §2.)
     """
 
-    smoothing: float = 0.0
-    weights: tuple[float, ...] | None = None
+    smoothing: Rate = 0.0
+    weights: tuple[NonNegative, ...] | None = None
     ignore: int | None = None
-    z_loss: float = 0.0
-    cap: float | None = None
+    z_loss: NonNegative = 0.0
+    cap: Positive | None = None
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         z, labels = pair(self, x, "labels")
         floats(self, z, "(..., classes)")
         self._check_labels(labels, z.shape[:-1], z.shape[-1])
         classes, dtype = z.shape[-1], wide_dtype(z.dtype)
         r, counts = self._counted(labels, classes, dtype)
-        part = self._part(wide(z), self._targets(labels, self._weights(classes, dtype), 0, classes))
-        count = r.sum()
-        loss = self._loss(part, r, counts) / jnp.where(count == 0, 1, count)
-        return loss.astype(z.dtype), (z, labels, part[0], count)
+        part = self._part(self._left(wide(z), counts), self._targets(labels, self._weights(classes, dtype), 0, classes))
+        return (self._loss(part, r, counts), r[..., 0]), (z, labels, part[0])
 
-    def backward(self, params, residuals, dy, /):
-        z, labels, logs, count = residuals
+    def terms_backward(self, params, residuals, dl, dn, /):
+        z, labels, logs = residuals
         classes, w = z.shape[-1], self._weights(z.shape[-1], logs.dtype)
         r, counts = self._counted(labels, classes, logs.dtype)
         t = self._targets(labels, w, 0, classes)
-        each = counts * wide(dy) / jnp.where(count == 0, 1, count)
-        dz, dlabels = self._slopes(wide(z), t, w, (logs, t.sum(-1, keepdims=True), None), r, each)
+        part = logs, t.sum(-1, keepdims=True), None
+        dz, dlabels = self._slopes(self._left(wide(z), counts), t, w, part, r, counts * dl[..., None])
         soft = jnp.issubdtype(labels.dtype, jnp.floating)
         return (dz.astype(z.dtype), dlabels.astype(labels.dtype) if soft else None), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         return self._plain(*x)
 
 

@@ -9,15 +9,17 @@ from jax import lax
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, show
-from jbp.layer import Layer
+from jbp.fields import Count
+from jbp.losses.loss import Loss
+from jbp.losses.targets import whole
 from jbp.numerics import log_sum_exp, time_first, wide
 
 NEVER = -1e30  # the logarithm of 0, finite so that sums of it are no NaN
 
 
 @dataclass(frozen=True)
-class CTC(Layer):
-    """y = mean over examples of −log p, p = Σ Π_t π_t(k_t) over the paths k that read as the labels, π = softmax z.
+class CTC(Loss):
+    """y = mean over examples of l = −log p, p = Σ Π_t π_t(k_t) over the paths k that read as the labels, π = softmax z.
 
     A path reads as what is left of it without repetitions and then without blanks. With l' the labels with a blank
     before, between and after them, e_t(s) = log π_t(l'_s), and s−2 left out where l'_s is a blank or l'_{s−2}:
@@ -29,13 +31,16 @@ class CTC(Layer):
 
     A label equal to `blank` is padding and left out: rows of labels may differ in length. On (z, labels) or (z, labels,
     frames), frames being how many of each example count. Each frame of α and of β is brought near 0, by a factor that γ
-    does not see. Where no path is left, for too few frames, y is infinite and the example sends no error. Keeps z, the
-    integers, α and p. Shapes: z (b, t, classes), labels (b, n), frames (b,), y (). (Graves et al., *Connectionist
-    Temporal Classification*, 2006, §4.) Raises LayerError for other shapes, and for a label out of range where it can
-    be known.
+    does not see. Where no path is left, for too few frames or scores of −∞, l is infinite, or 0 with `zero_infinity`,
+    and the example sends no error. With `per_label` l is divided by the number of labels, by 1 where there is none: the
+    mean of PyTorch's CTCLoss. Keeps z, the integers, α and log p. Shapes: z (b, t, classes), labels (b, n), frames
+    (b,), y (). (Graves et al., *Connectionist Temporal Classification*, 2006, §4.) Raises LayerError for other shapes,
+    and for a label out of range where it can be known.
     """
 
-    blank: int = 0
+    blank: Count = 0
+    per_label: bool = False
+    zero_infinity: bool = False
 
     def _check(self, x) -> Any:
         if not isinstance(x, tuple | list) or len(x) not in (2, 3):
@@ -59,7 +64,7 @@ class CTC(Layer):
                 self,
                 f"got blank={self.blank} and {z.shape[-1]} classes; expected one of them. Count it among the scores.",
             )
-        return z, labels, *frames
+        return z, *map(whole, (labels, *frames))
 
     def _states(self, z, labels, frames):
         """(l', where s−2 counts, e time first, where frames count, the last states of each example)."""
@@ -68,7 +73,7 @@ class CTC(Layer):
         b, n = labels.shape
         word = jnp.full((b, 2 * n + 1), self.blank, labels.dtype).at[:, 1::2].set(labels)
         skip = (word != self.blank) & (word != _shifted(word, 2, self.blank))
-        log_p = wide(z) - log_sum_exp(z)
+        log_p = jnp.maximum(wide(z) - log_sum_exp(z), NEVER)
         e = time_first(jnp.take_along_axis(log_p, jnp.broadcast_to(word[:, None], (b, z.shape[1], word.shape[1])), 2))
         live = jnp.ones((z.shape[1], b), bool)
         if frames:
@@ -77,7 +82,13 @@ class CTC(Layer):
         s = lax.broadcasted_iota(jnp.int32, word.shape, 1)
         return word, skip, e, live, (s == last) | (s == last - 1)
 
-    def forward(self, params, x, /):
+    def _share(self, labels, dtype):
+        """1, or 1 / the number of labels."""
+        if not self.per_label:
+            return jnp.ones(len(labels), dtype)
+        return 1 / jnp.maximum((labels != self.blank).sum(1, dtype=jnp.int32), 1).astype(dtype)
+
+    def terms(self, params, x, /):
         z, labels, *frames = self._check(x)
         word, skip, e, live, ends = self._states(z, labels, frames)
 
@@ -92,20 +103,21 @@ class CTC(Layer):
         first = jnp.full(word.shape, NEVER, e.dtype).at[:, 0].set(0)  # before the first frame: at the first blank
         (a, log_p), alphas = lax.scan(step, (first, jnp.zeros((len(word), 1), e.dtype)), (e, live))
         log_p += log_sum_exp(jnp.where(ends, a, NEVER))
-        loss = jnp.where(log_p > NEVER / 2, -log_p, jnp.inf).sum() / max(len(word), 1)
-        return loss.astype(z.dtype), (z, labels, frames, alphas, log_p)
+        log_p = log_p[:, 0]
+        loss = jnp.where(log_p > NEVER / 2, jnp.maximum(-log_p, 0), 0 if self.zero_infinity else jnp.inf)
+        return (loss * self._share(labels, e.dtype), None), (z, labels, frames, alphas, log_p)
 
-    def backward(self, params, residuals, dy, /):
+    def terms_backward(self, params, residuals, dl, dn, /):
         z, labels, frames, alphas, log_p = residuals
         word, skip, e, live, ends = self._states(z, labels, frames)
-        each = jnp.where(log_p > NEVER / 2, wide(dy) / max(len(word), 1), 0)
+        each = jnp.where(log_p > NEVER / 2, dl * self._share(labels, dl.dtype), 0)[:, None]
         row = jnp.arange(len(word))[:, None]
 
         def step(b, now):
             a, e, live, z = now
             gamma = jnp.exp(a + b - log_sum_exp(a + b))
             pi = jnp.exp(wide(z) - log_sum_exp(z))
-            dz = jnp.where(live[:, None], pi.at[row, word].add(-gamma) * each, 0)
+            dz = jnp.where(live[:, None] & (each != 0), pi.at[row, word].add(-gamma) * each, 0)
             on = b + e
             two = _shifted(jnp.where(skip, on, NEVER), -2, NEVER)
             new = _log_sum(on, _shifted(on, -1, NEVER), two)
@@ -116,7 +128,7 @@ class CTC(Layer):
         _, dz = lax.scan(step, last, (alphas, e, live, time_first(z)), reverse=True)
         return (time_first(dz), None, *[None for _ in frames]), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         z, labels, *frames = x
         frames = frames[0] if frames else jnp.full(len(labels), z.shape[1])
 
@@ -137,6 +149,7 @@ class CTC(Layer):
             def frame(a, now):
                 z, t = now
                 log_pi = z - jnp.max(z) - jnp.log(jnp.sum(jnp.exp(z - jnp.max(z))))
+                log_pi = jnp.where(log_pi == -jnp.inf, NEVER, log_pi)
                 before = jnp.concatenate([never, a])
                 new = log_pi[word] + plus(a, before[1:-1], jnp.where(fresh, before[:-2], NEVER))
                 return jnp.where(t < frames, new, a), None
@@ -144,9 +157,12 @@ class CTC(Layer):
             start = jnp.where(jnp.arange(len(word)) == 0, 0, NEVER).astype(z.dtype)
             a = lax.scan(frame, start, (z, jnp.arange(len(z), dtype=frames.dtype)))[0]
             log_p = plus(a[2 * n], jnp.where(n > 0, a[2 * n - 1], NEVER))
-            return jnp.where(log_p > NEVER / 2, -log_p, jnp.inf)
+            never = 0 if self.zero_infinity else jnp.inf
+            return jnp.where(log_p > NEVER / 2, -log_p, never) / (
+                jnp.where(n > 0, n, 1).astype(z.dtype) if self.per_label else 1
+            )
 
-        return jnp.mean(jax.vmap(example)(z, labels, frames))
+        return jax.vmap(example)(z, labels, frames), None
 
 
 def _shifted(a, by, fill):
@@ -164,4 +180,5 @@ def _log_sum(*a):
 CASES = (
     Case(CTC(), (f(2, 5, 3), i(2, 2, below=3)), (f(2, 5, 3), i(2, 2, below=3), i(2, below=5))),
     Case(CTC(2), (f(2, 8, 5), i(2, 3, below=5))),
+    Case(CTC(2, per_label=True, zero_infinity=True), (f(2, 4, 5), i(2, 3, below=5))),
 )

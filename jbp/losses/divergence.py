@@ -1,18 +1,17 @@
 """How far a Gaussian that a network describes is from the standard one."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from jbp.cases import Case, f
-from jbp.layer import Layer
 from jbp.layers.stochastic.variational import half
+from jbp.losses.loss import Loss
 from jbp.numerics import wide
 
 
 @dataclass(frozen=True)
-class StandardNormalDivergence(Layer):
+class StandardNormalDivergence(Loss):
     """y = mean over rows of Σ ½ (eˢ + m² − 1 − s), the divergence KL(N(m, eˢ) ‖ N(0, 1)) of x = (m|s).
 
         dm = m dy / rows      ds = ½ (eˢ − 1) dy / rows
@@ -22,25 +21,21 @@ class StandardNormalDivergence(Layer):
     out of float32's range above s = 88. Raises LayerError for an odd last size or an x that is not floating.
     """
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         n = half(self, x)
         m, s = wide(x[..., :n]), wide(x[..., n:])
         each = 0.5 * (jnp.expm1(s) + jnp.square(m) - s)
-        return (each.sum() / _rows(x)).astype(x.dtype), x
+        return (each.sum(-1), None), x
 
-    def backward(self, params, x, dy, /):
+    def terms_backward(self, params, x, dl, dn, /):
         n = x.shape[-1] // 2
         slope = jnp.concatenate([wide(x[..., :n]), 0.5 * jnp.expm1(wide(x[..., n:]))], -1)
-        return (slope * (wide(dy) / _rows(x))).astype(x.dtype), ()
+        return (slope * dl[..., None]).astype(x.dtype), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         n = x.shape[-1] // 2
         m, variance = x[..., :n], jnp.exp(x[..., n:])
-        return jnp.mean(jnp.sum(0.5 * (variance + m**2 - 1 - x[..., n:]), -1))
-
-
-def _rows(x):
-    return max(math.prod(x.shape[:-1]), 1)
+        return jnp.sum(0.5 * (variance + m**2 - 1 - x[..., n:]), -1), None
 
 
 CASES = (Case(StandardNormalDivergence(), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import Case, f, i
-from jbp.errors import LayerError, floats, take
+from jbp.errors import floats, take
+from jbp.fields import NonNegative, Positive, Rate, Size
 from jbp.losses.cross_entropy import Entropy
 from jbp.losses.targets import pair
 from jbp.numerics import along, wide, wide_dtype
@@ -22,7 +23,7 @@ class LinearCrossEntropy(Entropy):
 
     A piece is `chunk` rows by `columns` of the vocabulary: no more of z exists at a time. Each is made twice, once on
     each way, four products where storing z takes three, and dz is used where it is made: delta is (dW, db) itself. All
-    options of SoftmaxCrossEntropy, with the equations at the head of loss.py. Keeps x, the labels, l and Σ t, two
+    options of SoftmaxCrossEntropy, and its equations for them. Keeps x, the labels, l and Σ t, two
     numbers a row. Shapes: x (..., i), W (i, vocabulary), b (vocabulary,), labels (...) of integers or (...,
     vocabulary) of floats, y (); any number of rows. W starts normal with variance 1/i. To train with it put it into
     the network, `Serial(Parallel(body, Identity()), LinearCrossEntropy(v))` on (x, labels), and take Add() for the
@@ -30,23 +31,16 @@ class LinearCrossEntropy(Entropy):
     SoftmaxCrossEntropy does.
     """
 
-    vocabulary: int
-    chunk: int = 256
+    vocabulary: Size
+    chunk: Size = 256
     bias: bool = True
-    smoothing: float = 0.0
-    weights: tuple[float, ...] | None = None
+    smoothing: Rate = 0.0
+    weights: tuple[NonNegative, ...] | None = None
     ignore: int | None = None
-    z_loss: float = 0.0
-    cap: float | None = None
+    z_loss: NonNegative = 0.0
+    cap: Positive | None = None
 
-    columns: int = 4096
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.chunk < 1 or self.columns < 1:
-            raise LayerError(
-                self, f"got chunk={self.chunk} and columns={self.columns}; expected 1 or more. Try 256 and 4096."
-            )
+    columns: Size = 4096
 
     def _check(self, x):
         h, labels = pair(self, x, "labels")
@@ -97,13 +91,15 @@ class LinearCrossEntropy(Entropy):
             out = jax.tree.map(lambda o, l: jnp.concatenate([o, l]), out, last)  # noqa: E741
         return carry, out
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         h, labels, shapes = self._check(x)
         take(self, params, h.dtype, **shapes)
         dtype = wide_dtype(h.dtype)
 
-        def rows(sums, now):
+        def rows(_, now):
             h, labels = now
+            r, counts = self._counted(labels, self.vocabulary, dtype)
+            h = self._left(h, counts)
 
             def step(part, first, size):
                 z, t, _ = self._piece(params, h, labels, first, size)
@@ -112,25 +108,26 @@ class LinearCrossEntropy(Entropy):
 
             zero = jnp.zeros((len(h), 1), dtype)
             part = self._across(step, (zero - jnp.inf, zero, zero))
-            r, counts = self._counted(labels, self.vocabulary, dtype)
-            return (sums[0] + self._loss(part, r, counts), sums[1] + r.sum()), part[:2]
+            return (), (self._loss(part, r, counts), r[..., 0], *part[:2])
 
-        zero = jnp.zeros((), dtype)
-        (loss, count), kept = self._chunked(rows, (zero, zero), h, labels)
-        return (loss / jnp.where(count == 0, 1, count)).astype(h.dtype), (h, labels, *kept, count)
+        _, (loss, n, *kept) = self._chunked(rows, (), h, labels)
+        return (loss.reshape(h.shape[:-1]), n.reshape(h.shape[:-1])), (h, labels, *kept)
 
-    def backward(self, params, residuals, dy, /):
-        h, labels, logs, total, count = residuals
+    def terms_backward(self, params, residuals, dl, dn, /):
+        h, labels, logs, total = residuals
         w, soft = params["w"], jnp.issubdtype(labels.dtype, jnp.floating)
+        largest = jnp.abs(dl).max(initial=0)  # taken out, so that narrow dtypes need not hold dz / count
+        scale = jnp.where(largest == 0, 1, largest)
 
         def rows(sums, now):
-            h, labels, logs, total = now
+            h, labels, logs, total, each = now
             r, counts = self._counted(labels, self.vocabulary, logs.dtype)
+            h = self._left(h, counts)
 
             def step(carry, first, size):
                 dw, db, dh, dlabels = carry
                 z, t, weights = self._piece(params, h, labels, first, size)
-                dz, dq = self._slopes(z, t, weights, (logs, total, None), r, counts)
+                dz, dq = self._slopes(z, t, weights, (logs, total, None), r, counts * each)
                 narrow, piece = dz.astype(h.dtype), lax.dynamic_slice_in_dim(w, first, size, 1)
                 dh += jnp.einsum("nv,iv->ni", narrow, piece, preferred_element_type=dz.dtype)
                 dw = _add(dw, jnp.einsum("ni,nv->iv", h, narrow, preferred_element_type=dz.dtype), first)
@@ -141,24 +138,27 @@ class LinearCrossEntropy(Entropy):
             return (dw, db), own
 
         zero = jnp.zeros(w.shape, logs.dtype), jnp.zeros(w.shape[1:], logs.dtype)
-        sums, (dh, dlabels) = self._chunked(rows, zero, h, labels, logs, total)
-        each = wide(dy) / jnp.where(count == 0, 1, count)
-        dw, db = ((s * each).astype(w.dtype) for s in sums)
-        dx = (dh * each).astype(h.dtype).reshape(h.shape)
-        dlabels = (dlabels * each).astype(labels.dtype).reshape(labels.shape) if soft else None
+        each = (dl / scale).reshape(-1, 1)
+        sums, (dh, dlabels) = self._chunked(rows, zero, h, labels, logs, total, each)
+        dw, db = ((s * scale).astype(w.dtype) for s in sums)
+        dx = (dh * scale).astype(h.dtype).reshape(h.shape)
+        dlabels = (dlabels * scale).astype(labels.dtype).reshape(labels.shape) if soft else None
         return (dx, dlabels), ({"w": dw, "b": db} if self.bias else {"w": dw})
 
-    def gradient(self, residuals, delta, /):
+    def terms_gradient(self, residuals, delta, /):
         return delta
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         h, labels = x
+        if labels.ndim < h.ndim:
+            h = jnp.where(self._here(labels, h)[..., None], h, 0)
         z = h @ params["w"]
         return self._plain(z + along(params["b"], z) if self.bias else z, labels)
 
 
 def _log_add(a, b):
     top = jnp.maximum(a, b)
+    top = jnp.where(top == -jnp.inf, 0, top)  # of none but impossible classes
     return top + jnp.log(jnp.exp(a - top) + jnp.exp(b - top))
 
 

@@ -3,30 +3,35 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show
-from jbp.layer import Layer
+from jbp.fields import Hint, Positive
+from jbp.losses.loss import Loss
 from jbp.losses.targets import alike, pair
 from jbp.numerics import wide
 
 
-class _Difference(Layer):
+class _Difference(Loss):
     """y = mean f(e), e = p − t.      dp = f'(e) dy / count      dt = −dp.  Keeps e. `_f` and `_slope` are f and f'."""
 
     _f: Callable[[Any], Any]
     _slope: Callable[[Any], Any]
+    _plain: Callable[[Any, Any], Any]
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         p, t = alike(self, x)
-        return self._f(wide(p) - wide(t)).mean().astype(p.dtype), p - t
+        return (self._f(wide(p) - wide(t)), None), p - t
 
-    def backward(self, params, error, dy, /):
-        dp = (self._slope(wide(error)) * (wide(dy) / max(error.size, 1))).astype(error.dtype)
+    def terms_backward(self, params, error, dl, dn, /):
+        dp = (self._slope(wide(error)) * dl).astype(error.dtype)
         return (dp, -dp), ()
+
+    def terms_reference(self, params, x, /):
+        return self._plain(*x), None
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class MeanSquaredError(_Difference):
     def _slope(self, e):
         return 2 * e
 
-    def reference(self, params, x, /):
-        return jnp.mean((x[0] - x[1]) ** 2)
+    def _plain(self, p, t):
+        return (p - t) ** 2
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,8 @@ class MeanAbsoluteError(_Difference):
     def _slope(self, e):
         return jnp.sign(e)
 
-    def reference(self, params, x, /):
-        p, t = x
-        return jnp.mean(jnp.where(p > t, p - t, jnp.where(p < t, t - p, 0)))
+    def _plain(self, p, t):
+        return jnp.where(p > t, p - t, jnp.where(p < t, t - p, 0))
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,7 @@ class Huber(_Difference):
     Raises LayerError for a δ that is not positive, and unless x is (p, t), of one shape and dtype.
     """
 
-    delta: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.delta > 0:
-            raise LayerError(self, f"got delta={self.delta}; expected more than 0. Use MeanAbsoluteError() instead.")
+    delta: Annotated[Positive, Hint("For δ = 0 write MeanAbsoluteError().")] = 1.0
 
     def _f(self, e):
         size = jnp.abs(e)
@@ -87,10 +86,10 @@ class Huber(_Difference):
     def _slope(self, e):
         return jnp.clip(e, -self.delta, self.delta)
 
-    def reference(self, params, x, /):
-        e, d = x[0] - x[1], self.delta
+    def _plain(self, p, t):
+        e, d = p - t, self.delta
         far = jnp.where(e > 0, d * (e - 0.5 * d), d * (-e - 0.5 * d))
-        return jnp.mean(jnp.where((e <= d) & (e >= -d), 0.5 * e**2, far))
+        return jnp.where((e <= d) & (e >= -d), 0.5 * e**2, far)
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,12 @@ class LogCosh(_Difference):
     def _slope(self, e):
         return jnp.tanh(e)
 
-    def reference(self, params, x, /):
-        return jnp.mean(jnp.log(jnp.cosh(x[0] - x[1])))
+    def _plain(self, p, t):
+        return jnp.log(jnp.cosh(p - t))
 
 
 @dataclass(frozen=True)
-class GaussianNegativeLogLikelihood(Layer):
+class GaussianNegativeLogLikelihood(Loss):
     """y = mean ½ (log 2π + s + (t − m)² e⁻ˢ) where p = (m|s): mean and log variance, the halves of p's last axis.
 
         dm = (m − t) e⁻ˢ dy / count      ds = ½ (1 − (t − m)² e⁻ˢ) dy / count      dt = −dm
@@ -121,7 +120,7 @@ class GaussianNegativeLogLikelihood(Layer):
     *Estimating the Mean and Variance of the Target Probability Distribution*, 1994.) Raises LayerError otherwise.
     """
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         p, t = pair(self, x, "target")
         floats(self, p, "(..., 2 n)")
         if p.shape != (*t.shape[:-1], 2 * t.shape[-1] if t.shape else 0) or p.dtype != t.dtype:
@@ -131,22 +130,21 @@ class GaussianNegativeLogLikelihood(Layer):
                 "End the network with a Dense of twice the target's last size.",
             )
         m, s = jnp.split(wide(p), 2, -1)
-        nll = 0.5 * (math.log(2 * math.pi) + s + jnp.square(wide(t) - m) * jnp.exp(-s))
-        return nll.mean().astype(p.dtype), (p, t)
+        return (0.5 * (math.log(2 * math.pi) + s + jnp.square(wide(t) - m) * jnp.exp(-s)), None), (p, t)
 
-    def backward(self, params, residuals, dy, /):
+    def terms_backward(self, params, residuals, dl, dn, /):
         p, t = residuals
         m, s = jnp.split(wide(p), 2, -1)
-        each, error = wide(dy) / max(t.size, 1), m - wide(t)
-        dm = error * jnp.exp(-s) * each
-        ds = 0.5 * (1 - jnp.square(error) * jnp.exp(-s)) * each
+        error = m - wide(t)
+        dm = jnp.where(dl == 0, 0, error * jnp.exp(-s) * dl)
+        ds = jnp.where(dl == 0, 0, 0.5 * (1 - jnp.square(error) * jnp.exp(-s)) * dl)
         return (jnp.concatenate([dm, ds], -1).astype(p.dtype), -dm.astype(t.dtype)), ()
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         p, t = x
         m, variance = p[..., : t.shape[-1]], jnp.exp(p[..., t.shape[-1] :])
         density = jnp.exp(-((t - m) ** 2) / (2 * variance)) / jnp.sqrt(2 * math.pi * variance)
-        return -jnp.mean(jnp.log(density))
+        return -jnp.log(density), None
 
 
 CASES = (

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, parts, show, take
-from jbp.layer import Layer
+from jbp.fields import Size
+from jbp.losses.loss import Loss
 from jbp.numerics import softplus, wide, wide_dtype
 
 
 @dataclass(frozen=True)
-class NegativeSampling(Layer):
+class NegativeSampling(Loss):
     """y = mean over rows of −log σ(s_0) − Σ_{j>0} log σ(−s_j), s_j = x · E[ids_j]: the first id is right, the rest not.
 
         g_0 = (σ(s_0) − 1) dy / rows      g_j = σ(s_j) dy / rows
@@ -24,7 +25,7 @@ class NegativeSampling(Layer):
     where it can be known (outside of jit); inside of jit it makes the loss NaN.
     """
 
-    vocabulary: int
+    vocabulary: Size
 
     def _check(self, x):
         h, ids = parts(self, x, "x", "ids")
@@ -45,42 +46,37 @@ class NegativeSampling(Layer):
     def _rows(self, params, ids):
         return params["e"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
-    def forward(self, params, x, /):
+    def terms(self, params, x, /):
         h, ids = self._check(x)
         take(self, params, h.dtype, e=(self.vocabulary, h.shape[-1]))
         s = jnp.einsum("...d,...kd->...k", h, self._rows(params, ids), preferred_element_type=wide_dtype(h.dtype))
-        each = softplus(s * _signs(s))
-        return (each.sum() / _count(ids)).astype(h.dtype), (h, ids, s.astype(h.dtype))
+        return (softplus(s * _signs(s)).sum(-1), None), (h, ids, s.astype(h.dtype))
 
-    def backward(self, params, residuals, dy, /):
+    def terms_backward(self, params, residuals, dl, dn, /):
         _, ids, s = residuals
         signs = _signs(s)
-        g = (signs / (1 + jnp.exp(-signs * wide(s))) * (wide(dy) / _count(ids))).astype(s.dtype)
+        g = (signs / (1 + jnp.exp(-signs * wide(s))) * dl[..., None]).astype(s.dtype)
         return (jnp.einsum("...k,...kd->...d", g, self._rows(params, ids)), None), g
 
-    def gradient(self, residuals, g, /):
+    def terms_gradient(self, residuals, g, /):
         h, ids, _ = residuals
         e = jnp.zeros((self.vocabulary, h.shape[-1]), wide_dtype(h.dtype))
         each = wide(g)[..., None] * wide(h)[..., None, :]
         return {"e": e.at[ids].add(each, mode="drop", wrap_negative_indices=False).astype(h.dtype)}
 
-    def reference(self, params, x, /):
+    def terms_reference(self, params, x, /):
         h, ids = x
         s = jnp.sum(h[..., None, :] * params["e"][ids], -1)
 
         def log_sigmoid(z):
             return jnp.where(z < 0, z, 0) - jnp.log1p(jnp.exp(jnp.where(z < 0, z, -z)))
 
-        return -jnp.mean(log_sigmoid(s[..., 0]) + jnp.sum(log_sigmoid(-s[..., 1:]), -1))
+        return -(log_sigmoid(s[..., 0]) + jnp.sum(log_sigmoid(-s[..., 1:]), -1)), None
 
 
 def _signs(s):
     """−1 for the first score of a row, 1 for the others: what is wrong about each."""
     return jnp.ones(s.shape[-1:], wide_dtype(s.dtype)).at[0].set(-1).reshape((1,) * (s.ndim - 1) + s.shape[-1:])
-
-
-def _count(ids):
-    return max(ids[..., 0].size, 1)
 
 
 CASES = (Case(NegativeSampling(7), (f(3, 5), i(3, 4, below=7)), (f(2, 3, 5), i(2, 3, 4, below=7))),)

@@ -1,5 +1,10 @@
 """What losses take: a prediction and its targets, checked."""
 
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
 from jbp.errors import LayerError, floats, parts, show
 
 
@@ -19,3 +24,13 @@ def alike(layer, x):
             "Reshape or cast the target.",
         )
     return p, t
+
+
+def whole(ids: Any) -> Any:
+    """Integers in a dtype in which classes, sentinels and lengths can be told apart: int32 at least."""
+    return ids.astype(np.promote_types(ids.dtype, np.int32))
+
+
+def tamed(v: Any, factor: Any) -> Any:
+    """v, but 0 where it is infinite and its factor is 0: 0 log 0 is nothing."""
+    return jnp.where((factor == 0) & jnp.isinf(v), 0, v)
