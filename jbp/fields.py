@@ -62,6 +62,12 @@ class MisfitError(ValueError):
     """What was expected."""
 
 
+def is_layer(value: Any) -> bool:
+    """Whether value has the methods of a layer, whoever wrote it: a class of layers is none."""
+    names = "init", "forward", "backward", "gradient"
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in names)
+
+
 def check(layer: Any) -> None:
     """Each field of the layer as its annotation has it, or a LayerError that names the field."""
     for f, hint in _hints(type(layer)):
@@ -105,7 +111,7 @@ def _fit(value, hint):
     if hint in _SCALARS:
         return _scalar(value, hint)
     if isinstance(hint, type) and hint is not Any:
-        if not isinstance(value, hint):
+        if not isinstance(value, hint) and not (hasattr(hint, "forward") and is_layer(value)):
             raise MisfitError(_a(hint.__name__))
         return value
     return value  # Any, a Callable, a name of its own: nothing to hold it against

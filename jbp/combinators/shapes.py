@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from jbp.errors import LayerError, show
+from jbp.fields import is_layer
 from jbp.layer import Layer
 
 
@@ -45,7 +46,7 @@ def each_a_layer(layer: Any) -> None:
     """An error unless `layer.layers` are layers."""
     name = type(layer).__name__
     for i, each in enumerate(layer.layers):
-        if not isinstance(each, Layer):
+        if not is_layer(each):
             got = each.__name__ if isinstance(each, type) else type(each).__name__
             remedy = f"Write {got}(...), not the class." if isinstance(each, type) else "Write the layers themselves."
             remedy = f"Write {name}(*layers)." if isinstance(each, list | tuple) else remedy
