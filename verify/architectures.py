@@ -91,11 +91,45 @@ def _after(layer, arrays, tree):
     return Array(tuple(y.shape))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A catalogue as what networks are drawn from: any of its layers wherever an array arrives that it takes.
+
+    `chapters.Chapter` has the same methods and offers a part of this.
+    """
+
+    source: Any
+
+    def starts(self) -> list[Array]:
+        """Arrays with which a network may begin."""
+        return [Array(shape) for shape in STARTS]
+
+    def knows(self, y: Array) -> bool:
+        """Whether a network may go on from y."""
+        return bounded(y)
+
+    def forms(self, x: Array) -> list[Any]:
+        """The ways to join layers that take x."""
+        return self.source.forms
+
+    def fitting(self, x: Array, keeps: bool) -> list["Fitting"]:
+        """The types of layer that take x, in the catalogue's order; with `keeps`, what keeps its shape."""
+        return _fitting(self.source.layers, x, keeps)
+
+    def openers(self) -> list[tuple[Any, Any, Array]]:
+        """(layer, inputs, output) of what takes something else than one floating array, and makes one of it."""
+        return _openers(self.source.layers)
+
+    def losses(self, y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
+        """(loss, targets) for each loss that takes y."""
+        return _losses(self.source.losses, y)
+
+
 class _Draw:
     """One network being drawn. Every choice is an index into a list with the simplest first, so that it shrinks."""
 
-    def __init__(self, draw, source):
-        self.draw, self.source, self.forms = draw, source, []
+    def __init__(self, draw, vocabulary):
+        self.draw, self.vocabulary, self.source, self.forms = draw, vocabulary, vocabulary.source, []
 
     def index(self, n: int) -> int:
         return self.draw(st.integers(0, n - 1))
@@ -106,7 +140,7 @@ class _Draw:
         Every other time only specialists are asked, for most types take arrays of any rank.
         """
         special, kind, which = self.index(2), self.index(_CHOICES), self.index(_CHOICES)
-        fitting = _fitting(self.source.layers, x, keeps)
+        fitting = self.vocabulary.fitting(x, keeps)
         fitting = [f for f in fitting if f.special] * special or fitting
         if not fitting:
             raise CatalogueError(
@@ -116,19 +150,22 @@ class _Draw:
         return outcomes[which * len(outcomes) // _CHOICES]
 
     def form(self, x: Array, keeps: bool, depth: int) -> tuple[Any, Array]:
-        form = self.source.forms[self.index(len(self.source.forms))]
+        forms = self.vocabulary.forms(x)
+        form = forms[self.index(len(forms))]
         flat = scans(form.build(*(self._still(x) for _ in form.keeps)))  # compiled as one: let there be few of them
         inner = [self.chain(x, keeps or k, 0 if flat else depth - 1, 1 if flat else 2) for k in form.keeps]
         layer, y = form.build(*(layer for layer, _ in inner)), inner[0][1]
         if all(form.keeps):  # what comes out then depends on x alone
             y = after(form.build(*(self._still(x) for _ in inner)), x)
-        if y is None or (y != x if keeps else not _bounded(y)):  # the form does not fit here: its first network does
+        if y is None or (
+            y != x if keeps else not self.vocabulary.knows(y)
+        ):  # the form does not fit here: its first network does
             return inner[0]
         self.forms.append(form.name)
         return layer, y
 
     def _still(self, x):
-        return next(c.layer for c in self.source.layers if len(x.shape) in _ranks(c) and after(c.layer, x) == x)
+        return still(self.source.layers, x)
 
     def chain(self, x: Array, keeps: bool, depth: int, most: int) -> tuple[Any, Array]:
         layers = []
@@ -141,15 +178,20 @@ class _Draw:
         return (layers[0] if len(layers) == 1 else self.source.serial(*layers)), x
 
 
-def _bounded(x: Array) -> bool:
+def bounded(x: Array) -> bool:
     return len(x.shape) > 1 and set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
+
+
+def still(cases: tuple[Any, ...], x: Array) -> Any:
+    """The first layer of the catalogue that makes of x what looks like x."""
+    return next(c.layer for c in cases if len(x.shape) in ranks(c) and after(c.layer, x) == x)
 
 
 _CHOICES = 128  # a choice among fewer is this one scaled down: evenly, the simplest first, and the same if few change
 
 
 @dataclass(frozen=True)
-class _Fitting:
+class Fitting:
     """A type of layer where some array arrives: the layers of it that take the array, each with what it makes of it."""
 
     special: bool
@@ -157,22 +199,22 @@ class _Fitting:
 
 
 @cache
-def _fitting(cases: tuple[Any, ...], x: Array, keeps: bool) -> list[_Fitting]:
+def _fitting(cases: tuple[Any, ...], x: Array, keeps: bool) -> list[Fitting]:
     """The types of layer that take x, in the catalogue's order; with `keeps`, what keeps its shape."""
     kinds: dict[type, list[Any]] = {}
     for case in cases:
         kinds.setdefault(type(case.layer), []).append(case)
     found = []
     for several in kinds.values():
-        made = [(case.layer, after(case.layer, x)) for case in several if len(x.shape) in _ranks(case)]
-        outcomes = tuple((layer, y) for layer, y in made if y and (y == x or (not keeps and _bounded(y))))
+        made = [(case.layer, after(case.layer, x)) for case in several if len(x.shape) in ranks(case)]
+        outcomes = tuple((layer, y) for layer, y in made if y and (y == x or (not keeps and bounded(y))))
         if outcomes:
-            found.append(_Fitting(max(len(_ranks(case)) for case in several) < 3, outcomes))
+            found.append(Fitting(max(len(ranks(case)) for case in several) < 3, outcomes))
     return found
 
 
 @cache
-def _ranks(case: Any) -> set[int]:
+def ranks(case: Any) -> set[int]:
     """The numbers of axes that a case says its layer takes as one floating array."""
     return {len(x.shape) for x in case.inputs if is_one(x)}
 
@@ -190,12 +232,14 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
     evaluation form.
     """
     source = catalogue() if source is None else source
-    pen = _Draw(draw, source)
+    vocabulary = source if hasattr(source, "fitting") else Whole(source)
+    pen, source = _Draw(draw, vocabulary), vocabulary.source
     # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
-    x, seed = Array(STARTS[pen.index(len(STARTS))]), draw(st.integers(0, 2**16))
+    starts = vocabulary.starts()
+    x, seed = starts[pen.index(len(starts))], draw(st.integers(0, 2**16))
     opens, closes, evaluates = pen.index(5) == 4, pen.index(5) == 4, pen.index(8) == 7
     opening, closing = pen.index(1000), pen.index(1000)
-    openers, first, inputs = _openers(source.layers), (), x
+    openers, first, inputs = vocabulary.openers(), (), x
     if opens and openers:
         layer, inputs, x = openers[opening % len(openers)]
         first = (layer,)
@@ -204,7 +248,7 @@ def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Ne
         layer = source.serial(
             *first, *([child for _, child in children(layer)] if _is_chain(layer, source) else [layer])
         )
-    losses = [] if first else _losses(source.losses, y)
+    losses = [] if first else vocabulary.losses(y)
     if closes and losses:
         loss, targets = losses[closing % len(losses)]
         if targets:
@@ -238,7 +282,7 @@ def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
     for case in cases:
         for inputs in map(plain, case.inputs):
             y = None if is_one(inputs) else after(case.layer, inputs)
-            if y is not None and y.shape and _bounded(y):
+            if y is not None and y.shape and bounded(y):
                 found.append((case.layer, inputs, y))
     return found
 
@@ -255,16 +299,20 @@ def _is_chain(layer, source):
 @cache
 def _losses(cases: tuple[Any, ...], y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
     """(loss, targets) for each loss that takes y with targets shaped like those of one of its cases."""
+    return list(dict.fromkeys((case.layer, targets) for case in cases for targets in loss_targets(case, y)))
+
+
+def loss_targets(case: Any, y: Array) -> list[tuple[Array, ...]]:
+    """The targets with which the loss of a case takes y, shaped as those of the case are."""
     found = []
-    for case in cases:
-        for inputs in case.inputs:
-            like, *others = inputs if isinstance(inputs, tuple) else (inputs,)
-            if not hasattr(like, "shape") or len(like.shape) != len(y.shape):
-                continue
-            targets = tuple(_target(target, like, y) for target in others)
-            if after(case.layer, (y, *targets) if targets else y) == Array(()):
-                found.append((case.layer, targets))
-    return list(dict.fromkeys(found))
+    for inputs in case.inputs:
+        like, *others = inputs if isinstance(inputs, tuple) else (inputs,)
+        if not hasattr(like, "shape") or len(like.shape) != len(y.shape):
+            continue
+        targets = tuple(_target(target, like, y) for target in others)
+        if after(case.layer, (y, *targets) if targets else y) == Array(()):
+            found.append(targets)
+    return found
 
 
 def _target(target: Array, like: Array, y: Array) -> Array:
@@ -306,3 +354,9 @@ def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
 def program(network: Network) -> str:
     """The network in a line: the layer as a program, what its input looks like, and the seed of its values."""
     return f"{network.layer!r} on {network.inputs!r}, seed {network.seed}"
+
+
+def forget() -> None:
+    """Gives up what was found out of layers and shapes."""
+    for kept in (_after, _fitting, _openers, _losses):
+        kept.cache_clear()

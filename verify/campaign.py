@@ -1,14 +1,10 @@
 """Random networks by the thousand, over several processes, each failure replayable from one line.
 
-A campaign is a row of batches; batch b of seed s draws the same networks wherever it runs. Each process compiles what
-it meets once and keeps it, so a campaign gets faster as it goes.
+A campaign is a row of chapters (chapters.py); chapter c of seed s draws the same networks wherever it runs.
 """
 
-import ctypes
-import gc
 import itertools
 import json
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -17,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from verify.architectures import EVEN, Array, Network, after, catalogue, is_one, networks, plain
+from verify.chapters import Chapter, forget, lengths, pairs
 from verify.compiled import compilations
 from verify.judge import audit
 from verify.locate import locate
 from verify.protocol import children, nodes
 from verify.tokens import TokenError, pack, unpack
 
-BATCH = 50
+SOME = 500  # networks that Hypothesis draws at a time: it remembers them all
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,28 @@ class Tally:
                 setattr(self, name, mine + value)
 
 
-def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tally:
-    """Batch `number` of a campaign over the catalogue called `name`: runs in any process, always alike."""
-    source, tally, failing = catalogue(name), Tally(), []
+def chapter(name: str, campaign_seed: int, number: int, length: int) -> Tally:
+    """Chapter `number` of a campaign over the catalogue called `name`: runs in any process, always alike.
 
-    @seed(campaign_seed * 1_000_003 + number)
+    It ends at the first network that disagrees, shrunk within the chapter.
+    """
+    source, tally = catalogue(name), Tally()
+    vocabulary = Chapter(source, campaign_seed, number, pairs(length))
+    for start in range(0, length, SOME):
+        part = _some(name, vocabulary, [campaign_seed, number, start], min(SOME, length - start))
+        tally.add(part)
+        if part.failures:
+            break
+    forget()
+    return tally
+
+
+def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int) -> Tally:
+    tally, failing = Tally(), []
+
+    @seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
     @settings(
-        max_examples=size,
+        max_examples=count,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
@@ -85,7 +97,7 @@ def batch(name: str, campaign_seed: int, number: int, size: int = BATCH) -> Tall
         backend=EVEN,
         report_multiple_bugs=False,
     )
-    @given(networks(source))
+    @given(networks(vocabulary))
     def run(network):
         start, before = time.perf_counter(), compilations()
         outcome = audit(network)
@@ -138,14 +150,14 @@ def run(
 ) -> Tally:
     """`count` random networks of the catalogue called `name`, over an executor's processes, or here without one.
 
-    `watch` is called with the tally so far after each batch. With a journal, what an interrupted campaign has written
+    `watch` is called with the tally so far after each chapter. With a journal, what an interrupted campaign has written
     there is not done again. Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
     """
     catalogue(name)
-    total, sizes = Tally(), [min(BATCH, count - start) for start in range(0, count, BATCH)]
-    parts = [(name, campaign_seed, number, size) for number, size in enumerate(sizes)]
-    book = Book(journal, [name, campaign_seed, BATCH], lambda part: part[2:], _told, _meant)
-    for tally in resumed(executor, batch, parts, book):
+    total = Tally()
+    parts = [(name, campaign_seed, number, length) for number, length in enumerate(lengths(count))]
+    book = Book(journal, [name, campaign_seed], lambda part: part[2:], _told, _meant)
+    for tally in resumed(executor, chapter, parts, book):
         total.add(tally)
         watch(total)
     return total
@@ -248,10 +260,7 @@ def _done(f, part):
     # Executors can end a process after so many parts, but until 2026 Python's own then waited for ever (gh-115634).
     result = f(*part)
     if next(_parts) % 6 == 0:
-        jax.clear_caches()
-        gc.collect()
-        if trim := sys.platform == "linux" and getattr(ctypes.CDLL(None), "malloc_trim", None):
-            trim(0)  # glibc would keep it
+        forget()
     return result
 
 

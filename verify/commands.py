@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from verify import campaign, command, mutants as mutation, outputs, scan as scanning, tokens
 from verify.architectures import program
 from verify.cases import audit_case
+from verify.chapters import lengths
 from verify.check import check
 from verify.judge import audit
 from verify.locate import locate
@@ -125,9 +126,9 @@ def layers(options: argparse.Namespace) -> int:
 
 def networks(options: argparse.Namespace) -> int:
     """Random networks by the hand-written sweep and by jax.vjp of their definition."""
-    batches = -(-options.count // campaign.BATCH)
-    jobs = min(options.jobs, batches)
-    with _bar("random networks", options.count, options) as show, _workers(options.jobs, batches) as executor:
+    chapters = len(lengths(options.count))
+    jobs = min(options.jobs, chapters)
+    with _bar("random networks", options.count, options) as show, _workers(options.jobs, chapters) as executor:
 
         def watch(tally):
             show(tally.networks, f"{60 * jobs * tally.networks / max(tally.seconds, 1e-9):.0f} a minute")

@@ -169,3 +169,9 @@ def compiled(layer: Any) -> Any:
         return Compiled(node) if scans(node) or not (children(node) or isinstance(node, Compiled)) else node
 
     return replace_at(layer, change)
+
+
+def forget() -> None:
+    """Gives up what was compiled."""
+    for kept in (_compiled, _init_shapes, _jitted_init, _output_shapes):
+        kept.cache_clear()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 
 import jbp
 from benchmarks.verify.faults import FAULTS, broken
-from verify import campaign
+from verify import campaign, chapters
 from verify.__main__ import main
 from verify.architectures import EVEN, Array, Network, catalogue, networks
 from verify.judge import audit
@@ -166,9 +166,36 @@ def test_a_campaign_reports_and_replays_a_failure(monkeypatch, capsys):
     assert "Broken() is at fault" in capsys.readouterr().out
 
 
-def test_batches_are_alike_wherever_they_run():
-    one, two = (campaign.batch("jbp", 5, 0, 10) for _ in range(2))
+def test_chapters_are_alike_wherever_they_run():
+    one, two = (campaign.chapter("jbp", 5, 0, 10) for _ in range(2))
     assert (one.layers, one.forms, one.pairs) == (two.layers, two.forms, two.pairs)
+
+
+def test_chapters_are_short_at_first_and_add_up():
+    for count in (1, 50, 130, 5000, 10**6):
+        lengths = chapters.lengths(count)
+        assert sum(lengths) == count
+        assert lengths[0] == min(count, chapters.FIRST)
+        assert max(lengths) <= chapters.LONGEST
+    assert chapters.lengths(0) == []
+
+
+def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_type_of_layer():
+    source, seen = catalogue(), set()
+    for number in range(8):
+        chapter = chapters.Chapter(source, 3, number, 60)
+        for x in chapter.starts():
+            for fitting in chapter.fitting(x, False):
+                assert all(chapter.knows(y) for _, y in fitting.outcomes)
+                seen |= {type(layer).__name__ for layer, _ in fitting.outcomes}
+            assert all(y == x for fitting in chapter.fitting(x, True) for _, y in fitting.outcomes)
+            assert chapter.fitting(x, True)
+            seen |= {type(loss).__name__ for loss, _ in chapter.losses(x)}
+        seen |= {type(layer).__name__ for layer, _, _ in chapter.openers()}
+        assert sum(len(f.outcomes) for x in chapter.starts() for f in chapter.fitting(x, False)) <= 60 + 8
+    every, _ = campaign.expected("jbp")
+    print(sorted(every - seen))  # some are met inside of forms alone
+    assert len(seen & every) > 0.85 * len(every)
 
 
 def test_the_command_says_what_was_covered(capsys):

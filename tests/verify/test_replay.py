@@ -12,7 +12,7 @@ import pytest
 
 import jbp
 import verify
-from verify import campaign, tokens
+from verify import campaign, chapters, tokens
 from verify.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_a_file_of_tokens(tmp_path, capsys):
 
 def test_an_interrupted_campaign_goes_on(tmp_path, monkeypatch):
     journal = tmp_path / "journal"
-    monkeypatch.setattr(campaign, "BATCH", 2)
+    monkeypatch.setattr(chapters, "FIRST", 2)
     whole = campaign.run(6, 1)
 
     def interrupt(tally):
@@ -129,8 +129,8 @@ def test_an_interrupted_campaign_goes_on(tmp_path, monkeypatch):
     with journal.open("a") as out:
         out.write('{"batch": [2, 2], "tal')  # the power went off here
     drawn, seen = [], []
-    batch = campaign.batch
-    monkeypatch.setattr(campaign, "batch", lambda *part: drawn.append(part[2]) or batch(*part))
+    chapter = campaign.chapter
+    monkeypatch.setattr(campaign, "chapter", lambda *part: drawn.append(part[2]) or chapter(*part))
     resumed = campaign.run(6, 1, watch=lambda tally: seen.append(tally.networks), journal=journal)
     assert drawn == [2]
     assert seen == [2, 4, 6]
