@@ -39,11 +39,6 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any)
     return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
 
 
-def accuracy(scores: Any, labels: Any) -> Any:
-    """The share of scores (..., classes) whose greatest is at the label (...)."""
-    return (scores.argmax(-1).astype(labels.dtype) == labels).mean(dtype=jnp.float32)
-
-
 def finite(tree: Any) -> Any:
     """Whether no floating leaf holds NaN or Inf, as one boolean array. Integers and keys always are."""
     checks = [jnp.isfinite(a).all() for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
