@@ -22,7 +22,7 @@ def accuracy(scores: Any, labels: Any, weights: Any = None, *, ignore: int | Non
     if not scores.ndim or labels.shape != (scores.shape if soft else rows):
         raise ValueError(
             f"accuracy: got scores {show(scores)} and labels {show(labels)}; expected one integer for each row of "
-            f"scores, of shape {list(rows)}, or soft labels like the scores. Take labels[..., 0] of a column, or reshape them."
+            f"scores, of shape {list(rows)}, or soft labels like the scores. Reshape them: labels[..., 0] of a column."
         )
     if soft:
         labels = labels.argmax(-1)
