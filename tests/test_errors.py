@@ -151,7 +151,7 @@ WRONG_INPUT = {
     "Lengths": (Lengths(LSTM(3)), ones(2, 3, 4), "got x float32[2, 3, 4]; expected the pair (x, lengths)"),
     "lengths": (Lengths(LSTM(3)), (ones(2, 3, 4), jnp.array([0, 4])), "got lengths between 0 and 4"),
     "Lengths inside": (Lengths(GlobalAveragePool()), (ones(2, 3, 4), jnp.array([0, 3])), "to keep batch and time"),
-    "Bidirectional lengths": (Bidirectional(LSTM(3)), (ones(2, 3, 4), ones(2)), "expected the pair (x, lengths)"),
+    "Bidirectional state": (Bidirectional(LSTM(3)), (ones(2, 3, 4), ones(2)), "expected a pair of states"),
     "MinimalGRU": (MinimalGRU(3), ones(2, 3), "got x float32[2, 3]; expected 3 axes (batch, time, features)"),
     "Recurrent": (Recurrent(Serial(Concatenate(), Dense(2)), 2), ones(2, 3, 4), "got a cell that gives float32[2, 2]"),
     "cell": (Recurrent(Serial(Concatenate(), Dense(2), FanOut()), 3), ones(2, 3, 4), "a cell from the state"),

@@ -82,15 +82,15 @@ def _conv_channels_not_swapped(self, params, x, dy):
 
 def _lstm_recurrent_weight_one_step_late(self, residuals, dz):
     right = jbp.layers.LSTM.gradient(self, residuals, dz)
-    _, gates, before, c = residuals
+    (*_, c), (gates, before, _), _ = residuals
     after = jnp.concatenate([before[2:], c[None]])
     h = jnp.split(gates, 4, -1)[2][1:] * jnp.tanh(after)
     return right | {"u": jnp.einsum("tbh,tbz->hz", h, dz[1:])}
 
 
 def _lstm_with_the_next_cell(self, params, residuals, dy):
-    x, gates, before, c = residuals
-    return jbp.layers.LSTM.backward(self, params, (x, gates, jnp.roll(before, -1, 0), c), dy)
+    first, (gates, before, h), form = residuals
+    return jbp.layers.LSTM.backward(self, params, (first, (gates, jnp.roll(before, -1, 0), h), form), dy)
 
 
 def _lstm_output_alone(self, params, residuals, dy):

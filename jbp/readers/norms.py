@@ -36,9 +36,11 @@ from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.pool.maximum import GlobalAveragePool, GlobalMaxPool, MaxPool
 from jbp.layers.recurrent.bidirectional import Bidirectional
 from jbp.layers.recurrent.cell import Recurrent
-from jbp.layers.recurrent.gru import GRU, Elman, MinimalGRU
+from jbp.layers.recurrent.elman import Elman, ElmanCell
+from jbp.layers.recurrent.gru import GRU, GRUCell, MinimalGRU, MinimalGRUCell
 from jbp.layers.recurrent.lengths import Lengths
-from jbp.layers.recurrent.lstm import LSTM, hidden
+from jbp.layers.recurrent.lstm import LSTM, LSTMCell
+from jbp.layers.recurrent.stack import Stack
 from jbp.layers.recurrent.tree import Recursive
 from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
 from jbp.layers.stochastic.dropout import Dropout, DropoutInference
@@ -234,10 +236,17 @@ def _(layer, residuals, dy, /):
     return _square(dy.sum(range(1, dy.ndim - 2)))
 
 
+_THROUGH_TIME = (0, 1, 0), 1  # first what has the batch in front, then what has time there
+
+
 @_register(LSTM)
 def _(layer, residuals, dz, /):
-    dz, h = time_first(dz), time_first(hidden(residuals))  # which is batch first again
-    return _outer(residuals[0], dz) + _outer(h, dz) + _square(dz.sum(1))
+    if layer.projection or not layer.bias:
+        return _each(layer, residuals, dz, _THROUGH_TIME)
+    (x, state, _, last), kept, _ = residuals
+    (h, _), *_ = layer._states(state, last, kept)
+    dz, h = time_first(dz), time_first(h)  # which is batch first again
+    return _outer(x, dz) + _outer(h, dz) + _square(dz.sum(1))
 
 
 @_register(MultiHeadAttention)
@@ -255,13 +264,17 @@ def _(layer, residuals, delta, /):
 
 
 _AXES = {  # where layers that run through time have the batch
-    Elman: ((0, 1), 1),
-    GRU: ((0, 1, 1), 1),
-    MinimalGRU: ((0, 1, 1), 1),
+    Elman: _THROUGH_TIME,
+    GRU: _THROUGH_TIME,
+    MinimalGRU: _THROUGH_TIME,
+    ElmanCell: (0, 0),
+    GRUCell: (0, 0),
+    LSTMCell: (0, 0),
+    MinimalGRUCell: (0, 0),
     DiagonalStateSpace: ((0, 1), 0),
     SelectiveStateSpace: ((0, 0, 0, 0, 0, 1), 0),
     LinearAttention: (0, (1, 0)),
-    Recurrent: ((1, 1), 1),
+    Recurrent: _THROUGH_TIME,
     Recursive: ((0, 1, 1), 1),
 }
 
@@ -269,7 +282,8 @@ _AXES = {  # where layers that run through time have the batch
 @_register(*_AXES)
 def _(layer, residuals, delta, /):
     cell = getattr(layer, "cell", None)
-    if cell and not residuals[-1].value:
+    folded = residuals[-1].value if cell else True
+    if cell and not (folded[0] if isinstance(folded, tuple) else folded):
         raise LayerError(
             layer,
             f"got the cell {cell!r}, not all of whose residuals and deltas have the batch in front; expected one that "
@@ -281,8 +295,17 @@ def _(layer, residuals, delta, /):
 @_register(Bidirectional)
 def _(layer, residuals, delta, /):
     with at(layer):
-        one, two = (_norms(layer.layer, r, d) for r, d in zip(residuals[0], delta, strict=True))
+        one, two = (_norms(layer._layer(residuals[1]), r, d) for r, d in zip(residuals[0], delta, strict=True))
     return _plus(one, two)
+
+
+@_register(Stack)
+def _(layer, residuals, delta, /):
+    total = jnp.zeros(())
+    for (label, child, _), r, d in zip(layer._rows(residuals[1]), residuals[0], delta, strict=True):
+        with at(layer, label):
+            total = _plus(total, _norms(child, r, d))
+    return total
 
 
 @_register(Lengths)

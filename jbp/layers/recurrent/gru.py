@@ -1,4 +1,4 @@
-"""Recurrent layers with one state. As in recurrent.py, the weight gradients are products outside of the loop."""
+"""Recurrent networks with gates and a state of one array."""
 
 from dataclasses import dataclass
 
@@ -6,79 +6,89 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.cases import Case, f
-from jbp.errors import floats, take
-from jbp.layer import Layer
-from jbp.layers.recurrent.lstm import earlier, products
-from jbp.numerics import along, outer, time_first
+from jbp.cases import Case, f, i
+from jbp.fields import Size
+from jbp.layers.recurrent.sequence import Cell, Steps, Unrolled, forth, products, weights
+from jbp.numerics import along, leading, outer
 
 
-def _weights(key, i, h, gates, dtype):
-    one, two = jax.random.split(key)
-    w = jax.random.normal(one, (i, gates * h), dtype) * max(i, 1) ** -0.5
-    return {"w": w, "u": jax.random.normal(two, (h, gates * h), dtype) * max(h, 1) ** -0.5}
+class _GRU(Steps):
+    reset_after: bool
 
-
-@dataclass(frozen=True)
-class Elman(Layer):
-    """h_t = tanh(x_t W + h_{t−1} U + b), y = h.
-
-        dz_t = (dy_t + dz_{t+1} Uᵀ) (1 − h_t²)      dx = dz Wᵀ
-        dW = Σ xᵀ dz      dU = Σ h_{t−1}ᵀ dz_t      db = Σ dz
-
-    delta is dz of all steps. Keeps x and h, which is y. h starts at zero. Shapes: x (b, t, i), W (i, h), U (h, h),
-    b (h,), y (b, t, h). (Elman, *Finding Structure in Time*, 1990.) Raises LayerError for another rank.
-    """
-
-    features: int
-
-    def _shapes(self, x):
+    def _shapes(self, i):
         h = self.features
-        return {"w": (x.shape[-1], h), "u": (h, h), "b": (h,)}
+        shapes = {"w": (i, 3 * h), "u": (h, 3 * h)}
+        shapes = shapes | {"b": (3 * h,)} if self.bias else shapes
+        return shapes | {"c": (h,)} if self.bias and self.reset_after else shapes
 
-    def init(self, key, x, /):
-        i = floats(self, x, "(batch, time, features)", rank=3).shape[-1]
-        return _weights(key, i, self.features, 1, x.dtype) | {"b": jnp.zeros(self.features, x.dtype)}
+    def _start(self, key, i, dtype):
+        zeros = {name: jnp.zeros(shape, dtype) for name, shape in self._shapes(i).items() if name in "bc"}
+        return weights(key, i, self.features, 3, dtype) | zeros
 
-    def forward(self, params, x, /):
-        w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
-        z = time_first(x) @ w
-        z = z + along(b, z)
+    def _step(self, params, state, z):
+        h, u, n = state, params["u"], self.features
+        zu, zr, zn = jnp.split(z, 3, -1)
+        hu, hr, *a = jnp.split(h @ (u if self.reset_after else u[:, : 2 * n]), 3 if self.reset_after else 2, -1)
+        update, reset = lax.logistic(zu + hu), lax.logistic(zr + hr)
+        if self.reset_after:
+            a = [a[0] + along(params["c"], a[0])] if self.bias else a
+            new = jnp.tanh(zn + reset * a[0])
+        else:
+            new = jnp.tanh(zn + (reset * h) @ u[:, 2 * n :])
+        return (1 - update) * new + update * h, jnp.concatenate([update, reset, new, *a], -1)
 
-        def step(h, z):
-            h = jnp.tanh(z + h @ u)
-            return h, h
+    def _down(self, params, state, seen, kept, dnew):
+        e, u, before = dnew, params["u"], state
+        if self.reset_after:
+            update, r, n, a = jnp.split(kept, 4, -1)
+            dn = e * (1 - update) * (1 - n * n)
+            da = dn * r
+            du, dr = e * (before - n) * update * (1 - update), da * a * (1 - r)
+            return e * update + jnp.concatenate([du, dr, da], -1) @ u.T, jnp.concatenate([du, dr, dn, da], -1)
+        update, r, n = jnp.split(kept, 3, -1)
+        dn = e * (1 - update) * (1 - n * n)
+        da = dn @ u[:, 2 * self.features :].T  # at r h_{t−1}
+        gates = e * (before - n) * update * (1 - update), da * before * r * (1 - r)
+        down = jnp.concatenate(gates, -1) @ u[:, : 2 * self.features].T
+        return e * update + da * r + down, jnp.concatenate([*gates, dn], -1)
 
-        _, h = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
-        return time_first(h), (x, h)
+    def _scored(self, delta):
+        return delta[..., : 3 * self.features]
 
-    def backward(self, params, residuals, dy, /):
-        _, h = residuals
-        w, u = params["w"], params["u"]
+    def _sums(self, x, state, seen, kept, delta):
+        n = self.features
+        if self.reset_after:
+            dw, du = products(x, state, delta)
+            grads = {"w": dw[:, : 3 * n], "u": jnp.concatenate([du[:, : 2 * n], du[:, 3 * n :]], -1)}
+            if not self.bias:
+                return grads
+            b, c = jnp.split(delta.sum(leading(delta)), [3 * n])
+            return grads | {"b": b, "c": c}
+        reset = kept[..., n : 2 * n]
+        u = outer(state, delta[..., : 2 * n]), outer(reset * state, delta[..., 2 * n :])
+        grads = {"w": outer(x, delta), "u": jnp.concatenate(u, -1)}
+        return grads | {"b": delta.sum(leading(delta))} if self.bias else grads
 
-        def step(recurrent, now):
-            dy, h = now
-            dz = (dy + recurrent) * (1 - h * h)
-            return dz @ u.T, dz
+    def _meaning(self, params, state, x):
+        n, (w, u) = self.features, (params["w"], params["u"])
+        parts = slice(n), slice(n, 2 * n), slice(2 * n, 3 * n)
 
-        _, dz = lax.scan(step, jnp.zeros(h.shape[1:], h.dtype), (time_first(dy), h), reverse=True)
-        return time_first(dz @ w.T), dz
+        def score(g):
+            z = x @ w[:, g]
+            return z + jnp.broadcast_to(params["b"][g], z.shape) if self.bias else z
 
-    def gradient(self, residuals, dz, /):
-        x, h = residuals
-        dw, du = products(x, earlier(h), dz)
-        return {"w": dw, "u": du, "b": dz.sum((0, 1))}
-
-    def reference(self, params, x, /):
-        def cell(h, x):
-            h = jnp.tanh(x @ params["w"] + h @ params["u"] + params["b"][None])
-            return h, h
-
-        return time_first(lax.scan(cell, jnp.zeros((x.shape[0], self.features), x.dtype), time_first(x))[1])
+        update, reset = (jax.nn.sigmoid(score(g) + state @ u[:, g]) for g in parts[:2])
+        if self.reset_after:
+            a = state @ u[:, parts[2]]
+            new = jnp.tanh(score(parts[2]) + reset * (a + jnp.broadcast_to(params["c"], a.shape) if self.bias else a))
+        else:
+            new = jnp.tanh(score(parts[2]) + (reset * state) @ u[:, parts[2]])
+        h = update * state + (1 - update) * new
+        return h, h
 
 
 @dataclass(frozen=True)
-class GRU(Layer):
+class GRU(_GRU, Unrolled):
     """h_t = (1 − u) n + u h_{t−1},  u, r = σ(·), n = tanh(x W_n + b_n + r a),  a = h_{t−1} U_n + c.
 
     u and r are of x W + h_{t−1} U + b. Back through time, with e_t the error at h_t:
@@ -87,88 +97,110 @@ class GRU(Layer):
         du = e (h_{t−1} − n) u (1 − u)      dr = dn a r (1 − r)
         dx = (du|dr|dn) Wᵀ    dW = Σ xᵀ (du|dr|dn)    dU = Σ h_{t−1}ᵀ (du|dr|da)    db = Σ (du|dr|dn)    dc = Σ da
 
+    With `reset_after=False` r comes before the product, as in the paper: n = tanh(x W_n + b_n + (r h_{t−1}) U_n), no c;
+
+        a = dn U_nᵀ    dr = a h_{t−1} r (1 − r)    e_t = dy_t + (e u + a r + (du|dr) U_urᵀ)_{t+1}    dU_n = Σ (r h)ᵀ dn
+
     delta is (du|dr|dn|da) of all steps, so that one product gives all of dW and dU. Keeps x, h, which is y, and
-    (u|r|n|a). h starts at zero. Shapes: x (b, t, i), W (i, 3h), U (h, 3h), b (3h,), c (h,), y (b, t, h), gates in the
-    order u, r, n. (Cho et al., *Learning Phrase Representations*, 2014, §2.3, with r after the product as in cuDNN,
-    PyTorch and Keras.) Raises LayerError for another rank.
+    (u|r|n|a). h starts at zero, or at the state of (x, state); with `return_state` the output is (y, h_T). On
+    (x, lengths) each example ends at its own length, h_T too. Shapes: x (b, t, i), W (i, 3h), U (h, 3h), b (3h,), c
+    (h,), a state (b, h), y (b, t, h), gates in the order u, r, n. (Cho et al., *Learning Phrase Representations*, 2014,
+    §2.3, with r after the product as in cuDNN, PyTorch and Keras.) PyTorch's gates are in the order r, u, n, and of its
+    two biases those of u and r add up to ours; of n, the input's is b_n and the other one c. Raises LayerError for
+    another rank or state.
     """
 
-    features: int
+    features: Size
+    bias: bool = True
+    reset_after: bool = True
+    return_state: bool = False
 
-    def _shapes(self, x):
-        h = self.features
-        return {"w": (x.shape[-1], 3 * h), "u": (h, 3 * h), "b": (3 * h,), "c": (h,)}
-
-    def init(self, key, x, /):
-        i, h = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.features
-        return _weights(key, i, h, 3, x.dtype) | {"b": jnp.zeros(3 * h, x.dtype), "c": jnp.zeros(h, x.dtype)}
-
-    def forward(self, params, x, /):
-        w, u, b, c = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
+    def _through(self, params, x, state, n):
+        start = self._zero(x.shape[1:-1], x.dtype) if state is None else state
 
         def through_time(scores, xs):
             def step(h, x):
-                zu, zr, zn = jnp.split(scores(x), 3, -1)
-                hu, hr, a = jnp.split(h @ u, 3, -1)
-                a = a + along(c, a)
-                update, reset = lax.logistic(zu + hu), lax.logistic(zr + hr)
-                n = jnp.tanh(zn + reset * a)
-                h = (1 - update) * n + update * h
-                return h, (h, jnp.concatenate([update, reset, n, a], -1))
+                h, gates = self._step(params, h, scores(x))
+                return h, (h, gates)
 
-            return lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), xs)[1]
+            return forth(step, start, xs, n)
 
         def scores(x):
-            z = x @ w
-            return z + along(b, z)
+            return self._scores(params, x)
 
-        h, gates = lax.platform_dependent(
-            time_first(x),
+        last, (h, gates) = lax.platform_dependent(
+            x,
             cpu=lambda x: through_time(scores, x),  # as fast there, and no z of all steps is written down
             default=lambda x: through_time(lambda z: z, scores(x)),
         )
-        return time_first(h), (x, h, gates)
-
-    def backward(self, params, residuals, dy, /):
-        _, h, gates = residuals
-        w, u = params["w"], params["u"]
-
-        def step(recurrent, now):
-            dy, before, gates = now
-            update, r, n, a = jnp.split(gates, 4, -1)
-            e = dy + recurrent
-            dn = e * (1 - update) * (1 - n * n)
-            da = dn * r
-            du, dr = e * (before - n) * update * (1 - update), da * a * (1 - r)
-            return e * update + jnp.concatenate([du, dr, da], -1) @ u.T, jnp.concatenate([du, dr, dn, da], -1)
-
-        zero = jnp.zeros(h.shape[1:], h.dtype)
-        _, delta = lax.scan(step, zero, (time_first(dy), earlier(h), gates), reverse=True)
-        return time_first(delta[..., : w.shape[-1]] @ w.T), delta
-
-    def gradient(self, residuals, delta, /):
-        (x, h, _), n = residuals, self.features
-        dw, du = products(x, earlier(h), delta)
-        b, c = jnp.split(delta.sum((0, 1)), [3 * n])
-        return {"w": dw[:, : 3 * n], "u": jnp.concatenate([du[:, : 2 * n], du[:, 3 * n :]], -1), "b": b, "c": c}
-
-    def reference(self, params, x, /):
-        n = self.features
-        w, u, b, c = (params[k] for k in "wubc")
-
-        def cell(h, x):  # in a scan: unrolled, a hundred steps take minutes to compile
-            update, reset = (
-                jax.nn.sigmoid(x @ w[:, g] + b[None, g] + h @ u[:, g]) for g in (slice(n), slice(n, 2 * n))
-            )
-            new = jnp.tanh(x @ w[:, 2 * n :] + b[None, 2 * n :] + reset * (h @ u[:, 2 * n :] + c[None]))
-            h = update * h + (1 - update) * new
-            return h, h
-
-        return time_first(lax.scan(cell, jnp.zeros((x.shape[0], n), x.dtype), time_first(x))[1])
+        return h, last, (), (h, gates)
 
 
 @dataclass(frozen=True)
-class MinimalGRU(Layer):
+class GRUCell(_GRU, Cell):
+    """(h', h') with h' = (1 − u) n + u h, u, r = σ(·), n = tanh(x W_n + b_n + r a), a = h U_n + c of (x, h): one step.
+
+        e = dy + dh'      dn = e (1 − u) (1 − n²)      da = dn r      du = e (h − n) u (1 − u)      dr = dn a r (1 − r)
+        dx = (du|dr|dn) Wᵀ      dh = e u + (du|dr|da) Uᵀ
+        dW = xᵀ (du|dr|dn)      dU = hᵀ (du|dr|da)      db = Σ (du|dr|dn)      dc = Σ da
+
+    u and r are of x W + h U + b. delta is (du|dr|dn|da). Keeps x, h and (u|r|n|a). `reset_after=False` puts r before
+    the product, (r h) U_n, and has no c. Takes (x, h) or {"x": x, "state": h} and the parameters of a GRU;
+    `Recurrent(GRUCell(8))` runs it through time. Shapes: x (..., i), h and h' (..., h). (Cho et al., *Learning Phrase
+    Representations*, 2014, §2.3.) Raises LayerError for anything but such a pair.
+    """
+
+    features: Size
+    bias: bool = True
+    reset_after: bool = True
+
+
+class _MinimalGRU(Steps):
+    def _shapes(self, i):
+        h = self.features
+        return {"w": (i, 2 * h), "u": (h, 2 * h)} | ({"b": (2 * h,)} if self.bias else {})
+
+    def _start(self, key, i, dtype):
+        zeros = {"b": jnp.zeros(2 * self.features, dtype)} if self.bias else {}
+        return weights(key, i, self.features, 2, dtype) | zeros
+
+    def _step(self, params, state, z):
+        u_f, u_n = jnp.split(params["u"], 2, -1)
+        zf, zn = jnp.split(z, 2, -1)
+        f = lax.logistic(zf + state @ u_f)
+        n = jnp.tanh(zn + (f * state) @ u_n)
+        return (1 - f) * state + f * n, jnp.concatenate([f, n], -1)
+
+    def _down(self, params, state, seen, kept, dnew):
+        u_f, u_n = jnp.split(params["u"], 2, -1)
+        f, n = jnp.split(kept, 2, -1)
+        e, before = dnew, state
+        dn = e * f * (1 - n * n)
+        a = dn @ u_n.T
+        df = (e * (n - before) + a * before) * f * (1 - f)
+        return e * (1 - f) + a * f + df @ u_f.T, jnp.concatenate([df, dn], -1)
+
+    def _sums(self, x, state, seen, kept, delta):
+        df, dn = jnp.split(delta, 2, -1)
+        f = jnp.split(kept, 2, -1)[0]
+        u = outer(state, df), outer(f * state, dn)
+        grads = {"w": outer(x, delta), "u": jnp.concatenate(u, -1)}
+        return grads | {"b": delta.sum(leading(delta))} if self.bias else grads
+
+    def _meaning(self, params, state, x):
+        d, (w, u) = self.features, (params["w"], params["u"])
+
+        def score(g):
+            z = x @ w[:, g]
+            return z + jnp.broadcast_to(params["b"][g], z.shape) if self.bias else z
+
+        f = jax.nn.sigmoid(score(slice(d)) + state @ u[:, :d])
+        h = state + f * (jnp.tanh(score(slice(d, 2 * d)) + (f * state) @ u[:, d:]) - state)
+        return h, h
+
+
+@dataclass(frozen=True)
+class MinimalGRU(_MinimalGRU, Unrolled):
     """h_t = (1 − f) h_{t−1} + f n,  f = σ(x W_f + h_{t−1} U_f + b_f),  n = tanh(x W_n + (f h_{t−1}) U_n + b_n).
 
     One gate. Back through time, with e_t the error at h_t and a_t that at f h_{t−1}:
@@ -177,74 +209,43 @@ class MinimalGRU(Layer):
         df = (e (n − h_{t−1}) + a h_{t−1}) f (1 − f)      dx = (df|dn) Wᵀ      dW = Σ xᵀ (df|dn)      db = Σ (df|dn)
         dU_f = Σ h_{t−1}ᵀ df_t      dU_n = Σ (f h_{t−1})ᵀ dn_t
 
-    delta is (df|dn) of all steps. Keeps x, h, which is y, and (f|n). h starts at zero. Shapes: x (b, t, i), W (i, 2h),
-    U (h, 2h), b (2h,), y (b, t, h), in the order f, n. (Zhou et al., *Minimal Gated Unit for Recurrent Neural
-    Networks*, 2016, §3.) LayerError for another rank.
+    delta is (df|dn) of all steps. Keeps x, h, which is y, and (f|n). h starts at zero, or at the state of (x, state);
+    with `return_state` the output is (y, h_T). On (x, lengths) each example ends at its own length, h_T too. Shapes: x
+    (b, t, i), W (i, 2h), U (h, 2h), b (2h,), a state (b, h), y (b, t, h), in the order f, n. (Zhou et al., *Minimal
+    Gated Unit for Recurrent Neural Networks*, 2016, §3.) Raises LayerError for another rank or state.
     """
 
-    features: int
+    features: Size
+    bias: bool = True
+    return_state: bool = False
 
-    def _shapes(self, x):
-        h = self.features
-        return {"w": (x.shape[-1], 2 * h), "u": (h, 2 * h), "b": (2 * h,)}
 
-    def init(self, key, x, /):
-        i, h = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.features
-        return _weights(key, i, h, 2, x.dtype) | {"b": jnp.zeros(2 * h, x.dtype)}
+@dataclass(frozen=True)
+class MinimalGRUCell(_MinimalGRU, Cell):
+    """(h', h') with h' = (1 − f) h + f n, f = σ(x W_f + h U_f + b_f), n = tanh(x W_n + (f h) U_n + b_n) of (x, h).
 
-    def forward(self, params, x, /):
-        w, u, b = take(self, params, floats(self, x, "(batch, time, features)", rank=3).dtype, **self._shapes(x))
-        z = time_first(x) @ w
-        z = z + along(b, z)
-        u_f, u_n = jnp.split(u, 2, -1)
+        e = dy + dh'      dn = e f (1 − n²)      a = dn U_nᵀ      df = (e (n − h) + a h) f (1 − f)
+        dx = (df|dn) Wᵀ      dh = e (1 − f) + a f + df U_fᵀ
+        dW = xᵀ (df|dn)      dU_f = hᵀ df      dU_n = (f h)ᵀ dn      db = Σ (df|dn)
 
-        def step(h, z):
-            zf, zn = jnp.split(z, 2, -1)
-            f = lax.logistic(zf + h @ u_f)
-            n = jnp.tanh(zn + (f * h) @ u_n)
-            h = (1 - f) * h + f * n
-            return h, (h, jnp.concatenate([f, n], -1))
+    One step. delta is (df|dn). Keeps x, h and (f|n). Takes (x, h) or {"x": x, "state": h} and the parameters of a
+    MinimalGRU; `Recurrent(MinimalGRUCell(8))` runs it through time. Shapes: x (..., i), h and h' (..., h). (Zhou et
+    al., *Minimal Gated Unit for Recurrent Neural Networks*, 2016, §3.) Raises LayerError for anything but such a pair.
+    """
 
-        _, (h, gates) = lax.scan(step, jnp.zeros((x.shape[0], self.features), x.dtype), z)
-        return time_first(h), (x, h, gates)
-
-    def backward(self, params, residuals, dy, /):
-        _, h, gates = residuals
-        w, (u_f, u_n) = params["w"], jnp.split(params["u"], 2, -1)
-
-        def step(recurrent, now):
-            dy, before, gates = now
-            f, n = jnp.split(gates, 2, -1)
-            e = dy + recurrent
-            dn = e * f * (1 - n * n)
-            a = dn @ u_n.T
-            df = (e * (n - before) + a * before) * f * (1 - f)
-            return e * (1 - f) + a * f + df @ u_f.T, jnp.concatenate([df, dn], -1)
-
-        zero = jnp.zeros(h.shape[1:], h.dtype)
-        _, dz = lax.scan(step, zero, (time_first(dy), earlier(h), gates), reverse=True)
-        return time_first(dz @ w.T), dz
-
-    def gradient(self, residuals, dz, /):
-        x, h, gates = residuals
-        df, dn = jnp.split(dz[1:], 2, -1)
-        f, before = jnp.split(gates[1:], 2, -1)[0], h[:-1]
-        u = outer(before, df), outer(f * before, dn)
-        return {"w": outer(time_first(x), dz), "u": jnp.concatenate(u, -1), "b": dz.sum((0, 1))}
-
-    def reference(self, params, x, /):
-        d, h, ys = self.features, jnp.zeros((x.shape[0], self.features), x.dtype), []
-        w, u, b = (params[k] for k in "wub")
-        for t in range(x.shape[1]):
-            f = jax.nn.sigmoid(x[:, t] @ w[:, :d] + h @ u[:, :d] + b[None, :d])
-            h = h + f * (jnp.tanh(x[:, t] @ w[:, d:] + (f * h) @ u[:, d:] + b[None, d:]) - h)
-            ys.append(h)
-        return jnp.stack(ys, 1) if ys else jnp.zeros((x.shape[0], 0, d), x.dtype)
+    features: Size
+    bias: bool = True
 
 
 CASES = (
-    Case(Elman(3), f(2, 5, 3)),
-    Case(GRU(3), f(2, 5, 3)),
+    Case(GRU(3), f(2, 5, 3), (f(2, 4, 3), f(2, 3))),
     Case(GRU(2), f(3, 4, 1)),
+    Case(GRU(2, return_state=True), (f(3, 4, 1), i(3, below=5)), {"x": f(3, 4, 2), "state": f(3, 2)}),
+    Case(GRU(3, bias=False), f(2, 4, 3)),
+    Case(GRU(3, reset_after=False), f(2, 4, 3), (f(2, 4, 3), f(2, 3))),
+    Case(GRUCell(3), (f(2, 4), f(2, 3))),
+    Case(GRUCell(3, bias=False, reset_after=False), (f(2, 4), f(2, 3))),
     Case(MinimalGRU(3), f(2, 5, 3)),
+    Case(MinimalGRU(2, bias=False, return_state=True), {"x": f(3, 4, 2), "lengths": i(3, below=5), "state": f(3, 2)}),
+    Case(MinimalGRUCell(3), {"x": f(2, 4), "state": f(2, 3)}),
 )

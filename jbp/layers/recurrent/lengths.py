@@ -1,91 +1,120 @@
 """Sequences of their own lengths in one batch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
-from jbp.errors import LayerError, at, floats, known, show
+from jbp.cases import Case, f, i
+from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
-
-
-def sequences(layer: Layer, x: Any) -> tuple[Any, Any]:
-    """(x, lengths) out of a pair, after a check that it is one."""
-    fits = isinstance(x, tuple | list) and len(x) == 2 and hasattr(x[1], "dtype")
-    if not fits or not jnp.issubdtype(x[1].dtype, jnp.integer) or x[1].shape != x[0].shape[:1]:
-        raise LayerError(
-            layer,
-            f"got x {show(x)}; expected the pair (x, lengths): x (b, t, ...) and an integer for each example, (b,). "
-            "For sequences that are all of one length leave out Lengths.",
-        )
-    x, lengths = x
-    t = floats(layer, x, "(batch, time, ...)", least=2).shape[1]
-    if known(lengths) and lengths.size:
-        seen = np.asarray(lengths)
-        if seen.min() < 0 or seen.max() > t:
-            raise LayerError(
-                layer,
-                f"got lengths between {seen.min()} and {seen.max()}; expected 0 <= lengths <= {t}, the size of x. "
-                "Count the steps of each example.",
-            )
-    return x, lengths
-
-
-def _times(x, lengths):
-    return jnp.arange(x.shape[1], dtype=lengths.dtype)[None]
-
-
-def until(x: Any, lengths: Any) -> Any:
-    """x (b, t, ...) with zeros from the end of each example on."""
-    seen = _times(x, lengths) < lengths[:, None]
-    return jnp.where(seen.reshape(*seen.shape, *(1,) * (x.ndim - 2)), x, 0)
-
-
-def reversed_until(x: Any, lengths: Any) -> Any:
-    """x (b, t, ...) with the steps of each example in reverse up to its end, and what follows where it was."""
-    t = _times(x, lengths)
-    order = jnp.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
-    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
+from jbp.layers.recurrent.elman import Elman
+from jbp.layers.recurrent.gru import GRU
+from jbp.layers.recurrent.lstm import LSTM
+from jbp.layers.recurrent.sequence import OverTime, closed, joined, like, opened, parted, until
+from jbp.numerics import Static, wide
 
 
 @dataclass(frozen=True)
-class Lengths(Layer):
+class Lengths(OverTime):
     """y_t = f(x)_t for t < n and 0 after it, on the pair (x, n): each example as if it were alone, n its length.
 
         dx_t = what f sends down of dy_t, t < n      dx_t = 0 after it
 
+    With `pool` y is one for each example, of its valid steps alone: the last of them, their mean, or for each feature
+    the greatest. `Serial(Lengths(LSTM(8), pool="last"), Dense(3))` is a classifier; a Take(-1) would find the zeros of
+    the padding.
+
+        "last": dy goes to f(x)_{n−1}      "mean": dy / n to each t < n      "max": dy to the first that is greatest
+
     For every f that looks back in time only: LSTM, GRU, Elman, Recurrent, a causal convolution or state space, and rows
-    of such layers. Then what comes after the end reaches nothing, and what stands there may be anything, NaN too. A
-    Bidirectional goes around it: `Bidirectional(Lengths(f))` turns each example within its length. Keeps what f keeps,
-    and n, which has no cotangent. Parameters are f's. Shapes: x (b, t, ...), n (b,), y (b, t, ...). Raises LayerError
-    for anything but such a pair, for lengths out of range, and if f does not keep batch and time.
+    of such layers; and for a Bidirectional, which turns each example within its length. Then what comes after the end
+    reaches nothing, and what stands there may be anything, NaN too. Of f with `return_state` the state is the one at
+    the end. x and n may come with the state to begin at: {"x": x, "lengths": n, "state": s}. Keeps what f keeps, and n,
+    which has no cotangent; for "max" the places. Parameters are f's. An example of no steps is 0. Shapes: x (b, t,
+    ...), n (b,), f(x) (b, t, ...), y the same or pooled (b, ...). Raises LayerError for anything but such a pair, for
+    lengths out of range, and if f does not keep batch and time.
     """
 
     layer: Layer
+    pool: Literal["last", "mean", "max"] | None = None
+
+    @property
+    def return_state(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return gives_state(self.layer)
+
+    def _opened(self, x):
+        value, state, n, form = opened(self, x)
+        if n is None:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected the pair (x, lengths): x (b, t, ...) and an integer for each example, "
+                "(b,). For sequences that are all of one length leave out Lengths.",
+            )
+        return value, state, n, form
+
+    def _inner(self, x, state, n):
+        """What f is given: the lengths too, if it takes them."""
+        return joined(x, state, n) if isinstance(self.layer, OverTime) else joined(until(x, n), state, None)
 
     def init(self, key, x, /):
-        x, _ = sequences(self, x)
+        x, state, n, _ = self._opened(x)
         with at(self):
-            return self.layer.init(key, x)
+            return self.layer.init(key, joined(x, state, n if isinstance(self.layer, OverTime) else None))
 
     def forward(self, params, x, /):
-        x, n = sequences(self, x)
+        x, state, n, form = self._opened(x)
         with at(self):
-            y, r = self.layer.forward(params, until(x, n))
+            y, r = self.layer.forward(params, self._inner(x, state, n))
+        y, last = y if self.return_state else (y, None)
         if not hasattr(y, "shape") or y.shape[:2] != x.shape[:2]:
             raise LayerError(
                 self,
                 f"got an inner layer from {show(x)} to {show(y)}; expected it to keep batch and time. "
                 "Put what shortens the sequence after the Lengths.",
             )
-        return until(y, n), (r, n)
+        y, kept = self._pooled(y if isinstance(self.layer, OverTime) else until(y, n), n)
+        known = Static((form, state is not None, x.shape[1]))
+        return ((y, last) if self.return_state else y), (r, n, kept, known)
+
+    def _pooled(self, y, n):
+        if self.pool is None:
+            return y, ()
+        if not y.shape[1]:
+            return jnp.zeros((y.shape[0], *y.shape[2:]), y.dtype), ()
+        if self.pool == "mean":
+            count = like(jnp.maximum(n, 1), y[:, 0]).astype(wide(y).dtype)
+            return (wide(y).sum(1) / count).astype(y.dtype), ()
+        if self.pool == "last":
+            place = like(jnp.maximum(n, 1) - 1, y)
+            return jnp.take_along_axis(y, place, 1)[:, 0], ()
+        valid = like(jnp.arange(y.shape[1], dtype=n.dtype)[None] < n[:, None], y)
+        place = jnp.where(valid, y, -jnp.inf).argmax(1, keepdims=True).astype(jnp.int32)
+        return jnp.take_along_axis(y, place, 1)[:, 0], place
+
+    def _spread(self, dy, n, kept, t):
+        """The cotangent of f(x), out of that of what was pooled."""
+        if self.pool is None:
+            return dy
+        steps = like(jnp.arange(t, dtype=n.dtype)[None], dy[:, None])
+        lengths = like(n[:, None], dy[:, None])
+        if self.pool == "mean":
+            share = (wide(dy) / like(jnp.maximum(n, 1), dy).astype(wide(dy).dtype)).astype(dy.dtype)
+            return jnp.where(steps < lengths, share[:, None], 0)
+        if self.pool == "last" or not t:
+            return jnp.where(steps == lengths - 1, dy[:, None], 0)
+        return jnp.where((steps == kept) & (steps < lengths), dy[:, None], 0)
 
     def _down(self, way, params, residuals, dy):
-        r, n = residuals
+        r, n, kept, known = residuals
+        form, given, t = known.value
+        dy, dlast = dy if self.return_state else (dy, None)
+        dy, native = self._spread(dy, n, kept, t), isinstance(self.layer, OverTime)
+        dy = dy if native else until(dy, n)
         with at(self):
-            dx, rest = way(params, r, until(dy, n))
-        return (until(dx, n), None), rest
+            down, rest = way(params, r, (dy, dlast) if self.return_state else dy)
+        dx, dstate = parted(down, True if given else None, n if native else None)
+        return closed(form, dx if native else until(dx, n), dstate), rest
 
     def backward(self, params, residuals, dy, /):
         return self._down(self.layer.backward, params, residuals, dy)
@@ -101,10 +130,43 @@ class Lengths(Layer):
         return self.layer.advance(params, residuals[0])
 
     def reference(self, params, x, /):
-        x, n = x
+        x, state, n, _ = opened(self, x)
 
         def cut(v):
-            steps = [jnp.where(t < n.reshape(-1, *(1,) * (v.ndim - 2)), v[:, t], 0) for t in range(v.shape[1])]
+            steps = [jnp.where(like(t < n, v[:, t]), v[:, t], 0) for t in range(v.shape[1])]
             return jnp.stack(steps, 1) if steps else v
 
-        return cut(self.layer.reference(params, cut(x)))
+        native = isinstance(self.layer, OverTime)
+        y = self.layer.reference(params, joined(cut(x), state, n if native else None))
+        y, last = y if self.return_state else (y, None)
+        y = self._pool_meaning(cut(y), n)
+        return (y, last) if self.return_state else y
+
+    def _pool_meaning(self, y, n):
+        if self.pool is None:
+            return y
+        nothing = jnp.zeros((y.shape[0], *y.shape[2:]), y.dtype)
+        if self.pool == "mean":
+            return jnp.sum(y, 1) / like(jnp.where(n == 0, 1, n), nothing).astype(y.dtype)
+        best = nothing
+        for t in range(y.shape[1]):
+            better = like(t < n, nothing) & ((y[:, t] > best) | (t == 0) if self.pool == "max" else True)
+            best = jnp.where(better, y[:, t], best)
+        return best
+
+
+def gives_state(layer: Layer) -> bool:
+    """Whether it gives (y, final state) in place of y."""
+    return isinstance(layer, OverTime) and layer.return_state
+
+
+def with_lengths(layer: Layer) -> Layer:
+    """The layer, or a Lengths around it, that takes x with its lengths."""
+    return layer if isinstance(layer, OverTime) else Lengths(layer)
+
+
+CASES = (
+    Case(Lengths(GRU(2), pool="last"), (f(3, 4, 2), i(3, below=5))),
+    Case(Lengths(Elman(2), pool="mean"), (f(3, 4, 2), i(3, below=5))),
+    Case(Lengths(LSTM(2, return_state=True), pool="max"), (f(3, 4, 2), i(3, below=5))),
+)
