@@ -174,7 +174,7 @@ WRONG_INPUT = {
     "attention sources": (MultiHeadAttention(1), (ones(1, 2, 4),) * 3, "expected x and at most one source"),
     "attention batch": (MultiHeadAttention(1), (ones(1, 2, 4), ones(2, 2, 4)), "expected a source of x's batch"),
     "attention mask": (
-        MultiHeadAttention(1), (ones(1, 2, 4), ones(1, 3, dtype=jnp.int32)), "expected a mask of integers with shape",
+        MultiHeadAttention(1), (ones(1, 2, 4), ones(1, 3, dtype=jnp.int32)), "expected a mask of booleans or integers",
     ),
     "attention segments": (
         MultiHeadAttention(1), {"x": ones(1, 2, 4), "source": ones(1, 3, 4), "segments": ones(1, 2, dtype=jnp.int32)},
@@ -339,10 +339,10 @@ def test_settings_out_of_range(rate):
     for settings in ((3, 0), (3, 4), (3, 1, 0.0)):
         assert "expected 1 <= k <= experts and a capacity above 0" in message(MixtureOfExperts, Dense(3), *settings)
     for options, says in (
-        ({"window": 0}, "got window=0; expected 1 or more"),
-        ({"distances": -1}, "got distances=-1; expected 0 or more"),
-        ({"cap": 0.0}, "got cap=0.0; expected a positive number"),
-        ({"dropout": 1.0}, "got dropout=1.0; expected the probability to drop"),
+        ({"window": 0}, "got window=0; expected a whole number, 1 or more, or None. To go without write None."),
+        ({"distances": -1}, "got distances=-1; expected a whole number, 0 or more, or None"),
+        ({"cap": 0.0}, "got cap=0.0; expected a finite number, more than 0, or None"),
+        ({"dropout": 1.0}, "got dropout=1.0; expected a finite number, 0 or more and less than 1, or None"),
         ({"groups": 3}, "expected groups that divide the heads"),
     ):
         assert says in message(lambda options=options: MultiHeadAttention(4, **options))

@@ -252,15 +252,21 @@ def _(layer, residuals, dz, /):
 @_register(MultiHeadAttention)
 def _(layer, residuals, delta, /):
     given, _, _, _, _, o = residuals
-    dq, dk, dv, dy, table = delta
-    if table is not None:  # a sum over the examples already
+    dq, dk, dv, dy, more = delta
+    if "table" in more:  # a sum over the examples already
         return _norms.dispatch(Layer)(layer, residuals, delta)
 
     def rows(a):  # (b, ..., n, d) -> (b, n, all the rest)
         a = jnp.moveaxis(a, -2, 1)
         return a.reshape(*a.shape[:2], -1)
 
-    return _outer(given["x"], rows(dq)) + _outer(given["source"], rows(jnp.stack([dk, dv], 1))) + _outer(rows(o), dy)
+    x, keys, values = layer._cleared(given, layer._beside(given))
+    if keys is values:
+        inside = _outer(keys, rows(jnp.stack([dk, dv], 1)))
+    else:
+        inside = _outer(keys, rows(dk)) + _outer(values, rows(dv))
+    biases = [dq.sum(3), dk.sum(2), dv.sum(2), dy.sum(1)] if layer.bias else []
+    return sum(map(_square, (*biases, *more.get("sinks", ()))), _outer(x, rows(dq)) + inside + _outer(rows(o), dy))
 
 
 _AXES = {  # where layers that run through time have the batch

@@ -22,12 +22,12 @@ class MemoryHop(Layer):
         dH = uᵀ dy)
 
     delta is (dq, dy). Keeps u, x, p. Input: (u, x), or (u, x, mask): the mask (b, m) holds integers or booleans, 0
-    where there is no memory, and has no cotangent; a query without any memory reads zero. Shapes: u and u' (b, d),
-    x (b, m, e), A and C (e, d), H (d, d). x_i is a sentence: counts of its words, to which a one-hot of i may be joined
-    (the paper's temporal encoding), or any features. Several hops are `Repeat(Passing(MemoryHop()), n)`; `Tied` shares
-    A and C: ((0, "c"), (1, "a")) makes the second hop ask by what the first one answered (adjacent), ((0,), (1,)) makes
-    both alike (layer-wise, with `linear`). (Sukhbaatar et al., *End-To-End Memory Networks*, 2015, §2.) Raises
-    LayerError for anything but such a tuple.
+    where there is no memory (x may be NaN there, and its cotangent is zero), and has no cotangent itself; a query
+    without any memory reads zero. Shapes: u and u' (b, d), x (b, m, e), A and C (e, d), H (d, d). x_i is a sentence:
+    counts of its words, to which a one-hot of i may be joined (the paper's temporal encoding), or any features. Several
+    hops are `Repeat(Passing(MemoryHop()), n)`; `Tied` shares A and C: ((0, "c"), (1, "a")) makes the second hop ask by
+    what the first one answered (adjacent), ((0,), (1,)) makes both alike (layer-wise, with `linear`). (Sukhbaatar et
+    al., *End-To-End Memory Networks*, 2015, §2.) Raises LayerError for anything but such a tuple.
     """
 
     linear: bool = False
@@ -48,7 +48,7 @@ class MemoryHop(Layer):
                 "of integers or booleans. Give (u, memories) or (u, memories, mask).",
             )
         u, x, *mask = x
-        return u, x, mask[0] if mask else None
+        return u, x, mask[0].astype(bool) if mask else None
 
     def _shapes(self, u, x):
         d, e = u.shape[-1], x.shape[-1]
@@ -63,9 +63,10 @@ class MemoryHop(Layer):
     def forward(self, params, x, /):
         u, x, mask = self._parts(x)
         a, c, *h = take(self, params, u.dtype, **self._shapes(u, x))
+        x = x if mask is None else jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
         s = jnp.einsum("bme,be->bm", x, u @ a.T, preferred_element_type=wide_dtype(u.dtype))
         if mask is not None:
-            s = jnp.where(mask != 0, s, -jnp.inf)
+            s = jnp.where(mask, s, -jnp.inf)
         top = s.max(-1, keepdims=True, initial=jnp.finfo(s.dtype).min)
         p = jnp.exp(s - top)
         total = p.sum(-1, keepdims=True)
@@ -92,8 +93,9 @@ class MemoryHop(Layer):
 
     def reference(self, params, x, /):
         u, x, mask = self._parts(x)
+        x = x if mask is None else jnp.where(mask[..., None], x, 0)
         m, c = x @ params["a"], x @ params["c"]
-        seen = jnp.ones(m.shape[:2], bool) if mask is None else mask != 0
+        seen = jnp.ones(m.shape[:2], bool) if mask is None else mask
         s = (m * u[:, None]).sum(-1)
         top = jax.lax.stop_gradient(s.max(-1, keepdims=True, where=seen, initial=-jnp.inf))
         e = jnp.where(seen, jnp.exp(jnp.where(seen, s - jnp.where(jnp.isneginf(top), 0, top), 0)), 0)

@@ -1,21 +1,24 @@
 """The attention layer: heads, groups of them, masks, segments, biases, positions."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import Case, f, i
-from jbp.errors import LayerError, floats, show, take
+from jbp.errors import LayerError, floats, known, show, take
+from jbp.fields import Count, Positive, Rate, Size
 from jbp.layer import Layer
+from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
+from jbp.layers.attention.core import NONE, kept_by, plain_softmax, scores_of, seen_by
 from jbp.layers.attention.rotary import rotated
 from jbp.numerics import Static
 from jbp.params import Buffer
 
-NAMES = "x", "source", "mask", "segments", "source_segments", "bias"
+NAMES = "x", "source", "keys", "values", *beside.BESIDE
 BASE = 10000.0  # of the rotary positions
 
 
@@ -24,53 +27,59 @@ class MultiHeadAttention(Layer):
     """y = concat_h(softmax(s, seen) v) W_o, s = q kᵀ / √d, with q = x W_q, k = z W_k, v = z W_v; z is x or the source.
 
         do = dy W_oᵀ      dq, dk, dv from `attend_back`      dx = dq W_qᵀ      dz = dk W_kᵀ + dv W_vᵀ
-        dW_q = xᵀ dq      dW_k = zᵀ dk      dW_v = zᵀ dv      dW_o = oᵀ dy
+        dW_q = xᵀ dq      dW_k = zᵀ dk      dW_v = zᵀ dv      dW_o = oᵀ dy      (`bias`: db = Σ dq, Σ dk, Σ dv, Σ dy)
 
-    Input: x (b, n, f), or a tuple of x and then a source (b, m, e) and a padding mask, each or both, or a dict of these
-    and more by name: `x`, `source`, `mask` (b, m), integers or booleans, not 0 where a key may be seen; `segments`
-    (b, n), with a source also `source_segments` (b, m), integers: only equals see each other; `bias`, floats of shape
-    (b, heads, n, m), any of which may be 1, added to s. Only floats have a cotangent. A query that sees nothing gives
-    zero, and sends zero down.
+    Input: x (b, n, f), or a tuple of x and then a source (b, m, e) and a mask, each or both, or a dict of these and
+    more by name: `x`; `source`, or `keys` (b, m, e) and `values` (b, m, c) apart; `mask`, booleans or integers, not 0
+    where a key may be seen, of shape (b, m), (n, m), (b, n, m) or (b, heads, n, m); `segments` (b, n), with a source
+    also `source_segments` (b, m), integers: only equals see each other; `bias`, floats of shape (b, heads, n, m), any
+    of which may be 1, added to s, −∞ where a key may not be seen. Only floats have a cotangent. In a tuple floats are
+    the source and all else is the mask; what could be a source or a mask of floats, (b, n, n), and a mask that could be
+    (b, m) or (n, m), are refused there: name them. By its name a mask with b = n is (b, m), for (n, m) give mask[None].
+
+    A query that sees nothing gives zero, and sends zero down. What the mask hides from every query may hold NaN: it
+    counts as zero, in x as a query too, and its cotangent is zero.
 
     Options: `groups` of heads that share their keys and values, `heads` of them unless given (1: multi-query; Ainslie
     et al., *GQA*, 2023); `causal`; a `window`, |i − j| < window; `cap`, s = cap tanh(s / cap) (*Gemma 2*, 2024, §2);
     `alibi`, s − 2^(−8 h / heads) |i − j| (Press et al., 2022); `rotary`, q and k turned by their places (Rotary);
     `distances=c`, a learned bias for each head and distance j − i, the same beyond c (Raffel et al., 2020, §2.1, with
     no buckets); `dropout`, the rate at which weights after the softmax are left out, drawn again on the way back from
-    the key, a Buffer; `evaluation` stops it.
+    the key, a Buffer; `evaluation` stops it. `bias`: q, k, v and y have one, as by default in PyTorch, Keras and Flax.
+    `bias_kv`: one more key and value, learned, that all queries see; `zero_attention`: one more, of zeros (PyTorch's
+    add_bias_kv and add_zero_attn). `key_size`, the features of a head, f / heads unless given. `weights`: y is the pair
+    (y, p), p (b, heads, n, m) the weights after dropout, more than m with `bias_kv` or `zero_attention`; they take
+    memory n×m.
 
-    delta is (dq, dk, dv, dy) and the learned bias's gradient, which is made on the way down. Keeps its inputs, q, k, v
-    and o: never an n×m matrix, unless a bias of that size was given. Shapes: y like x, d = f / heads, W_q (f, g, r, d),
-    W_k and W_v (e, g, d), W_o (g, r, d, f), with g groups of r heads. (Vaswani et al., *Attention Is All You Need*,
-    2017, §3.2.) Raises LayerError for other ranks and names, sizes that do not divide, and causal attention on another
-    length.
+    delta is (dq, dk, dv, dy) and the gradients of the learned bias and of `bias_kv`, which are made on the way down.
+    Keeps its inputs, q, k, v and o: never an n×m matrix, unless a bias or mask of that size was given. Shapes: y like
+    x, d = f / heads, W_q (f, g, r, d), W_k (e, g, d), W_v (c, g, d), W_o (g, r, d, f), with g groups of r heads.
+    (Vaswani et al., *Attention Is All You Need*, 2017, §3.2.) Raises LayerError for other ranks and names, sizes that
+    do not divide, and causal attention on another length.
+
+    Step by step, for text that is being written: `cache` makes room, `decode` takes the next places.
     """
 
-    heads: int
-    groups: int | None = None
+    heads: Size
+    groups: Size | None = None
     causal: bool = False
-    window: int | None = None
-    cap: float | None = None
+    window: Annotated[Size, NONE] | None = None
+    cap: Annotated[Positive, NONE] | None = None
     alibi: bool = False
     rotary: bool = False
-    distances: int | None = None
-    dropout: float | None = None
+    distances: Annotated[Count, NONE] | None = None
+    dropout: Rate | None = None
+    bias: bool = False
+    bias_kv: bool = False
+    zero_attention: bool = False
+    key_size: Size | None = None
+    weights: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.heads < 1 or (self.groups is not None and (self.groups < 1 or self.heads % self.groups)):
+        if self.groups is not None and self.heads % self.groups:
             raise LayerError(
                 self, f"got {self.heads} heads in {self.groups} groups; expected groups that divide the heads. Try 1."
-            )
-        for name, least in (("window", 1), ("distances", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise LayerError(self, f"got {name}={value}; expected {least} or more. To go without write None.")
-        if self.cap is not None and not self.cap > 0:
-            raise LayerError(self, f"got cap={self.cap}; expected a positive number. For no cap write None.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise LayerError(
-                self, f"got dropout={self.dropout}; expected the probability to drop, 0 <= dropout < 1. Try 0.1."
             )
 
     @property
@@ -81,121 +90,230 @@ class MultiHeadAttention(Layer):
     def _rule(self):
         return Rule(self.causal, self.window, self.cap, self.alibi, self.dropout or 0.0)
 
-    def _inputs(self, x):
-        """The inputs by name, checked, z among them as `source`, and how they came."""
+    def _named(self, x: Any) -> dict[str, Any]:
+        """The inputs by name, as they came."""
         if isinstance(x, dict):
-            given, names = dict(x), tuple(x)
-        else:
-            several = x if isinstance(x, tuple | list) else (x,)
-            kinds = ("source" if jnp.issubdtype(part.dtype, jnp.floating) else "mask" for part in several[1:])
-            names = ("x", *kinds)
-            given = dict(zip(names, several, strict=True))
-            if len(given) < len(names):
-                self._wrong(x, "x and at most one source and one mask")
-        came = Static((dict if isinstance(x, dict) else tuple if isinstance(x, tuple | list) else None, names))
-        if "x" not in given or set(given) - set(NAMES):
-            self._wrong(given, f"a dict with 'x' and perhaps {', '.join(map(repr, NAMES[1:]))}")
+            return dict(x)
+        first, *rest = x if isinstance(x, tuple | list) and x else (x,)
+        given: dict[str, Any] = {"x": first}
+        size = tuple(getattr(first, "shape", ()))
+        for part in rest:
+            shape = tuple(getattr(part, "shape", ()))
+            if not beside.is_float(part):
+                if "mask" in given:
+                    self._wrong(x, "x and at most one source and one mask")
+                given["mask"] = part
+            elif len(shape) != 3 or shape[1:] == size[1:2] * 2 or "source" in given:
+                self._wrong(
+                    x,
+                    "x and at most one source (b, m, features), then a mask of booleans or integers",
+                    "Floats added to the scores are {'x': x, 'bias': bias}, a mask of floats is mask == 0, and a "
+                    "source of the shape of a mask {'x': x, 'source': source}",
+                )
+            else:
+                given["source"] = part
+        m, mask = given.get("source", first).shape[1:2], tuple(getattr(given.get("mask"), "shape", ()))
+        if size[:1] == size[1:2] != (1,) and mask == size[:1] + m:
+            self._wrong(
+                x,
+                "a mask that could be (b, m) or (n, m) by its name",
+                "For the keys of each example write {'x': x, 'mask': mask}, for the same in all mask[None]",
+            )
+        return given
+
+    def _inputs(self, x: Any) -> tuple[dict[str, Any], Static]:
+        """The inputs by name, checked, `keys` and `values` among them, and how they came."""
+        named = self._named(x)
+        came = Static((dict if isinstance(x, dict) else tuple if isinstance(x, tuple | list) else None, tuple(named)))
+        if "x" not in named or set(named) - set(NAMES):
+            self._wrong(named, f"a dict with 'x' and perhaps {', '.join(map(repr, NAMES[1:]))}")
+        apart = {"keys", "values"} & set(named)
+        if len(apart) == 1 or (apart and "source" in named):
+            self._wrong(named, "either 'source', or both 'keys' and 'values'")
+        given = dict(named)
+        z = given.pop("source", given["x"])
+        given |= {"keys": given.get("keys", z), "values": given.get("values", z)}
         x = floats(self, given["x"], "(batch, n, features)", rank=3)
-        z = floats(self, given.get("source", x), "(batch, m, features)", rank=3)
-        if x.shape[-1] % self.heads:
+        keys, values = (floats(self, given[name], "(batch, m, features)", rank=3) for name in ("keys", "values"))
+        if self.key_size is None and x.shape[-1] % self.heads:
             raise LayerError(
                 self,
                 f"got {x.shape[-1]} features; expected a multiple of heads={self.heads}. "
                 "Choose heads that divide the features.",
             )
-        if self.rotary and x.shape[-1] // self.heads % 2:
+        if self.rotary and self._size(x) % 2:
             self._wrong(x, f"an even number of features in each of heads={self.heads} for rotary positions")
-        if z.shape[0] != x.shape[0] or z.dtype != x.dtype:
-            self._wrong(given, "a source of x's batch and dtype")
-        if self.causal and z.shape[1] != x.shape[1]:
+        if {z.shape[0] for z in (keys, values)} != {x.shape[0]} or {z.dtype for z in (keys, values)} != {x.dtype}:
+            self._wrong(named, "a source of x's batch and dtype")
+        if keys.shape[1] != values.shape[1]:
+            self._wrong(named, "as many keys as values")
+        if self.causal and keys.shape[1] != x.shape[1]:
             raise LayerError(
                 self,
-                f"got {x.shape[1]} queries and {z.shape[1]} keys; expected as many for causal attention. "
+                f"got {x.shape[1]} queries and {keys.shape[1]} keys; expected as many for causal attention. "
                 "Leave out `causal` to see all of another sequence.",
             )
-        if "segments" in given and "source" not in given:
+        if "segments" in given and "source" not in named and not apart:
             given["source_segments"] = given["segments"]
-        if ("segments" in given) != ("source_segments" in given):
-            self._wrong(given, "segments of x and of the source, or of neither")
-        for name, like in (("mask", z), ("segments", x), ("source_segments", z)):
-            part = given.get(name)
-            if part is not None and (part.shape != like.shape[:2] or jnp.issubdtype(part.dtype, jnp.floating)):
-                self._wrong(part, f"a {name} of integers with shape {list(like.shape[:2])}")
-        bias, whole = given.get("bias"), (x.shape[0], self.heads, x.shape[1], z.shape[1])
-        if bias is not None and (bias.dtype != x.dtype or bias.ndim != 4 or not _fits(bias.shape, whole)):
-            self._wrong(bias, f"a bias in {x.dtype} of shape {list(whole)}, any of which may be 1")
-        return {**given, "x": x, "source": z}, came
+        return given, came
 
-    def _wrong(self, came, wanted):
-        raise LayerError(
-            self, f"got {show(came)}; expected {wanted}. Give x, (x, source), (x, mask), (x, source, mask) or a dict."
-        )
+    def _wrong(self, came, wanted, remedy="Give x, (x, source), (x, mask), (x, source, mask) or a dict"):
+        raise LayerError(self, f"got {show(came)}; expected {wanted}. {remedy}.")
 
-    def _shapes(self, x, z):
-        g = self.groups or self.heads
-        f, e, r, d = x.shape[-1], z.shape[-1], self.heads // g, x.shape[-1] // self.heads
-        shapes = {"q": (f, g, r, d), "k": (e, g, d), "v": (e, g, d), "o": (g, r, d, f)}
+    def _size(self, x):
+        return self.key_size or x.shape[-1] // self.heads
+
+    def _shapes(self, given):
+        f, e, c = (given[name].shape[-1] for name in ("x", "keys", "values"))
+        g, d = self.groups or self.heads, self._size(given["x"])
+        r = self.heads // g
+        shapes: dict[str, tuple[int, ...]] = {"q": (f, g, r, d), "k": (e, g, d), "v": (c, g, d), "o": (g, r, d, f)}
+        if self.bias:
+            shapes |= {"b_q": (g, r, d), "b_k": (g, d), "b_v": (g, d), "b_o": (f,)}
+        if self.bias_kv:
+            shapes |= {"bias_k": (g, d), "bias_v": (g, d)}
         if self.distances is not None:
             shapes["distances"] = (self.heads, 2 * self.distances + 1)
         return shapes if self.dropout is None else {**shapes, "key": ()}
 
     def init(self, key, x, /):
         given = self._inputs(x)[0]
-        x, z = given["x"], given["source"]
-        fan_in = {"q": x.shape[-1], "k": z.shape[-1], "v": z.shape[-1], "o": x.shape[-1]}
-        shapes, keys = self._shapes(x, z), jax.random.split(key, 5)
+        jax.eval_shape(self._beside, given)
+        x, shapes, keys = given["x"], self._shapes(given), jax.random.split(key, 5)
+        fan_in = {"q": x, "k": given["keys"], "v": given["values"], "o": x}
         params: dict[str, Any] = {
-            name: jax.random.normal(k, shapes[name], x.dtype) * max(size, 1) ** -0.5
-            for k, (name, size) in zip(keys, fan_in.items(), strict=False)
+            name: jax.random.normal(k, shapes[name], x.dtype) * max(z.shape[-1], 1) ** -0.5
+            for k, (name, z) in zip(keys, fan_in.items(), strict=False)
         }
-        if self.distances is not None:
-            params["distances"] = jnp.zeros(shapes["distances"], x.dtype)
+        if self.bias_kv:
+            for k, name in zip(jax.random.split(keys[4]), ("bias_k", "bias_v"), strict=True):
+                params[name] = jax.random.normal(k, shapes[name], x.dtype) * self._size(x) ** -0.5
+        params |= {name: jnp.zeros(shapes[name], x.dtype) for name in shapes if name not in (*params, "key")}
         return params if self.dropout is None else {**params, "key": Buffer(keys[4])}
 
-    def _parts(self, params, given):
-        """What `attend` takes beside q, k and v."""
-        names = {"mask": "mask", "bias": "bias", "segments": "query_segments", "source_segments": "segments"}
-        parts = {names[name]: given[name] for name in names if name in given}
+    def _beside(self, given):
+        x, keys = given["x"], given["keys"]
+        return beside.parts(self, given, x.shape[0], self.heads, x.shape[1], keys.shape[1], x.dtype)
+
+    def _cleared(self, given, parts):
+        """x, keys and values, with zeros for what is not finite where the mask hides it from every query."""
+        x, keys, values = given["x"], given["keys"], given["values"]
+        if "mask" not in parts:
+            return x, keys, values
+        hidden = beside.unseen(parts["mask"])[..., None]
+        cleared = beside.cleared(keys, hidden)
+        return cleared if keys is x else x, cleared, cleared if values is keys else beside.cleared(values, hidden)
+
+    def _parts(self, params, parts, b, dtype):
+        """What `attend` takes beside q, k and v: to what came with x is added what belongs to the layer."""
+        parts = dict(parts)
         if self.distances is not None:
             parts["table"] = params["distances"]
+        if self.bias_kv or self.zero_attention:
+            parts["sinks"] = tuple(
+                self._sinks(params.get(name), b, params["k"], dtype) for name in ("bias_k", "bias_v")
+            )
         return {**parts, "key": params["key"].value} if self.dropout else parts
+
+    def _sinks(self, learned, b, w, dtype):
+        rows = [] if learned is None else [learned.astype(dtype)]
+        rows += [jnp.zeros(w.shape[1:], dtype)] * self.zero_attention
+        return jnp.broadcast_to(jnp.stack(rows, 1)[None], (b, w.shape[1], len(rows), w.shape[2]))
+
+    def _queries(self, w, x, first=None):
+        q = jnp.einsum("bnf,fgrd->bgrnd", x, w["q"])
+        q = q + w["b_q"][None, :, :, None] if self.bias else q
+        return rotated(q, BASE, first=first) if self.rotary else q
+
+    def _keys(self, w, keys, values, first=None):
+        k, v = jnp.einsum("bme,egd->bgmd", keys, w["k"]), jnp.einsum("bme,egd->bgmd", values, w["v"])
+        if self.bias:
+            k, v = k + w["b_k"][None, :, None], v + w["b_v"][None, :, None]
+        return rotated(k, BASE, first=first) if self.rotary else k, v
+
+    def _weighing(self, v, parts):
+        """Values that put out their own weights too: a unit vector after each."""
+        if not self.weights:
+            return v, parts
+        m, sinks = v.shape[2], parts.get("sinks")
+        one = jnp.eye(m + (sinks[1].shape[2] if sinks else 0), dtype=v.dtype)
+
+        def marked(v, one):
+            return jnp.concatenate([v, jnp.broadcast_to(one[None, None], (*v.shape[:2], *one.shape))], -1)
+
+        if sinks:
+            parts = {**parts, "sinks": (sinks[0], marked(sinks[1], one[m:]))}
+        return marked(v, one[:m]), parts
 
     def forward(self, params, x, /):
         given, came = self._inputs(x)
-        x, z = given["x"], given["source"]
-        w = dict(zip(self._shapes(x, z), take(self, params, x.dtype, **self._shapes(x, z)), strict=True))
-        q = jnp.einsum("bnf,fgrd->bgrnd", x, w["q"])
-        k, v = (jnp.einsum("bme,egd->bgmd", z, w[name]) for name in "kv")
-        if self.rotary:
-            q, k = rotated(q, BASE), rotated(k, BASE)
-        o = attend(self._rule(), self._parts(params, given), q, k, v)
-        return jnp.einsum("bgrnd,grdf->bnf", o, w["o"]), (given, came, q, k, v, o)
+        w, parts = self._weights(params, given), self._beside(given)
+        x, keys, values = self._cleared(given, parts)
+        q, (k, v) = self._queries(w, x), self._keys(w, keys, values)
+        y, o = self._attended(params, w, parts, q, k, v)
+        return y, (given, came, q, k, v, o)
+
+    def _weights(self, params, given):
+        shapes = self._shapes(given)
+        return dict(zip(shapes, take(self, params, given["x"].dtype, **shapes), strict=True))
+
+    def _attended(self, params, w, parts, q, k, v):
+        """(y, o)."""
+        marked, parts = self._weighing(v, self._parts(params, parts, q.shape[0], q.dtype))
+        o = attend(self._rule(), parts, q, k, marked)
+        o, p = (o[..., : v.shape[-1]], o[..., v.shape[-1] :]) if self.weights else (o, None)
+        y = jnp.einsum("bgrnd,grdf->bnf", o, w["o"])
+        y = y + w["b_o"][None, None] if self.bias else y
+        return y if p is None else (y, p.reshape(p.shape[0], self.heads, *p.shape[3:])), o
 
     def backward(self, params, residuals, dy, /):
         given, came, q, k, v, _ = residuals
+        dy, dp = dy if self.weights else (dy, None)
         do = jnp.einsum("bnf,grdf->bgrnd", dy, params["o"])
-        dq, dk, dv, more = attend_back(self._rule(), self._parts(params, given), q, k, v, do)
+        do = do if dp is None else jnp.concatenate([do, dp.reshape(*do.shape[:4], dp.shape[-1])], -1)
+        marked, parts = self._weighing(v, self._parts(params, self._beside(given), q.shape[0], q.dtype))
+        dq, dk, dv, more = attend_back(self._rule(), parts, q, k, marked, do)
+        dv = dv[..., : v.shape[-1]]
         if self.rotary:
             dq, dk = rotated(dq, BASE, -1), rotated(dk, BASE, -1)
         dx = jnp.einsum("bgrnd,fgrd->bnf", dq, params["q"])
-        dz = jnp.einsum("bgmd,egd->bme", dk, params["k"]) + jnp.einsum("bgmd,egd->bme", dv, params["v"])
+        dkeys, dvalues = jnp.einsum("bgmd,egd->bme", dk, params["k"]), jnp.einsum("bgmd,egd->bme", dv, params["v"])
         kind, names = came.value
-        down = {"x": dx if "source" in names else dx + dz, "source": dz, "bias": more.get("bias")}
+        down = {"x": dx, "keys": dkeys, "values": dvalues, "bias": more.pop("bias", None)}
+        if "source" in names:
+            down["source"] = dkeys + dvalues
+        elif "keys" not in names:
+            down["x"] = self._finite(given, dx) + (dkeys + dvalues)
         down = {name: down.get(name) for name in names}
-        delta = dq, dk, dv, dy, more.get("table")
-        return (down if kind is dict else tuple(down.values()) if kind else down["x"]), delta
+        if self.bias_kv:
+            more["sinks"] = tuple(d[:, :, 0, : v.shape[-1]] for d in more["sinks"])
+        else:
+            more.pop("sinks", None)
+        return (down if kind is dict else tuple(down.values()) if kind else down["x"]), (dq, dk, dv, dy, more)
+
+    def _finite(self, given, dx):
+        """dx of the queries, zero where x was taken as zero."""
+        if "mask" not in given:
+            return dx
+        hidden = beside.unseen(self._beside(given)["mask"])[..., None]
+        return jnp.where(hidden & ~jnp.isfinite(given["x"]), jnp.zeros((), dx.dtype), dx)
 
     def gradient(self, residuals, delta, /):
         given, _, _, _, _, o = residuals
-        x, z, (dq, dk, dv, dy, table) = given["x"], given["source"], delta
+        dq, dk, dv, dy, more = delta
+        x, keys, values = self._cleared(given, self._beside(given))
         grads = {
             "q": jnp.einsum("bnf,bgrnd->fgrd", x, dq),
-            "k": jnp.einsum("bme,bgmd->egd", z, dk),
-            "v": jnp.einsum("bme,bgmd->egd", z, dv),
+            "k": jnp.einsum("bme,bgmd->egd", keys, dk),
+            "v": jnp.einsum("bme,bgmd->egd", values, dv),
             "o": jnp.einsum("bgrnd,bnf->grdf", o, dy),
         }
+        if self.bias:
+            grads |= {"b_q": dq.sum((0, 3)), "b_k": dk.sum((0, 2)), "b_v": dv.sum((0, 2)), "b_o": dy.sum((0, 1))}
+        if self.bias_kv:
+            grads |= {name: d.sum(0) for name, d in zip(("bias_k", "bias_v"), more["sinks"], strict=True)}
         if self.distances is not None:
-            grads["distances"] = table
+            grads["distances"] = more["table"]
         return grads if self.dropout is None else {**grads, "key": None}
 
     def advance(self, params, residuals, /):
@@ -206,53 +324,102 @@ class MultiHeadAttention(Layer):
     def evaluation(self):
         return replace(self, dropout=0.0) if self.dropout else self
 
+    def cache(self, params, x, length, /):
+        """Room for the keys and values of `length` places, for `decode`: x is an input, or the shapes of one.
+
+        Where x has a source (or keys and values), the cache holds its keys and values instead, made once for all steps.
+        """
+        given, came = self._inputs(x)
+        (b, *_), dtype = given["x"].shape, given["x"].dtype
+        g, d, at = self.groups or self.heads, self._size(given["x"]), jnp.zeros((), jnp.int32)
+        if {"source", "keys"} & set(came.value[1]):
+            parts = self._beside(given)
+            _, keys, values = self._cleared(given, parts)
+            k, v = self._keys(self._weights(params, given), keys, values)
+            held = {name: given[name] for name in ("mask", "source_segments") if name in given}
+            return {"k": k, "v": v, "at": at, "other": held}
+        if not self.causal:
+            raise LayerError(self, "got causal=False; expected attention that sees no later place. Write causal=True.")
+        return {"k": jnp.zeros((b, g, length, d), dtype), "v": jnp.zeros((b, g, length, d), dtype), "at": at}
+
+    def decode(self, params, cache, x, /):
+        """(y, cache) for the next places x (b, t, f), t = 1 for one: y as `forward` has it there, having seen them all.
+
+        `x` may be a dict with a mask (b, length), or (b, t, length), and a bias (b, heads, t, length), over all places
+        of the cache. There is no way back. Places beyond the cache are an error, and NaN where that cannot be known.
+        Raises LayerError with dropout, which `evaluation` takes out.
+        """
+        if self.dropout:
+            raise LayerError(
+                self, f"got dropout={self.dropout}; expected none where text is written. Use layer.evaluation()."
+            )
+        given = x if isinstance(x, dict) else {"x": x}
+        x = floats(self, given["x"], "(batch, n, features)", rank=3)
+        (b, n, _), (*_, m, _), at = x.shape, cache["k"].shape, cache["at"]
+        other = cache.get("other")
+        w = params if other is not None else self._weights(params, {"x": x, "keys": x, "values": x})
+        q, k, v = self._queries(w, x, at), cache["k"], cache["v"]
+        if other is None:
+            if n > m or (known(at) and int(at) + n > m):
+                raise LayerError(
+                    self, f"got {n} more places in a cache for {m}; expected no more. Make it longer: layer.cache(...)."
+                )
+            k, v = (
+                lax.dynamic_update_slice_in_dim(old, new, at, 2)
+                for old, new in zip((k, v), self._keys(w, x, x, at), strict=True)
+            )
+        parts = beside.parts(self, {**(other or {}), **given}, b, self.heads, n, m, x.dtype)
+        y, _ = self._attended(params, w, {**parts, "offset": at}, q, k, v)
+        if other is None:
+            y = jax.tree.map(lambda y: jnp.where(at + n > m, jnp.nan, y), y)
+        return y, {**cache, "k": k, "v": v, "at": at + n}
+
     def reference(self, params, x, /):
         """Head by head, with the whole matrix of scores."""
         given = self._inputs(x)[0]
-        x, z = given["x"], given["source"]
-        i, j = jnp.arange(x.shape[1])[:, None], jnp.arange(z.shape[1])[None]
-        seen = ((j <= i) | (not self.causal)) & (jnp.abs(i - j) < (self.window or max(i.size, j.size, 1)))
-        seen = jnp.broadcast_to(seen[None], (x.shape[0], i.size, j.size))
+        (b, n, f), m = given["x"].shape, given["keys"].shape[1]
+        seen = seen_by(self, given, b, self.heads, n, m)
+        x, keys, values = given["x"], given["keys"], given["values"]
         if "mask" in given:
-            seen &= given["mask"][:, None].astype(bool)
-        if "segments" in given:
-            seen &= given["segments"][:, :, None] == given["source_segments"][:, None]
+            masked = seen_by(replace(self, causal=False, window=None), {"mask": given["mask"]}, b, self.heads, n, m)
+            hidden = ~masked.any((1, 2))[..., None]
+            own = keys is x
+            keys, values = (jnp.where(hidden & ~jnp.isfinite(z), 0, z) for z in (keys, values))
+            x = keys if own else x
         bias = jnp.zeros((1, 1, 1, 1), x.dtype) if "bias" not in given else given["bias"]
-        bias = jnp.broadcast_to(bias, (x.shape[0], self.heads, i.size, j.size))
-        y, places = jnp.zeros_like(x), (jnp.arange(i.size), jnp.arange(j.size))
+        bias = jnp.broadcast_to(bias, (b, self.heads, n, m))
+        i, j = jnp.arange(n), jnp.arange(m)
+        extra = self.bias_kv + self.zero_attention
+        lead = b, params["q"].shape[1], params["q"].shape[2]
+        kept = kept_by(self.dropout, params["key"].value, lead, n, m + extra, x.dtype) if self.dropout else None
+        y, weights = jnp.zeros((b, n, f), x.dtype), []
         for h in range(self.heads):
             g, r = divmod(h, params["q"].shape[2])
-            q, k, v = x @ params["q"][:, g, r], z @ params["k"][:, g], z @ params["v"][:, g]
+            q, k, v = x @ params["q"][:, g, r], keys @ params["k"][:, g], values @ params["v"][:, g]
+            if self.bias:
+                q = q + params["b_q"][g, r][None, None]
+                k, v = k + params["b_k"][g][None, None], v + params["b_v"][g][None, None]
             if self.rotary:
-                q, k = (_turned(a, place) for a, place in zip((q, k), places, strict=True))
-            s = q @ jnp.swapaxes(k, 1, 2) / q.shape[-1] ** 0.5
-            if self.cap is not None:
-                s = self.cap * jnp.tanh(s / self.cap)
-            if self.alibi:
-                s = s - (2.0 ** (-8 * (h + 1) / self.heads) * jnp.abs(i - j).astype(s.dtype))[None]
-            s = s + bias[:, h]
+                q, k = _turned(q, i), _turned(k, j)
+            more_k, more_v = jnp.zeros((b, extra, k.shape[-1]), x.dtype), jnp.zeros((b, extra, v.shape[-1]), x.dtype)
+            if self.bias_kv:
+                more_k, more_v = (
+                    z.at[:, 0].set(jnp.broadcast_to(params[name][g][None], z[:, 0].shape))
+                    for z, name in ((more_k, "bias_k"), (more_v, "bias_v"))
+                )
+            s, always = (q @ jnp.swapaxes(z, 1, 2) / q.shape[-1] ** 0.5 for z in (k, more_k))
+            added = bias[:, h]
             if self.distances is not None:
-                at = jnp.minimum(jnp.maximum(j - i, -self.distances), self.distances) + self.distances
-                s = s + params["distances"][h][at][None]
-            top = lax.stop_gradient(jnp.max(s, -1, keepdims=True, where=seen, initial=-jnp.inf))
-            top = jnp.where(jnp.isneginf(top), 0, top)
-            e = jnp.where(seen, jnp.exp(jnp.where(seen, s - top, 0)), 0)
-            total = jnp.sum(e, -1, keepdims=True)
-            p = e / jnp.where(total > 0, total, 1)
-            if self.dropout:
-                p = p * self._mask(params["key"].value, x, z)[:, g, r].astype(p.dtype) / (1 - self.dropout)
-            y = y + p @ v @ params["o"][g, r]
-        return y
-
-    def _mask(self, key, x, z):
-        """All of dropout's mask at once: a key for each query, for all examples, heads and keys together."""
-        g = self.groups or self.heads
-        shape = x.shape[0], g, self.heads // g, z.shape[1]
-        rows = [
-            jax.random.bernoulli(jax.random.fold_in(key, i), jnp.float32(1 - (self.dropout or 0)), shape)
-            for i in range(x.shape[1])
-        ]
-        return jnp.stack(rows, 3) if rows else jnp.ones((*shape[:3], 0, shape[3]), bool)
+                far = jnp.clip(j[None] - i[:, None], -self.distances, self.distances) + self.distances
+                added = added + params["distances"][h][far][None]
+            always = always if self.cap is None else self.cap * jnp.tanh(always / self.cap)
+            s = jnp.concatenate([scores_of(self, s, h, self.heads, added), always], -1)
+            p = plain_softmax(s, jnp.concatenate([seen[:, h], jnp.ones(always.shape, bool)], -1))
+            p = p if kept is None else p * kept[:, h]
+            weights.append(p)
+            y = y + p @ jnp.concatenate([v, more_v], 1) @ params["o"][g, r]
+        y = y + params["b_o"][None, None] if self.bias else y
+        return (y, jnp.stack(weights, 1)) if self.weights else y
 
 
 def _turned(x, place):
@@ -262,10 +429,6 @@ def _turned(x, place):
     c, s = jnp.cos(angle)[None], jnp.sin(angle)[None]
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([c * a - s * b, s * a + c * b], -1)
-
-
-def _fits(shape, whole):
-    return all(a in (1, b) for a, b in zip(shape, whole, strict=True))
 
 
 @dataclass(frozen=True)
@@ -279,12 +442,18 @@ CASES = (
     Case(CausalSelfAttention(1), f(2, 5, 3)),
     Case(CausalSelfAttention(2), f(2, 5, 8), f(1, 130, 2), {"x": f(1, 130, 2), "bias": f(1, 2, 1, 130)}),
     Case(MultiHeadAttention(1), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2)), (f(2, 5, 3), i(2, 5, below=2))),
+    Case(
+        MultiHeadAttention(2, bias=True, bias_kv=True, zero_attention=True),
+        f(2, 5, 8),
+        {"x": f(2, 3, 4), "keys": f(2, 5, 3), "values": f(2, 5, 2), "mask": i(2, 3, 5, below=2)},
+    ),
     Case(MultiHeadAttention(2, causal=True, window=2), f(2, 5, 8)),
     Case(MultiHeadAttention(4, groups=2, window=3), f(2, 5, 8), (f(2, 5, 8), f(2, 3, 5), i(2, 3, below=2))),
     Case(MultiHeadAttention(2, cap=1.5, alibi=True), f(2, 5, 8)),
     Case(MultiHeadAttention(4, groups=2, alibi=True), f(2, 5, 8)),
     Case(MultiHeadAttention(2, groups=1, causal=True, rotary=True, distances=2), f(2, 5, 8)),
     Case(MultiHeadAttention(1, dropout=0.3), f(2, 5, 3), (f(2, 5, 3), f(2, 3, 2))),
+    Case(MultiHeadAttention(2, key_size=3, weights=True), {"x": f(1, 2, 3), "mask": i(1, 2, 2, 2, below=2)}),
     Case(
         MultiHeadAttention(2, window=2),
         {"x": f(2, 5, 8), "bias": f(1, 2, 5, 5), "segments": i(2, 5, below=2)},

@@ -8,14 +8,19 @@ from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show
+from jbp.fields import Positive
 from jbp.layer import Layer
 from jbp.numerics import wide
 
 
-def rotated(x: Any, base: float, sign: int = 1) -> Any:
-    """x (..., n, d) with each pair of features (i, i + d/2) turned by ± the angle p base^(−2 i / d) at place p."""
+def rotated(x: Any, base: float, sign: int = 1, first: Any = None) -> Any:
+    """x (..., n, d) with each pair of features (i, i + d/2) turned by ± the angle p base^(−2 i / d) at place p.
+
+    p counts from 0, or from `first`.
+    """
     dtype, (n, d) = wide(x).dtype, x.shape[-2:]
-    angle = sign * jnp.arange(n, dtype=dtype)[:, None] * base ** (-2 * jnp.arange(d // 2, dtype=dtype) / d)[None]
+    places = jnp.arange(n, dtype=dtype) if first is None else (first + jnp.arange(n, dtype=jnp.int32)).astype(dtype)
+    angle = sign * places[:, None] * base ** (-2 * jnp.arange(d // 2, dtype=dtype) / d)[None]
     cos, sin = (jnp.expand_dims(f(angle), range(x.ndim - 2)) for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(wide(x), 2, -1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
@@ -30,7 +35,7 @@ class Rotary(Layer):
     features apart.) Raises LayerError for an odd d.
     """
 
-    base: float = 10000.0
+    base: Positive = 10000.0
 
     def forward(self, params, x, /):
         if floats(self, x, "(..., n, features)", least=2).shape[-1] % 2:
