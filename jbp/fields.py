@@ -3,8 +3,9 @@
     features: Size            rate: Rate = 0.5            padding: Literal["SAME", "VALID"] = "SAME"
 
 `Layer.__post_init__` holds every field against its annotation: the type, and that numbers are finite and in range.
-NumPy's and JAX's scalars become Python's and lists become tuples, so that layers stay hashable and their repr is a
-program. A field that does not fit raises LayerError with its name, what came and what was expected.
+NumPy's and JAX's scalars become Python's, lists become tuples, and the words of a Literal may come in any case, so that
+layers stay hashable and their repr is a program. A field that does not fit raises LayerError with its name, what came
+and what was expected.
 """
 
 import math
@@ -97,11 +98,12 @@ def _fit(value, hint):
     if origin in (Union, types.UnionType):
         return _one_of(value, args)
     if origin is Literal:
-        if not any(type(value) is type(a) and value == a for a in args):
-            raise MisfitError(
-                ", ".join(repr(a) for a in args[:-1]) + f" or {args[-1]!r}" if args[1:] else repr(args[0])
-            )
-        return value
+        if any(type(value) is type(a) and value == a for a in args):
+            return value
+        for word in args:  # words in any case: "same" is "SAME"
+            if isinstance(value, str) and isinstance(word, str) and value.casefold() == word.casefold():
+                return word
+        raise MisfitError(", ".join(repr(a) for a in args[:-1]) + f" or {args[-1]!r}" if args[1:] else repr(args[0]))
     if origin is tuple:
         return _each(value, args)
     if hint in (None, type(None)):

@@ -32,8 +32,9 @@ from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.linear.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.norm.features import BatchNormInference, LayerNorm, RMSNorm
 from jbp.layers.norm.groups import GroupNorm, InstanceNorm
-from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
-from jbp.layers.pool.maximum import GlobalAveragePool, GlobalMaxPool, MaxPool
+from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool, GlobalAveragePool, LPPool
+from jbp.layers.pool.fractional import FractionalMaxPool
+from jbp.layers.pool.maximum import AdaptiveMaxPool, GlobalMaxPool, MaxPool, MaxUnpool
 from jbp.layers.recurrent.bidirectional import Bidirectional
 from jbp.layers.recurrent.cell import Recurrent
 from jbp.layers.recurrent.elman import Elman, ElmanCell
@@ -44,8 +45,11 @@ from jbp.layers.recurrent.stack import Stack
 from jbp.layers.recurrent.tree import Recursive
 from jbp.layers.statespace import DiagonalStateSpace, SelectiveStateSpace
 from jbp.layers.stochastic.dropout import Dropout, DropoutInference
-from jbp.layers.structure.join import Add, Concatenate, FanOut, Flatten, Identity
-from jbp.layers.structure.move import Pad, Reshape, Select, Take, Upsample
+from jbp.layers.structure.join import Add, Concatenate, FanOut, Identity
+from jbp.layers.structure.move import ExpandDims, Flatten, Reshape, Select, Squeeze, Take, Unflatten
+from jbp.layers.structure.pad import Pad
+from jbp.layers.structure.patches import ChannelShuffle, Fold, PixelShuffle, PixelUnshuffle, Unfold
+from jbp.layers.structure.resize import Resize, Upsample
 from jbp.numerics import time_first, wide
 from jbp.sweep import children
 
@@ -128,8 +132,10 @@ def _each(layer, residuals, delta, axes=(0, 0)):
 
 
 @_register(Elementwise, RReLU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
-@_register(MaxPool, GlobalMaxPool, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
-@_register(Identity, Flatten, FanOut, Add, Concatenate, Rotary, Reshape, Take, Select, Pad, Upsample)
+@_register(MaxPool, AdaptiveMaxPool, FractionalMaxPool, GlobalMaxPool, MaxUnpool)
+@_register(AveragePool, AdaptiveAveragePool, GlobalAveragePool, LPPool)
+@_register(Identity, FanOut, Add, Concatenate, Rotary, Flatten, Unflatten, Reshape, Take, Select, Squeeze, ExpandDims)
+@_register(Pad, Upsample, Resize, Unfold, Fold, PixelShuffle, PixelUnshuffle, ChannelShuffle)
 def _(layer, residuals, delta, /):
     return jnp.zeros(())
 

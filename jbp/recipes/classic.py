@@ -4,7 +4,7 @@ from jbp.combinators import Serial
 from jbp.layers.activation.piecewise import ReLU
 from jbp.layers.linear.dense import Dense
 from jbp.layers.stochastic.dropout import Dropout
-from jbp.layers.structure.join import Flatten
+from jbp.layers.structure.move import Flatten
 
 
 def single_layer(classes: int) -> Serial:

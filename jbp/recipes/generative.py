@@ -6,8 +6,9 @@ from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import BatchNorm
 from jbp.layers.stochastic.variational import Reparameterize
-from jbp.layers.structure.join import FanOut, Flatten
-from jbp.layers.structure.move import Reshape, Upsample
+from jbp.layers.structure.join import FanOut
+from jbp.layers.structure.move import Flatten, Reshape
+from jbp.layers.structure.resize import Upsample
 from jbp.losses.divergence import StandardNormalDivergence
 
 

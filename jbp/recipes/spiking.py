@@ -2,7 +2,7 @@
 
 from jbp.combinators import Serial
 from jbp.layers.linear.dense import Dense
-from jbp.layers.pool.maximum import GlobalAveragePool
+from jbp.layers.pool.average import GlobalAveragePool
 from jbp.layers.stochastic.spiking import LeakyIntegrateAndFire
 
 

@@ -8,10 +8,12 @@ from jbp.layers.conv.convolution import Conv
 from jbp.layers.embedding import Positions
 from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import BatchNorm, LayerNorm
-from jbp.layers.pool.maximum import GlobalAveragePool, MaxPool
+from jbp.layers.pool.average import GlobalAveragePool
+from jbp.layers.pool.maximum import MaxPool
 from jbp.layers.stochastic.dropout import Dropout
-from jbp.layers.structure.join import Add, Concatenate, FanOut, Flatten, Identity
-from jbp.layers.structure.move import Reshape, Upsample
+from jbp.layers.structure.join import Add, Concatenate, FanOut, Identity
+from jbp.layers.structure.move import Flatten, Reshape
+from jbp.layers.structure.resize import Upsample
 
 
 def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:

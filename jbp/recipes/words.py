@@ -4,7 +4,7 @@ from jbp.combinators import Parallel, Passing, Serial, TimeDistributed
 from jbp.layers.attention.memory import MemoryHop
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense
-from jbp.layers.pool.maximum import GlobalAveragePool
+from jbp.layers.pool.average import GlobalAveragePool
 from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Select
 from jbp.losses.sampled import NegativeSampling

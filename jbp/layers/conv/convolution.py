@@ -2,69 +2,60 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import Case, f
-from jbp.errors import LayerError, floats, show, take
+from jbp.errors import LayerError, show, take
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back
+from jbp.layers.structure.pad import Border, pad, pad_back
+from jbp.layers.windows import Axes, Padding, agree, paddings, spatial, spread
 from jbp.numerics import along, leading
-
-Sizes = tuple[int, ...]
-
-
-def spread(value: int | Sizes, rank: int) -> Sizes:
-    """One number for every spatial axis, or the tuple as it is."""
-    return (value,) * rank if isinstance(value, int) else value
-
-
-def paddings(padding: str | tuple, sizes: Sizes, window: Sizes, stride: Sizes) -> tuple[tuple[int, int], ...]:
-    """(low, high) for each spatial axis. 'SAME' makes ⌈n / stride⌉ outputs, the odd one of the padding goes high."""
-    if padding == "VALID":
-        return ((0, 0),) * len(sizes)
-    if padding == "SAME":
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, window, stride, strict=True)]
-        return tuple((t // 2, t - t // 2) for t in total)
-    return tuple(padding)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """y = x ⋆ W + b: y[p] = Σ_k x[p·stride + k·dilation − low] W[k] + b, over as many spatial axes as `kernel` has.
+    """y = x ⋆ W + b: y[p] = Σ_k x[p·stride + k·dilation − low] W[k] + b, over every spatial axis of x.
 
         dx = dy, spread by the stride, convolved with W mirrored and its channels swapped
         dW[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], a convolution of x with dy that is spread by the stride
         db = Σ dy
 
-    Each product takes the form that its shape and platform do best (convforms.py). Keeps x. Shapes: x (b, n..., i),
-    W (kernel..., i / groups, o), b (o,), y (b, m..., o). `padding` is "SAME", "VALID" or ((low, high), ...). W starts
-    normal with variance 2 / fan-in (He et al., *Delving Deep into Rectifiers*, 2015). Derivation: Dumoulin & Visin,
-    *A Guide to Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another rank, for channels that the groups
-    do not divide, and where no output is left.
+    Each product takes the form that its shape and platform do best (forms.py). Keeps x. Shapes: x (b, n..., i),
+    W (kernel..., i / groups, o), b (o,), y (b, m..., o). `kernel`, `stride` and `dilation` are a number for every
+    spatial axis, or a tuple with one for each. `padding` is "SAME" (m = ⌈n / stride⌉), "VALID" (none), "CAUSAL" (all of
+    it before), a number for every side, or a tuple with a number or a pair (low, high) for each axis; it is filled as
+    `padding_mode` says, whose words are those of Pad. W starts normal with variance 2 / fan-in (He et al., *Delving
+    Deep into Rectifiers*, 2015), b at zero; `bias=False` leaves b out. Derivation: Dumoulin & Visin, *A Guide to
+    Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another rank, for channels that the groups do not
+    divide, and where no output is left.
     """
 
-    features: int
-    kernel: Sizes = (3, 3)
-    stride: int | Sizes = 1
-    padding: str | tuple[tuple[int, int], ...] = "SAME"
-    dilation: int | Sizes = 1
-    groups: int = 1
+    features: Size
+    kernel: Axes = (3, 3)
+    stride: Axes = 1
+    padding: Padding | Literal["CAUSAL"] = "SAME"
+    dilation: Axes = 1
+    groups: Size = 1
+    bias: bool = True
+    padding_mode: Literal["zeros", Border] = "zeros"
+
+    def __post_init__(self):
+        super().__post_init__()
+        agree(self, "kernel", "stride", "padding", "dilation")
 
     def _check(self, x):
-        rank = len(self.kernel)
-        floats(self, x, f"(batch, {'n, ' * rank}channels)", rank=rank + 2)
-        if x.shape[-1] % self.groups or self.features % self.groups:
-            raise LayerError(
-                self,
-                f"got {x.shape[-1]} channels in x and {self.features} features; expected both to be "
-                f"multiples of groups={self.groups}. Choose groups that divide both, or change the features.",
-            )
+        rank = spatial(self, x, "kernel", "stride", "padding", "dilation")
+        check_groups(self, x)
         _, dilation, pads = self._geometry(x.shape)
         extent = [
-            n + sum(p) - d * (k - 1) for n, p, d, k in zip(x.shape[1:-1], pads, dilation, self.kernel, strict=True)
+            n + sum(p) - d * (k - 1)
+            for n, p, d, k in zip(x.shape[1:-1], pads, dilation, spread(self.kernel, rank), strict=True)
         ]
         if min(extent) < 1:
             raise LayerError(
@@ -73,50 +64,85 @@ class Conv(Layer):
         return x
 
     def _geometry(self, shape):
-        rank = len(self.kernel)
+        """stride, dilation and padding for each spatial axis."""
+        rank = len(shape) - 2
         stride, dilation = spread(self.stride, rank), spread(self.dilation, rank)
-        window = tuple(d * (k - 1) + 1 for d, k in zip(dilation, self.kernel, strict=True))
-        return stride, dilation, paddings(self.padding, shape[1:-1], window, stride)
+        extent = tuple(d * (k - 1) + 1 for d, k in zip(dilation, spread(self.kernel, rank), strict=True))
+        return stride, dilation, paddings(self.padding, shape[1:-1], extent, stride)
 
-    def _shapes(self, x):
-        return {"w": (*self.kernel, x.shape[-1] // self.groups, self.features), "b": (self.features,)}
+    def _bordered(self, x):
+        """x with its border, where that is not zeros, and the stride, dilation and padding that are left to do."""
+        stride, dilation, pads = self._geometry(x.shape)
+        if self.padding_mode == "zeros":
+            return x, stride, dilation, pads
+        return pad(self, x, pads, self.padding_mode), stride, dilation, ((0, 0),) * len(pads)
 
     def init(self, key, x, /):
-        w = self._shapes(self._check(x))["w"]
-        fan_in = max(1, math.prod(w[:-1]))
-        return {"w": jax.random.normal(key, w, x.dtype) * (2 / fan_in) ** 0.5, "b": jnp.zeros(self.features, x.dtype)}
+        return kernel_and_bias(self, key, self._check(x))
 
     def forward(self, params, x, /):
-        w, b = take(self, params, self._check(x).dtype, **self._shapes(x))
-        stride, dilation, pads = self._geometry(x.shape)
-        y = convolve(x, w, stride, pads, dilation, self.groups)
-        return y + along(b, y), x
+        w, *b = take(self, params, self._check(x).dtype, **shapes(self, x))
+        whole, stride, dilation, pads = self._bordered(x)
+        y = convolve(whole, w, stride, pads, dilation, self.groups)
+        return y + along(b[0], y) if self.bias else y, x
 
     def backward(self, params, x, dy, /):
         stride, dilation, pads = self._geometry(x.shape)
         w = swapped(params["w"], self.groups)
-        return spread_back(dy, w, x.shape[1:-1], stride, pads, dilation, self.groups), dy
+        if self.padding_mode == "zeros":
+            return spread_back(dy, w, x.shape[1:-1], stride, pads, dilation, self.groups), dy
+        sizes = [n + low + high for n, (low, high) in zip(x.shape[1:-1], pads, strict=True)]
+        dx = spread_back(dy, w, sizes, stride, ((0, 0),) * len(pads), dilation, self.groups)
+        return pad_back(dx, pads, self.padding_mode), dy
 
     def gradient(self, x, dy, /):
-        stride, dilation, pads = self._geometry(x.shape)
-        dw = kernel_gradient(x, dy, self.kernel, stride, pads, dilation, self.groups)
-        return {"w": dw, "b": dy.sum(leading(dy))}
+        whole, stride, dilation, pads = self._bordered(x)
+        dw = kernel_gradient(whole, dy, spread(self.kernel, x.ndim - 2), stride, pads, dilation, self.groups)
+        return {"w": dw, "b": dy.sum(leading(dy))} if self.bias else {"w": dw}
 
     def reference(self, params, x, /):
-        rank, axes = len(self.kernel), "XYZUV"[: len(self.kernel)]
-        return along(params["b"], x) + lax.conv_general_dilated(
+        axes = "XYZUV"[: x.ndim - 2]
+        stride, dilation, pads = self._geometry(x.shape)
+        if self.padding_mode != "zeros":
+            mode = {"replicate": "edge", "circular": "wrap"}.get(self.padding_mode, self.padding_mode)
+            x, pads = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode), "VALID"
+        y = lax.conv_general_dilated(
             x,
             params["w"],
-            spread(self.stride, rank),
-            self.padding,
-            rhs_dilation=spread(self.dilation, rank),
+            stride,
+            pads,
+            rhs_dilation=dilation,
             dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             feature_group_count=self.groups,
         )
+        return y + along(params["b"], y) if self.bias else y
+
+
+def check_groups(layer, x):
+    """An error for channels that the groups do not divide."""
+    if x.shape[-1] % layer.groups or layer.features % layer.groups:
+        raise LayerError(
+            layer,
+            f"got {x.shape[-1]} channels in x and {layer.features} features; expected both to be "
+            f"multiples of groups={layer.groups}. Choose groups that divide both, or change the features.",
+        )
+
+
+def shapes(layer, x):
+    """The shapes of a convolution's parameters."""
+    w = (*spread(layer.kernel, len(x.shape) - 2), x.shape[-1] // layer.groups, layer.features)
+    return {"w": w, "b": (layer.features,)} if layer.bias else {"w": w}
+
+
+def kernel_and_bias(layer, key, x):
+    """W normal with variance 2 / fan-in, b at zero."""
+    w = shapes(layer, x)["w"]
+    w = jax.random.normal(key, w, x.dtype) * (2 / max(1, math.prod(w[:-1]))) ** 0.5
+    return {"w": w, "b": jnp.zeros(layer.features, x.dtype)} if layer.bias else {"w": w}
 
 
 def swapped(w, groups):
-    """(kernel..., i / groups, o) -> (kernel..., o / groups, i): the same numbers for the way back."""
+    """(kernel..., i / groups, o) -> (kernel..., o / groups, i): the same numbers, as the backward pass takes them."""
     *kernel, i, o = w.shape
     w = jnp.swapaxes(w.reshape(*kernel, i, groups, o // groups), -1, -3)
     return w.reshape(*kernel, o // groups, i * groups)
@@ -133,4 +159,9 @@ CASES = (
     Case(Conv(8, (3,), groups=8, dilation=2), f(2, 5, 8)),
     Case(Conv(4, (1,), groups=2), f(2, 5, 8)),
     Case(Conv(2, (3,), padding=((2, 0),)), f(2, 5, 3)),
+    Case(Conv(2, 2, padding=1, bias=False), f(2, 3, 2), f(1, 2, 3, 2)),
+    Case(Conv(2, 2, dilation=2, padding="CAUSAL"), f(2, 5, 3)),
+    Case(Conv(2, 3, padding_mode="reflect"), f(2, 5, 3), f(1, 2, 3, 2)),
+    Case(Conv(2, 3, 2, padding_mode="circular"), f(2, 4, 3)),
+    Case(Conv(4, (2, 3), padding=(1, (2, 0)), groups=2, padding_mode="replicate"), f(1, 2, 3, 4)),
 )

@@ -1,13 +1,12 @@
-"""Layers that only move data, and the small helpers by which the others write their broadcasts out."""
+"""One input for several layers, several inputs as one."""
 
-import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from jbp.cases import Case, f
-from jbp.errors import LayerError, floats, show
+from jbp.errors import LayerError, show
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.numerics import Static
 
@@ -24,25 +23,10 @@ class Identity(Layer):
 
 
 @dataclass(frozen=True)
-class Flatten(Layer):
-    """y = x with all axes but the first as one.      dx = dy in x's shape.
-
-    Keeps x's shape only. Shapes: x (b, ...), y (b, product of the rest).
-    """
-
-    def forward(self, params, x, /):
-        floats(self, x, "(batch, ...)")
-        return x.reshape(x.shape[0], math.prod(x.shape[1:])), Static(x.shape)
-
-    def backward(self, params, shape, dy, /):
-        return dy.reshape(shape.value), ()
-
-
-@dataclass(frozen=True)
 class FanOut(Layer):
     """y = (x, ..., x), `times` of them.      dx = Σ dyᵢ.  Keeps nothing. x is any pytree of floating arrays."""
 
-    times: int = 2
+    times: Size = 2
 
     def forward(self, params, x, /):
         return (x,) * self.times, ()
@@ -98,6 +82,3 @@ class Concatenate(Layer):
         """What all of x must share."""
         axis = self.axis % max(x.ndim, 1)
         return x.shape[:axis], x.shape[axis + 1 :], x.ndim, str(x.dtype)
-
-
-CASES = (Case(Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),)

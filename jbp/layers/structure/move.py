@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,29 @@ from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show
+from jbp.fields import Hint, Range
 from jbp.layer import Layer
 from jbp.numerics import Static
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Reshape(Layer):
     """y = x with all axes but the first as `shape`, in which one size may be −1.      dx = dy in x's shape.
 
-    Keeps x's shape only. Shapes: x (b, ...), y (b, *shape). Raises LayerError where the sizes do not multiply to those
-    of x. Reshape((8, 8, 1)) makes pictures of the rows of a table, Reshape((-1, c)) tokens of a picture.
+    Keeps x's shape only. Shapes: x (b, ...), y (b, *shape). Reshape(8, 8, 1), or Reshape((8, 8, 1)), makes pictures of
+    the rows of a table, Reshape(-1, c) tokens of a picture. Raises LayerError where the sizes do not multiply to those
+    of x.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Range(-1), Hint("Write whole numbers: Reshape(8, 8, 1).")], ...]
+
+    def __init__(self, *sizes: Any, shape: Any = None):
+        object.__setattr__(self, "shape", one_tuple(sizes, shape))  # `shape=` is what dataclasses.replace passes
+        self.__post_init__()
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shape.count(-1) > 1 or any(n < -1 for n in self.shape):
+        if self.shape.count(-1) > 1:
             raise LayerError(self, "got more than one free size; expected sizes, at most one −1. Leave out the batch.")
 
     def forward(self, params, x, /):
@@ -46,14 +52,131 @@ class Reshape(Layer):
         return dy.reshape(shape.value), ()
 
 
+def one_tuple(several: tuple[Any, ...], one: Any) -> Any:
+    """Sizes that were written one by one, or as one tuple or list."""
+    if one is not None:
+        return one
+    return several[0] if len(several) == 1 and isinstance(several[0], tuple | list) else several
+
+
 @dataclass(frozen=True)
+class Flatten(Layer):
+    """y = x with the axes from `start` to `end`, both included, as one: all but the first.      dx = dy in x's shape.
+
+    Both count from the end if negative. Keeps x's shape only. Shapes: x (b, ...), y (b, product of the rest).
+    Raises LayerError where x has no such axes.
+    """
+
+    start: int = 1
+    end: int = -1
+
+    def forward(self, params, x, /):
+        shape = floats(self, x, "(batch, ...)").shape
+        start, end = (axis + len(shape) * (axis < 0) for axis in (self.start, self.end))
+        if not 0 <= start <= min(end + 1, len(shape)) or end >= len(shape):
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected the axes {self.start} to {self.end}, in this order. "
+                "Count axes from 0, or from the end with −1.",
+            )
+        return x.reshape(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]), Static(shape)
+
+    def backward(self, params, shape, dy, /):
+        return dy.reshape(shape.value), ()
+
+
+@dataclass(frozen=True)
+class Unflatten(Layer):
+    """y = x with the axis `axis` as several of `sizes`, in which one may be −1.      dx = dy in x's shape.
+
+    Keeps x's shape only. Unflatten(-1, (h, d)) gives each of h heads its d features. Raises LayerError where x has no
+    such axis, or where the sizes do not multiply to its.
+    """
+
+    axis: int
+    sizes: tuple[Annotated[int, Range(-1), Hint("Write whole numbers: Unflatten(-1, (2, 4)).")], ...]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sizes.count(-1) > 1:
+            raise LayerError(self, "got more than one free size; expected at most one −1. Write the others.")
+
+    def forward(self, params, x, /):
+        shape = floats(self, x, "with the axis to split").shape
+        n = shape[self.axis] if -len(shape) <= self.axis < len(shape) else 0
+        fixed = math.prod(m for m in self.sizes if m != -1)
+        sizes = tuple(n // max(fixed, 1) if m == -1 else m for m in self.sizes)
+        if not -len(shape) <= self.axis < len(shape) or math.prod(sizes) != n:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected an axis {self.axis} of {fixed} places, or a multiple of them for a −1. "
+                "Choose sizes that multiply to that of the axis.",
+            )
+        axis = self.axis % len(shape)
+        return x.reshape(*shape[:axis], *sizes, *shape[axis + 1 :]), Static(shape)
+
+    def backward(self, params, shape, dy, /):
+        return dy.reshape(shape.value), ()
+
+
+@dataclass(frozen=True)
+class Squeeze(Layer):
+    """y = x without the axis `axis`, whose size is one.      dx = dy with it.
+
+    Keeps nothing. The axis counts from the end if negative. Raises LayerError for another size.
+    """
+
+    axis: int = -1
+
+    def forward(self, params, x, /):
+        shape = floats(self, x, "with the axis to take away").shape
+        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != 1:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected an axis {self.axis} of size one. "
+                "Count axes from 0, or from the end with −1; Take(0, axis) chooses from a longer one.",
+            )
+        return x.squeeze(self.axis), ()
+
+    def backward(self, params, residuals, dy, /):
+        return jnp.expand_dims(dy, self.axis), ()
+
+
+@dataclass(frozen=True)
+class ExpandDims(Layer):
+    """y = x with a new axis of size one, which is y's axis `axis`.      dx = dy without it.
+
+    Keeps nothing. The axis counts from the end if negative. Raises LayerError where y has no such axis.
+    """
+
+    axis: int = -1
+
+    def forward(self, params, x, /):
+        rank = len(floats(self, x, "of any shape", least=0).shape) + 1
+        if not -rank <= self.axis < rank:
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected an output with an axis {self.axis}. Count axes from 0, or from the end.",
+            )
+        return jnp.expand_dims(x, self.axis), ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy.squeeze(self.axis), ()
+
+
+@dataclass(frozen=True, init=False)
 class Transpose(Layer):
     """y = x with its axes in the order `axes`, the batch's among them.      dx = dy in the inverse order.
 
-    Keeps nothing. Transpose((0, 2, 1)) swaps time and features. Raises LayerError for another number of axes.
+    Keeps nothing. Transpose(0, 2, 1), or Transpose((0, 2, 1)), swaps time and features. Raises LayerError for another
+    number of axes.
     """
 
-    axes: tuple[int, ...]
+    axes: tuple[Annotated[int, Hint("Write whole numbers: Transpose(0, 2, 1).")], ...]
+
+    def __init__(self, *several: Any, axes: Any = None):
+        object.__setattr__(self, "axes", one_tuple(several, axes))  # `axes=` is what dataclasses.replace passes
+        self.__post_init__()
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,65 +271,12 @@ def _floating(zeros, dy):
     return jax.tree.map(lambda zero, d: None if zero is None else d, zeros, dy, is_leaf=lambda v: v is None)
 
 
-@dataclass(frozen=True)
-class Pad(Layer):
-    """y = x with zeros before and after each spatial axis; negative widths crop.      dx = dy with the widths negated.
-
-    Keeps nothing. `widths` has a pair for each of the axes between batch and channels. Shapes: x (b, n..., c), y
-    (b, n + before + after ..., c). Raises LayerError for another number of axes and where less than nothing is left.
-    """
-
-    widths: tuple[tuple[int, int], ...]
-
-    def _moved(self, x, sign):
-        inner = [(sign * low, sign * high, 0) for low, high in self.widths]
-        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
-
-    def forward(self, params, x, /):
-        sizes = floats(self, x, "(batch, n..., channels)", rank=len(self.widths) + 2).shape[1:-1]
-        if any(n + min(low, 0) + min(high, 0) < 0 for n, (low, high) in zip(sizes, self.widths, strict=True)):
-            raise LayerError(self, f"got x {show(x)}; expected as much as widths={self.widths} crop. Crop less.")
-        return self._moved(x, 1), ()
-
-    def backward(self, params, residuals, dy, /):
-        return self._moved(dy, -1), ()
-
-
-@dataclass(frozen=True)
-class Upsample(Layer):
-    """y = x with every place along each spatial axis `factors` times over.      dx = Σ dy over those copies.
-
-    The nearest neighbour's value (U-Nets go up with it and a Conv; Odena et al., *Deconvolution and Checkerboard
-    Artifacts*, 2016). Keeps nothing. Shapes: x (b, n..., c), y (b, n · factor ..., c). Raises LayerError for factors
-    below 1 and for another number of axes.
-    """
-
-    factors: tuple[int, ...] = (2, 2)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.factors or min(self.factors) < 1:
-            raise LayerError(self, f"got factors {self.factors}; expected 1 or more for each spatial axis. Try (2, 2).")
-
-    def forward(self, params, x, /):
-        shape = floats(self, x, "(batch, n..., channels)", rank=len(self.factors) + 2).shape
-        apart = [m for n, k in zip(shape[1:-1], self.factors, strict=True) for m in (n, k)]
-        copies = tuple(range(2, 2 * len(self.factors) + 1, 2))
-        y = jnp.broadcast_to(jnp.expand_dims(x, copies), (shape[0], *apart, shape[-1]))
-        return y.reshape(shape[0], *(n * k for n, k in zip(shape[1:-1], self.factors, strict=True)), shape[-1]), ()
-
-    def backward(self, params, residuals, dy, /):
-        sizes = dy.shape[1:-1]
-        apart = [m for n, k in zip(sizes, self.factors, strict=True) for m in (n // k, k)]
-        return dy.reshape(dy.shape[0], *apart, dy.shape[-1]).sum(tuple(range(2, 2 * len(sizes) + 1, 2))), ()
-
-    def reference(self, params, x, /):
-        for axis, k in enumerate(self.factors):
-            x = jnp.repeat(x, k, axis + 1)
-        return x
-
-
 CASES = (
+    Case(Flatten(), f(2, 3, 5), f(2, 5, 3, 2)),
+    Case(Flatten(-2), f(2, 3, 5), f(2, 5, 3, 2)),
+    Case(Unflatten(-1, (2, -1)), f(2, 8), f(2, 3, 2)),
+    Case(Squeeze(1), f(2, 1, 3)),
+    Case(ExpandDims(), f(3, 5), f(2, 3, 5)),
     Case(Reshape((-1,)), f(2, 3, 5)),
     Case(Reshape((-1, 2)), f(2, 8), f(2, 5, 2, 3)),
     Case(Reshape((-1, 1, 1)), f(2, 3), f(2, 3, 5)),
@@ -216,8 +286,4 @@ CASES = (
     Case(Take(0, -2), f(2, 3, 5)),
     Case(Select(1), (f(3, 5), f(3, 2))),
     Case(Select(2, 0), (f(3, 5), f(3, 2), f(4))),
-    Case(Pad(((1, 0),)), f(2, 3, 5)),
-    Case(Pad(((1, -1), (0, 2))), f(2, 3, 2, 1)),
-    Case(Upsample(), f(2, 5, 3, 2), f(1, 2, 1, 3)),
-    Case(Upsample((2,)), f(2, 5, 3)),
 )
