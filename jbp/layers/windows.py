@@ -123,7 +123,7 @@ class Windows:
     def gathered(self, parts: Iterable[Any]) -> Any:
         """The transpose of `parts`: Σ over k of what each place of x is told as the place k of its windows."""
         full = [n + sum(p) for n, p in zip(self.sizes, self.pads, strict=True)]
-        dx = 0
+        dx: Any = 0
         for at, part in zip(self.offsets(), parts, strict=True):
             # where this place of the window lies: after `at`, `stride` apart, cut or filled to the padded size
             spots = [
@@ -132,7 +132,7 @@ class Windows:
             ]
             dx += lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), *spots, (0, 0, 0)))
         crop = [(-low, -high, 0) for low, high in self.pads]
-        return lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *crop, (0, 0, 0)))  # pyright: ignore[reportAttributeAccessIssue]
+        return lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *crop, (0, 0, 0)))
 
 
 def windows(layer: Any, shape: Sizes, whole: bool = False) -> Windows:

@@ -83,17 +83,17 @@ class Conv(Layer):
     def forward(self, params, x, /):
         w, *b = take(self, params, self._check(x).dtype, **shapes(self, x))
         whole, stride, dilation, pads = self._bordered(x)
-        y = convolve(whole, w, stride, pads, dilation, self.groups)
-        return y + along(b[0], y) if self.bias else y, x
+        y = convolve(whole, w.astype(x.dtype), stride, pads, dilation, self.groups)
+        return y + along(b[0].astype(y.dtype), y) if self.bias else y, x
 
     def backward(self, params, x, dy, /):
         stride, dilation, pads = self._geometry(x.shape)
-        w = swapped(params["w"], self.groups)
+        w, delta = swapped(params["w"].astype(dy.dtype), self.groups), dy.astype(params["w"].dtype)
         if self.padding_mode == "zeros":
-            return spread_back(dy, w, x.shape[1:-1], stride, pads, dilation, self.groups), dy
+            return spread_back(dy, w, x.shape[1:-1], stride, pads, dilation, self.groups), delta
         sizes = [n + low + high for n, (low, high) in zip(x.shape[1:-1], pads, strict=True)]
         dx = spread_back(dy, w, sizes, stride, ((0, 0),) * len(pads), dilation, self.groups)
-        return pad_back(dx, pads, self.padding_mode), dy
+        return pad_back(dx, pads, self.padding_mode), delta
 
     def gradient(self, x, dy, /):
         whole, stride, dilation, pads = self._bordered(x)

@@ -52,11 +52,16 @@ def spread_back(dy, w, sizes, stride, pads, dilation, groups):
 
 
 def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
-    """dw[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], of shape (kernel..., i / groups, o)."""
+    """dw[k] = Σ_p x[p·stride + k·dilation − low]ᵀ dy[p], of shape (kernel..., i / groups, o).
+
+    As in `outer`, the narrower of two dtypes is that of the factors, the wider one that of dw.
+    """
     channels, features = x.shape[-1], dy.shape[-1]
     if _pointwise(kernel, pads, groups):
         return outer(_every(x, stride), dy).reshape(*kernel, channels, features)
-    where = {"kernel": kernel, "stride": stride, "pads": pads, "dilation": dilation}
+    narrow, dtype = sorted((x.dtype, dy.dtype), key=lambda dtype: jnp.finfo(dtype).bits)
+    x, dy = x.astype(narrow), dy.astype(narrow)
+    where = {"kernel": kernel, "stride": stride, "pads": pads, "dilation": dilation, "dtype": dtype}
     alone = partial(_summed_products, **where) if channels == features == groups else None
     return _fastest(partial(_kernel_gradient, **where), alone, groups, x, dy)
 
@@ -104,7 +109,7 @@ def _scaled_copies(x, w, stride, pads, dilation, spread=None):
     return reduce(add, (wide(part) * k for part, k in zip(parts, w, strict=True))).astype(x.dtype)
 
 
-def _summed_products(x, dy, kernel, stride, pads, dilation):
+def _summed_products(x, dy, kernel, stride, pads, dilation, dtype):
     """One channel a group, so that dw[k] is a sum of x, shifted by k, times dy: an example at a time, which the cache
     holds; over all at once XLA writes the products down."""
     sizes, spread = dy.shape[1:-1], (1,) * len(kernel)
@@ -116,7 +121,7 @@ def _summed_products(x, dy, kernel, stride, pads, dilation):
 
     sums, _ = lax.scan(step, [jnp.zeros(dy.shape[1:], wide_dtype(dy.dtype))] * math.prod(kernel), (x, dy))
     dw = jnp.stack([s.sum(tuple(range(len(kernel)))) for s in sums])
-    return dw.reshape(*kernel, 1, x.shape[-1]).astype(dy.dtype)
+    return dw.reshape(*kernel, 1, x.shape[-1]).astype(dtype)
 
 
 def _convolve(x, w, stride, pads, dilation, groups, spread=None):
@@ -132,7 +137,7 @@ def _convolve(x, w, stride, pads, dilation, groups, spread=None):
     )
 
 
-def _kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
+def _kernel_gradient(x, dy, kernel, stride, pads, dilation, groups, dtype):
     """The convolution of x with dy that is spread by the stride."""
     around = []
     for n, m, k, s, d, (low, _) in zip(x.shape[1:-1], dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
@@ -141,7 +146,14 @@ def _kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
     c = x.ndim - 1
     numbers = lax.ConvDimensionNumbers((c, n, *spatial), (c, n, *spatial), (c - 1, c, *range(c - 1)))
     return lax.conv_general_dilated(
-        x, dy, dilation, around, rhs_dilation=stride, batch_group_count=groups, dimension_numbers=numbers
+        x,
+        dy,
+        dilation,
+        around,
+        rhs_dilation=stride,
+        batch_group_count=groups,
+        dimension_numbers=numbers,
+        preferred_element_type=dtype,
     )
 
 

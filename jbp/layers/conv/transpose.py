@@ -76,12 +76,14 @@ class ConvTranspose(Layer):
     def forward(self, params, x, /):
         w, *b = take(self, params, self._check(x).dtype, **shapes(self, x))
         stride, dilation, cut, sizes = self._geometry(x.shape[1:-1])
-        y = spread_back(x, w, sizes, stride, cut, dilation, self.groups)
-        return y + along(b[0], y) if self.bias else y, x
+        y = spread_back(x, w.astype(x.dtype), sizes, stride, cut, dilation, self.groups)
+        return y + along(b[0].astype(y.dtype), y) if self.bias else y, x
 
     def backward(self, params, x, dy, /):
         stride, dilation, cut, _ = self._geometry(x.shape[1:-1])
-        return convolve(dy, swapped(params["w"], self.groups), stride, cut, dilation, self.groups), dy
+        w = params["w"]
+        dx = convolve(dy, swapped(w.astype(dy.dtype), self.groups), stride, cut, dilation, self.groups)
+        return dx, dy.astype(w.dtype)
 
     def gradient(self, x, dy, /):
         stride, dilation, cut, _ = self._geometry(x.shape[1:-1])

@@ -255,8 +255,8 @@ class MaxUnpool(Layer):
     The way up that remembers where MaxPool(..., return_indices=True) found its maxima (Zeiler & Fergus, *Visualizing
     and Understanding Convolutional Networks*, 2014): x is its output (values, indices). Where several fall on one
     place the last in row-major order stands there, and it alone has a gradient. The spatial `sizes` are (m − 1)·stride
-    + window less the padding by default; write them where MaxPool left a rest over. Keeps the indices. Shapes: values and
-    indices (b, m..., c), y (b, sizes..., c). Raises LayerError for another number of axes and for indices beyond y.
+    + window less the padding by default; write them where MaxPool left a rest over. Keeps the indices. Shapes: values
+    and indices (b, m..., c), y (b, sizes..., c). Raises LayerError for another number of axes and for indices beyond y.
     """
 
     window: Axes = (2, 2)
@@ -367,13 +367,14 @@ class GlobalMaxPool(Layer):
 
 def valid(layer: Any, given: Any) -> tuple[Any, Any]:
     """x and its mask as booleans, None where there is none."""
-    x, mask = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    x, mask = parts(layer, given, "x", "mask") if isinstance(given, tuple | list) else (given, None)
     floats(layer, x, "(batch, n, ..., channels)", least=3)
     some_places(layer, x)
     if mask is None:
         return x, None
     dtype = getattr(mask, "dtype", None)
-    if dtype is None or not (dtype == bool or jnp.issubdtype(dtype, jnp.integer)) or mask.shape != x.shape[:-1]:
+    whole = dtype is not None and (np.dtype(dtype).kind == "b" or jnp.issubdtype(dtype, jnp.integer))
+    if not whole or mask.shape != x.shape[:-1]:
         raise LayerError(
             layer,
             f"got x {show(x)} and mask {show(mask)}; expected booleans or integers {list(x.shape[:-1])}, true where x "

@@ -150,9 +150,9 @@ class PixelShuffle(Layer):
         dx = dy put back
 
     Upsampling whose numbers a convolution has made before, as channels (Shi et al., *Real-Time Super-Resolution Using
-    an Efficient Sub-Pixel Convolution*, 2016). Of the channels that become one, the places in row-major order come next to
-    each other (as in PyTorch). `factor` is a number for every spatial axis, or a tuple. Keeps nothing. Shapes: x (b,
-    n..., c · Π r), y (b, n · r ..., c). Raises LayerError for channels that the factors do not divide.
+    an Efficient Sub-Pixel Convolution*, 2016). Of the channels that become one, the places in row-major order come next
+    to each other (as in PyTorch). `factor` is a number for every spatial axis, or a tuple. Keeps nothing. Shapes: x
+    (b, n..., c · Π r), y (b, n · r ..., c). Raises LayerError for channels that the factors do not divide.
     """
 
     factor: Axes

@@ -10,14 +10,15 @@ import numpy as np
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, show
-from jbp.fields import Hint, Range, Size
+from jbp.fields import Hint, Range
 from jbp.layer import Layer
 from jbp.layers.windows import Axes, agree, spatial, spread
 from jbp.numerics import Static, wide
 
 Mode = Literal["nearest", "linear", "bilinear", "trilinear", "cubic", "bicubic"]
+Factor = Annotated[float, Range(1)]
 Factors = Annotated[
-    Annotated[int, Range(1)] | Annotated[float, Range(1)] | tuple[Size | Annotated[float, Range(1)], ...],
+    Factor | tuple[Factor, ...],
     Hint("Write one number for every spatial axis, or a tuple with one for each. Resize makes inputs smaller."),
 ]
 
@@ -29,9 +30,10 @@ class Resize(Layer):
     Row i of A has the weights of x's places around the point r = (i + ½) n / m − ½, for n places made m, or
     r = i (n − 1) / (m − 1) with `align_corners`, which puts the first on the first and the last on the last. `mode`
     "nearest" takes the place ⌊i n / m⌋; "linear" (or bilinear, trilinear: the same on any number of axes) the two
-    around r; "cubic" (or bicubic) the four (Keys, *Cubic Convolution Interpolation*, 1981, with a = −3/4). Beyond the edge x
-    is its outermost place. As in PyTorch; smaller outputs are not smoothed: AdaptiveAveragePool does that. Keeps x's
-    shape only. Shapes: x (b, n..., c), y (b, m..., c). Raises LayerError for another number of axes and an empty one.
+    around r; "cubic" (or bicubic) the four (Keys, *Cubic Convolution Interpolation*, 1981, with a = −3/4). Beyond
+    the edge x is its outermost place. As in PyTorch; smaller outputs are not smoothed: AdaptiveAveragePool does that.
+    Keeps x's shape only. Shapes: x (b, n..., c), y (b, m..., c). Raises LayerError for another number of axes and an
+    empty one.
     """
 
     sizes: Axes
