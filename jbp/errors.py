@@ -10,7 +10,10 @@ from jax.core import Tracer
 
 
 class LayerError(ValueError):
-    """`Serial[2].Residual: Conv(8, (3, 3)): got x float32[4, 5]; expected ...`. `path` grows as the error rises."""
+    """`Serial[2].Residual: Conv(8, (3, 3)): got x float32[4, 5]; expected ...`. `path` grows as the error rises.
+
+    `layer` is the layer, or its class where it could not be made.
+    """
 
     def __init__(self, layer: Any, message: str):
         super().__init__(layer, message)
@@ -18,7 +21,8 @@ class LayerError(ValueError):
         self.path: tuple[str, ...] = ()
 
     def __str__(self):
-        return f"{''.join(step + '.' for step in self.path)[:-1]}{': ' * bool(self.path)}{self.layer!r}: {self.message}"
+        name = self.layer.__name__ if isinstance(self.layer, type) else repr(self.layer)
+        return f"{''.join(step + '.' for step in self.path)[:-1]}{': ' * bool(self.path)}{name}: {self.message}"
 
 
 class TreeError(ValueError):

@@ -34,7 +34,7 @@ class Range:
     def __str__(self):
         low = f"more than {self.low:g}" if self.open in ("low", "both") else f"{self.low:g} or more"
         high = f"less than {self.high:g}" if self.open in ("high", "both") else f"at most {self.high:g}"
-        return " and ".join([low] * (self.low > -math.inf) + [high] * (self.high < math.inf))
+        return " and ".join([low] * (self.low > -math.inf) + [high] * (self.high < MOST))
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Floating:
     """Of a string: that it names a floating-point dtype. Dtypes and NumPy's types become their names."""
 
 
-Size = Annotated[int, Range(1)]
-Count = Annotated[int, Range(0)]
+MOST = 2**31 - 1  # XLA counts elements of an axis in 32 bits here and there, and an array as long fills any machine
+Size = Annotated[int, Range(1, MOST)]
+Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[float, Range(0, open="low")]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
@@ -77,7 +78,7 @@ def check(layer: Any) -> None:
             fitting = _fit(value, hint)
         except MisfitError as misfit:
             remedy = _remedy(f, hint, value)
-            raise LayerError(layer, f"got {f.name}={_shown(value)}; expected {misfit}. {remedy}") from None
+            raise LayerError(type(layer), f"got {f.name}={_shown(value)}; expected {misfit}. {remedy}") from None
         if fitting is not value:
             object.__setattr__(layer, f.name, fitting)
 
@@ -129,7 +130,8 @@ def _within(value, hint, marks):
         raise MisfitError(", ".join([str(misfit), *map(str, ranges)])) from None
     for mark in ranges:
         if not mark.holds(value):
-            raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {mark}")
+            told = f"at most {mark.high:.10g}" if value > mark.high else mark
+            raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {told}")
     return value
 
 
@@ -195,7 +197,9 @@ def _a(name):
 def _shown(value):
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
-    text = value.__name__ if isinstance(value, type) else repr(value)
+    if isinstance(value, type):
+        return value.__name__
+    text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
