@@ -78,6 +78,7 @@ LAYERS = (
     Case(
         layers.MixtureOfExperts(jbp.Serial(layers.Dense(8), layers.Tanh(), layers.Dense(5)), 3, k=2, capacity=0.8),
         f(2, 5, 5),
+        (f(2, 5, 5), i(2, 5, below=2)),
     ),
     Case(jbp.Serial(layers.MixtureOfExperts(layers.Dense(5), 3, 2, None), layers.Select(0)), *ANY),
     Case(jbp.Remat(layers.Embedding(5, 2)), i(2, 3, below=5)),

@@ -91,3 +91,27 @@ def test_balances_add_along_a_network_and_reach_the_loss():
 def test_a_head_beside_the_balance():
     net = Serial(MixtureOfExperts(Dense(4), 3), Parallel(Dense(2), Serial()))
     audit(net, draw(f(2, 3, 4)))
+
+
+@pytest.mark.parametrize(("k", "capacity"), [(1, None), (2, 1.0)])
+def test_what_is_no_real_token_takes_no_room_and_counts_nowhere(k, capacity):
+    """As if only the real tokens were there, in as much room; NaN elsewhere does not leak."""
+    net, x, mask = MixtureOfExperts(Dense(2), 3, k, capacity), draw(f(2, 4, 3)), np.array([[1, 1, 1, 0], [1, 0, 1, 0]])
+    params = parameters(net, x)
+    real = x.reshape(8, 3)[mask.ravel() == 1]
+    alone = MixtureOfExperts(Dense(2), 3, k, capacity and capacity * 8 / 5)
+    (y, balance), dy = alone.forward(params, real)[0], draw((f(5, 2), f()), 7)
+    dx, grads = alone.pull(params, alone.forward(params, real)[1], dy)
+    for dtype in (bool, np.int8):
+        given = jnp.where(mask[..., None] == 1, x, jnp.nan), jnp.asarray(mask, dtype)
+        (got, got_balance), residuals = net.forward(params, given)
+        np.testing.assert_allclose(got[mask == 1], y, rtol=1e-12)
+        np.testing.assert_allclose(got_balance, balance, rtol=1e-12)
+        assert not got[mask == 0].any()
+        (got_dx, nothing), got_grads = net.pull(params, residuals, (got.at[mask == 1].set(dy[0]), dy[1]))
+        assert nothing is None
+        np.testing.assert_allclose(got_dx[mask == 1], dx, rtol=1e-11, atol=1e-14)
+        assert not got_dx[mask == 0].any()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14), got_grads, grads)
+    audit(net, (x, jnp.asarray(mask)))
+    audit(net, (x, jnp.zeros((2, 4), bool)))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, at, floats, show, take
+from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
 from jbp.numerics import Static, wide
 
@@ -26,9 +28,13 @@ class MixtureOfExperts(Layer):
     with it, the balance is 1 if all experts are chosen alike, E if always the same. To have it in the loss, end the
     network in a pair and write `Penalized(loss, 0.01)`; to let it go, `Select(0)` after. Where there are several such
     layers, the balances add: `Residual(Serial(Select(0), LayerNorm(), MixtureOfExperts(...)))` after a WithTotal.
+    x may be the pair (x, mask), the mask (...) of booleans or integers, 0 for what is no real token, padding say: it is
+    sent to no expert, its y and dx are zero, x may be NaN there, and neither a_e nor the mean of p counts it.
+
     An expert has room for `capacity` times its even share of the choices, n k / E, rounded up, or for all of them if
-    that is None. First choices go before second ones, then the order of the tokens decides; a choice that finds no room
-    adds nothing to y. `expert` is any layer from (tokens, f) to (tokens, o) that treats each token by itself.
+    that is None; n counts all tokens, real or not. First choices go before second ones, then the order of the tokens
+    decides; a choice that finds no room adds nothing to y. `expert` is any layer from (tokens, f) to (tokens, o) that
+    treats each token by itself.
 
     delta is (the experts' deltas, ds). Keeps x, p, the places, and what the experts keep and put out for the rooms they
     have, not for all tokens. Ties go to the first expert. Shapes: x (..., f), W (f, E), the experts' parameters with a
@@ -38,17 +44,15 @@ class MixtureOfExperts(Layer):
     """
 
     expert: Layer
-    experts: int
-    k: int = 1
-    capacity: float | None = 1.25
+    experts: Size
+    k: Size = 1
+    capacity: Annotated[Positive, Hint("For room for all tokens write capacity=None.")] | None = 1.25
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.k <= self.experts or (self.capacity is not None and not self.capacity > 0):
+        if self.k > self.experts:
             raise LayerError(
-                self,
-                f"got k={self.k} of {self.experts} experts with capacity={self.capacity}; expected 1 <= k <= experts "
-                "and a capacity above 0. For room for all tokens write capacity=None.",
+                self, f"got k={self.k} of {self.experts} experts; expected 1 <= k <= experts. Make more experts."
             )
 
     def _room(self, n):
@@ -57,12 +61,23 @@ class MixtureOfExperts(Layer):
             return n
         return min(n, math.ceil(self.capacity * n * self.k / self.experts))
 
-    def _tokens(self, x):
+    def _tokens(self, x: Any) -> tuple[Any, Any, Static]:
+        """(tokens (n, f), those of padding zero; which are real (n,), None if all are; x's shape)."""
+        x, mask = x if isinstance(x, tuple | list) and len(x) == 2 else (x, None)
         floats(self, x, "(..., features)")
-        return x.reshape(-1, x.shape[-1])
+        if mask is not None and (jnp.issubdtype(mask.dtype, jnp.floating) or mask.shape != x.shape[:-1]):
+            raise LayerError(
+                self,
+                f"got x {show(x)} and the mask {show(mask)}; expected a mask of booleans or integers with shape "
+                f"{list(x.shape[:-1])}. Write mask == 1 for one of floats.",
+            )
+        tokens, real = x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1).astype(bool)
+        if real is not None:
+            tokens = jnp.where(real[:, None], tokens, jnp.zeros((), x.dtype))
+        return tokens, real, Static(x.shape)
 
     def init(self, key, x, /):
-        tokens = jax.eval_shape(self._tokens, x)
+        tokens = jax.eval_shape(lambda x: self._tokens(x)[0], x)
         room = jax.ShapeDtypeStruct((self._room(tokens.shape[0]), tokens.shape[-1]), tokens.dtype)
         one, *keys = jax.random.split(key, 1 + self.experts)
         w = jax.random.normal(one, (tokens.shape[-1], self.experts), tokens.dtype) * max(tokens.shape[-1], 1) ** -0.5
@@ -79,10 +94,10 @@ class MixtureOfExperts(Layer):
         (w,) = take(self, {"w": params["w"]}, x.dtype, w=(x.shape[-1], self.experts))
         return w
 
-    def _route(self, scores):
-        """(p, places (n, k) in the experts' rooms put in a row, the share of the choices that each expert has).
+    def _route(self, scores, real):
+        """(p, choices, places (n, k) in the experts' rooms put in a row, each expert's share, of how many tokens).
 
-        A choice without room has a place beyond them all.
+        A choice without room, or of what is no token, has a place beyond them all.
         """
         n, room = scores.shape[0], self._room(scores.shape[0])
         scores = jnp.where(scores == 0, 0, scores)  # top_k may put −0 below 0
@@ -90,17 +105,22 @@ class MixtureOfExperts(Layer):
         p = p / p.sum(-1, keepdims=True)
         chosen = lax.top_k(scores, self.k)[1].T  # (k, n): first choices before second ones
         hot = chosen.reshape(-1, 1) == jnp.arange(self.experts, dtype=chosen.dtype)[None]
+        if real is not None:
+            hot &= jnp.tile(real, self.k)[:, None]
         hot = hot.astype(chosen.dtype)
         before = ((jnp.cumsum(hot, 0, hot.dtype) - hot) * hot).sum(-1, dtype=hot.dtype).reshape(self.k, n)
-        places = jnp.where(before < room, chosen * room + before, self.experts * room)
-        return p, chosen.T, places.T, (hot.sum(0) / max(n * self.k, 1)).astype(scores.dtype)
+        has = before < room if real is None else (before < room) & real[None]
+        places = jnp.where(has, chosen * room + before, self.experts * room)
+        count = jnp.asarray(max(n, 1), scores.dtype) if real is None else jnp.maximum(real.sum(dtype=scores.dtype), 1)
+        share = hot.sum(0, hot.dtype).astype(scores.dtype) / (count * self.k)
+        return p if real is None else jnp.where(real[:, None], p, 0), chosen.T, places.T, share, count
 
     def forward(self, params, x, /):
-        tokens = self._tokens(x)
-        w = self._weights(params, x)
+        tokens, real, shape = self._tokens(x)
+        w = self._weights(params, tokens)
         n, room = tokens.shape[0], self._room(tokens.shape[0])
-        p, chosen, places, share = self._route(wide(tokens) @ wide(w))
-        rooms = jnp.zeros((self.experts * room, tokens.shape[-1]), x.dtype)
+        p, chosen, places, share, count = self._route(wide(tokens) @ wide(w), real)
+        rooms = jnp.zeros((self.experts * room, tokens.shape[-1]), tokens.dtype)
         rooms = rooms.at[places].set(jnp.broadcast_to(tokens[:, None], (n, self.k, tokens.shape[-1])), mode="drop")
         with at(self, ".expert"):
             rooms = rooms.reshape(self.experts, room, rooms.shape[-1])
@@ -112,14 +132,15 @@ class MixtureOfExperts(Layer):
                 "Use layers that keep the first axis, such as Dense.",
             )
         z = z.reshape(self.experts * room, z.shape[-1])
-        gates = jnp.take_along_axis(p, chosen, 1).astype(x.dtype)
+        gates = jnp.take_along_axis(p, chosen, 1).astype(tokens.dtype)
         y = (gates[..., None] * _at(z, places)).sum(1)
-        balance = (self.experts * (share * p.sum(0)).sum() / max(n, 1)).astype(x.dtype)
-        residuals = tokens, p, chosen, places, share, z, kept, Static(x.shape)
-        return (y.reshape(*x.shape[:-1], y.shape[-1]), balance), residuals
+        share = share / count  # of which the mean of p needs as much
+        balance = (self.experts * (share * p.sum(0)).sum()).astype(tokens.dtype)
+        residuals = tokens, p, chosen, places, share, z, kept, shape, Static(real is not None)
+        return (y.reshape(*shape.value[:-1], y.shape[-1]), balance), residuals
 
     def _down(self, way, params, residuals, dy):
-        tokens, p, chosen, places, share, z, kept, shape = residuals
+        tokens, p, chosen, places, share, z, kept, shape, masked = residuals
         (dy, dbalance), n = dy, tokens.shape[0]
         dy = dy.reshape(n, dy.shape[-1])
         gates = jnp.take_along_axis(p, chosen, 1).astype(dy.dtype)
@@ -129,15 +150,16 @@ class MixtureOfExperts(Layer):
         dx = _at(rooms.reshape(-1, tokens.shape[-1]), places).sum(1)
         dgates = wide(jnp.einsum("no,nko->nk", dy, _at(z, places)))
         dp = jnp.zeros_like(p).at[jnp.arange(n, dtype=chosen.dtype)[:, None], chosen].add(dgates)
-        dp = dp + (wide(dbalance) * (self.experts / max(n, 1)) * share)[None]
+        dp = dp + (wide(dbalance) * self.experts * share)[None]
         ds = (p * (dp - (p * dp).sum(-1, keepdims=True))).astype(dy.dtype)
-        return (dx + ds @ params["w"].T).reshape(shape.value), (inner, ds)
+        dx = (dx + ds @ params["w"].T).reshape(shape.value)
+        return (dx, None) if masked.value else dx, (inner, ds)
 
     def backward(self, params, residuals, dy, /):
         return self._down(self.expert.backward, params, residuals, dy)
 
     def gradient(self, residuals, delta, /):
-        tokens, _, _, _, _, _, kept, _ = residuals
+        tokens, kept = residuals[0], residuals[6]
         inner, ds = delta
         with at(self, ".expert"):
             return {"w": tokens.T @ ds, "experts": jax.vmap(self.expert.gradient)(kept, inner)}
@@ -151,8 +173,11 @@ class MixtureOfExperts(Layer):
 
     def reference(self, params, x, /):
         """Each expert for all tokens, and then those chosen."""
-        tokens = x.reshape(-1, x.shape[-1])
-        n, room = tokens.shape[0], self._room(tokens.shape[0])
+        x, mask = x if isinstance(x, tuple | list) else (x, jnp.ones(x.shape[:-1], bool))
+        real = mask.reshape(-1).astype(bool)
+        tokens = jnp.where(real[:, None], x.reshape(-1, x.shape[-1]), 0)
+        room = self._room(tokens.shape[0])
+        count = jnp.maximum(real.sum(), 1)
         s = tokens @ params["w"]
         e = jnp.exp(s - lax.stop_gradient(s.max(-1, keepdims=True)))
         p = e / e.sum(-1, keepdims=True)
@@ -162,12 +187,12 @@ class MixtureOfExperts(Layer):
             z = self.expert.reference(jax.tree.map(lambda v, e=expert: v[e], params["experts"]), tokens)
             taken = 0
             for choice in range(self.k):
-                wants = order[:, choice] == expert
+                wants = (order[:, choice] == expert) & real
                 has = wants & (taken + jnp.cumsum(wants) <= room)
                 taken = taken + wants.sum()
                 y = jnp.where(has[:, None], p[:, expert, None] * z, 0) + (y if y.shape else 0)
-            share = (taken / max(n * self.k, 1)).astype(x.dtype)
-            balance = balance + self.experts * share * p[:, expert].sum() / max(n, 1)
+            share = (taken / (count * self.k)).astype(x.dtype)
+            balance = balance + self.experts * share * jnp.where(real, p[:, expert], 0).sum() / count.astype(x.dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1]), balance
 
 
