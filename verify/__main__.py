@@ -1,44 +1,65 @@
-"""python -m verify: audits from the shell. Exit codes: 0 pass, 1 a disagreement was found, 2 could not run."""
+"""python -m verify: audits from the shell.
+
+Exit codes: 0 all passed, 1 a mistake was found, 2 anything else (no verdict, a refusal, an interruption, a crash).
+"""
 
 import argparse
 import os
+import signal
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from verify import commands, outputs
+from verify import commands, counts, outputs, shell
 from verify.architectures import CatalogueError
-from verify.campaign import JournalError
 from verify.check import LEVELS
 from verify.command import CommandError
+from verify.escape import visible
+from verify.journal import JournalError
 from verify.mutants import MutantsError
+from verify.parse import ParseError
 from verify.subject import SubjectError
 from verify.tokens import TokenError
 
-REFUSALS = CatalogueError, CommandError, JournalError, MutantsError, SubjectError, TokenError, outputs.OutputError
+REFUSALS = (
+    CatalogueError, CommandError, JournalError, MutantsError, ParseError, SubjectError, TokenError, outputs.OutputError,
+)  # fmt: skip
+EXIT = {"pass": 0, "fail": 1}  # what is not listed is 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m verify", description=__doc__)
     listed = parser.add_subparsers(dest="command", required=True)
 
-    def add(run, words, *, jobs=False, level=None, seed="", reports=True):
+    def add(run, words, *, jobs=False, level=None, seed="", reports=True, journal=True, timeout=600.0):
         one = listed.add_parser(run.__name__, help=words, description=run.__doc__)
-        one.set_defaults(run=run)
+        one.set_defaults(run=run, output=[], format=None)
         if jobs:
             cores = os.cpu_count() or 1
-            one.add_argument("--jobs", type=int, default=cores, help="processes (default: one a core)")
+            one.add_argument("--jobs", type=_count, default=cores, help="processes (default: one a core)")
             names = "whose layers: a name under the entry points verify.catalogues (default %(default)s)"
             one.add_argument("--catalogue", default="jbp", help=names)
         if level:
             words = "quick leaves out other sizes and lower precisions (default %(default)s)"
             one.add_argument("--level", choices=LEVELS, default=level, help=words)
         if seed:
-            one.add_argument("--seed", type=int, default=0, help=f"{seed} (default %(default)s)")
+            one.add_argument("--seed", type=_seed, default=0, help=f"{seed} (default %(default)s)")
+        if journal:
+            words = "note what is done there, and go on from it"
+            one.add_argument("--journal", type=Path, metavar="FILE", help=words)
         words = f"write the reports there; may be given again. {', '.join(outputs.SUFFIXES)} say in which format"
-        one.add_argument("--output", type=Path, action="append", default=[], metavar="FILE", help=words)
+        if reports or journal:
+            one.add_argument("--output", type=Path, action="append", metavar="FILE", help=words)
         if reports:
             words = "print the reports in this format, or write them in it whatever the file's name"
             one.add_argument("--format", choices=tuple(outputs.FORMATS), help=words)
+        words = "stop an audit, or a batch of them, that takes longer; it has no verdict then (default %(default)g)"
+        one.add_argument("--timeout", type=_positive, default=timeout, metavar="SECONDS", help=words)
+        words = "stop one that holds more memory (default: three quarters of what is free, shared by the processes)"
+        one.add_argument("--memory", type=_positive, metavar="GIB", help=words)
+        words = "audit in this very process, for debuggers: then code under audit may hang or end it"
+        one.add_argument("--here", action="store_true", help=words)
         return one
 
     one = add(
@@ -53,37 +74,63 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--examples", default="", help=words)
     one = add(commands.layers, "audit every layer and loss of a catalogue", jobs=True, level="quick")
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="layers of these names alone")
-    one = add(commands.networks, "audit random networks", jobs=True, seed="another seed draws other networks")
-    one.add_argument("--count", type=int, default=300, help="how many networks (default %(default)s)")
-    journal = {"type": Path, "metavar": "FILE", "help": "note what is done there, and go on from it"}
-    one.add_argument("--journal", **journal)
+    one = add(
+        counts.networks, "audit random networks", jobs=True, seed="another seed draws other networks", timeout=3600.0
+    )
+    one.add_argument("--count", type=_count, default=300, help="how many networks (default %(default)s)")
     one.add_argument("--corpus", type=Path, metavar="FILE", help="add the tokens of what fails to this file")
-    one = add(commands.mutants, "how many wrong layers are noticed", jobs=True, seed="of the choice", reports=False)
+    words = "how many wrong layers are noticed"
+    one = add(counts.mutants, words, jobs=True, seed="of the choice", reports=False, timeout=3600.0)
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="mutants of these layers alone")
-    one.add_argument("--journal", **journal)
-    one.add_argument("--count", type=int, help="so many of all mutants, chosen by the seed (default: all)")
+    one.add_argument("--count", type=_count, help="so many of all mutants, chosen by the seed (default: all)")
     words = "a TOML file that lists the mutants that are no mistakes, each with a reason"
     one.add_argument("--equivalents", type=Path, metavar="FILE", help=words)
-    one = listed.add_parser("replay", help="run what failed again", description=commands.replay.__doc__)
-    one.set_defaults(run=commands.replay)
+    one = add(commands.replay, "run what failed again", reports=False, journal=False)
     one.add_argument("token", help="the word that the failing audit printed, or a file of such words")
+    words = "a module out of which tokens may import functions, and run them; may be given again"
+    one.add_argument("--allow", action="append", default=[], metavar="MODULE", help=words)
     return parser
 
 
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"got {number}; expected at least 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**32:
+        raise argparse.ArgumentTypeError(f"got {number}; expected 0 to 2**32 - 1")
+    return number
+
+
+def _positive(text: str) -> float:
+    if not 0 < (number := float(text)) < 1e9:
+        raise argparse.ArgumentTypeError(f"got {number}; expected more than 0")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if (getattr(options, "count", None) or 1) < 1 or getattr(options, "jobs", 1) < 1:
-        parser.error("--count and --jobs must be at least 1")
+    """One command; its exit code."""
+    options = _parser().parse_args(arguments)
     try:
-        if getattr(options, "format", "") is None and options.command != "mutants":
-            for file in options.output:
-                outputs.form_of(file)  # a name that will not do is said before the work, not after it
-        return options.run(options)
+        verdict = options.run(options)
+        sys.stdout.flush()  # where that fails, a full disk for example, the verdict has not arrived
     except REFUSALS as error:
-        commands.errors.print(f"[bold red]could not run:[/] {error}", highlight=False, soft_wrap=True)
-        return 2
+        shell.say(shell.errors, ("could not run:", "bold red"), f" {error}")
+    except KeyboardInterrupt:
+        shell.say(shell.errors, ("interrupted", "bold red"))
+    except BaseException as error:  # noqa: BLE001 - exit code 1 is for mistakes that were found, not for ours
+        with suppress(Exception):
+            print(visible("".join(traceback.format_exception(error))), file=sys.stderr)
+    else:
+        return EXIT.get(verdict, 2)
+    return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with no process left, no file half
+    code = main()
+    if code == 2:
+        os._exit(2)  # without a last flush of what cannot be written, which would have an exit code of its own
+    sys.exit(code)

@@ -60,6 +60,11 @@ def catalogue(name: str = "jbp") -> Any:
     return found[name].load()()
 
 
+def homes(name: str) -> list[str]:
+    """The module out of which a catalogue comes, as a list; nothing is imported."""
+    return [p.value.partition(":")[0] for p in entry_points(group="verify.catalogues") if p.name == name]
+
+
 def catalogues() -> list[str]:
     """The names of the catalogues of installed packages."""
     return sorted({point.name for point in entry_points(group="verify.catalogues")})

@@ -4,25 +4,29 @@ A campaign is a row of chapters (chapters.py); chapter c of seed s draws the sam
 """
 
 import itertools
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from verify.architectures import EVEN, Array, Network, after, catalogue, is_one, networks, plain
+from verify.architectures import EVEN, Array, Network, after, catalogue, homes, is_one, networks, plain, program, spec
 from verify.chapters import Chapter, forget, lengths, pairs
 from verify.compiled import compilations
+from verify.journal import Book, fingerprint, opened
 from verify.judge import audit
 from verify.locate import locate
+from verify.parse import ParseError, parse, table
+from verify.progress import say as stage
 from verify.protocol import children, nodes
-from verify.tokens import TokenError, pack, unpack
+from verify.safely import Failed, Pool
+from verify.served import tidy
+from verify.tokens import TokenError, modest, pack, unpack
 
 SOME = 500  # networks that Hypothesis draws at a time: it remembers them all
 
@@ -58,6 +62,7 @@ class Tally:
     forms: Counter = field(default_factory=Counter)
     pairs: Counter = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # chapters that gave no result, and why
 
     def add(self, other: "Tally") -> None:
         for name, value in vars(other).items():
@@ -100,6 +105,7 @@ def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int) -> Tal
     @given(networks(vocabulary))
     def run(network):
         start, before = time.perf_counter(), compilations()
+        stage(partial(program, network))
         outcome = audit(network)
         seconds, new = time.perf_counter() - start, compilations() - before
         if outcome.disagrees:
@@ -143,12 +149,13 @@ def cover(tally: Tally, network: Network) -> None:
 def run(
     count: int,
     campaign_seed: int,
-    executor: Executor | None = None,
+    pool: Pool | None = None,
     name: str = "jbp",
     watch: Callable[[Tally], Any] = lambda tally: None,
     journal: Path | None = None,
+    say: Callable[[str], Any] = lambda text: None,
 ) -> Tally:
-    """`count` random networks of the catalogue called `name`, over an executor's processes, or here without one.
+    """`count` random networks of the catalogue called `name`, over a pool's processes, or here without one.
 
     `watch` is called with the tally so far after each chapter. With a journal, what an interrupted campaign has written
     there is not done again. Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
@@ -156,15 +163,12 @@ def run(
     catalogue(name)
     total = Tally()
     parts = [(name, campaign_seed, number, length) for number, length in enumerate(lengths(count))]
-    book = Book(journal, [name, campaign_seed], lambda part: part[2:], _told, _meant)
-    for tally in resumed(executor, chapter, parts, book):
-        total.add(tally)
+    code = fingerprint(*homes(name)) if journal else {}
+    book = Book(journal, [name, campaign_seed], code, lambda part: part[2:], _told, _meant, say)
+    for _, tally in resumed(pool, chapter, parts, book):
+        total.add(Tally(lost=[str(tally)]) if isinstance(tally, Failed) else tally)
         watch(total)
     return total
-
-
-class JournalError(ValueError):
-    """A journal of another campaign, or a file that is none."""
 
 
 def _told(tally: Tally) -> dict[str, Any]:
@@ -186,82 +190,28 @@ def _meant(held: dict[str, Any]) -> Tally:
     return blank
 
 
-@dataclass(frozen=True)
-class Book:
-    """Where a campaign writes down what each part has found: a journal, if there is one, that begins with `campaign`;
-    under key(part), as told(result), which is JSON, and which meant() turns back."""
-
-    journal: Path | None
-    campaign: list[Any]
-    key: Callable[[tuple], tuple]
-    told: Callable[[Any], Any]
-    meant: Callable[[Any], Any]
-
-
-def resumed(executor: Executor | None, f: Callable, parts: list[tuple], book: Book) -> Iterator[Any]:
-    """The results f(*part) of all parts: first those that the book holds, then the others as they come, written down.
+def resumed(pool: Pool | None, f: Callable, parts: list[tuple], book: Book) -> Iterator[tuple[tuple, Any]]:
+    """(part, f(*part)) of all parts: first those that the book holds, then the others as they come, written down.
+    What failed is given and not written: the next run tries it again.
 
     Raises JournalError for another campaign's journal.
     """
-    done = journaled(book.journal, book.campaign) if book.journal else {}
-    yield from (book.meant(done[book.key(part)]) for part in parts if book.key(part) in done)
-    for part, found in results_of(executor, f, [part for part in parts if book.key(part) not in done]):
-        if book.journal:
-            _append(book.journal, {"batch": book.key(part), "found": book.told(found)})
-        yield found
+    with opened(book) as (done, append):
+        yield from ((part, book.meant(done[book.key(part)])) for part in parts if book.key(part) in done)
+        for part, found in results_of(pool, f, [part for part in parts if book.key(part) not in done]):
+            if not isinstance(found, Failed):
+                append(part, found)
+            yield part, found
 
 
-def _append(journal: Path, entry: dict[str, Any]) -> None:
-    with journal.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(entry) + "\n")
-
-
-def journaled(journal: Path, campaign: list[Any]) -> dict[tuple, Any]:
-    """What the journal holds of each batch of this campaign; it is begun if it is not there, a last line cut short is
-    left out. Raises JournalError for another campaign's."""
-    try:
-        if not journal.exists() or not journal.read_text(encoding="utf-8").strip():
-            _append(journal, {"campaign": campaign})
-            return {}
-        first, *lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
-        begun = json.loads(first)["campaign"]
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            journal.write_text(first + "".join(whole), encoding="utf-8")
-        entries = [json.loads(line) for line in whole]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"got {str(journal)!r}; expected the journal of a campaign. ({error})") from error
-    if begun != campaign:
-        raise JournalError(
-            f"got the journal of {begun}; expected that of {campaign} (catalogue, seed, size of a batch ...). "
-            "Give each campaign a file of its own."
-        )
-    return {tuple(e["batch"]): e["found"] for e in entries}
-
-
-def results_of(executor: Executor | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
-    """(part, f(*part)) for each part as it comes, from an executor's processes, or from here without one."""
-    if executor is None:
-        yield from ((part, _done(f, part)) for part in parts)
+def results_of(pool: Pool | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
+    """(part, f(*part)) for each part as it comes, from a pool's processes, or from here without one."""
+    if pool is not None:
+        yield from pool.results(f, parts)
         return
-    futures = {executor.submit(_done, f, part): part for part in parts}
-    try:
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-_parts = itertools.count(1)
-
-
-def _done(f, part):
-    """f(*part), after which every few parts the process gives up what it has compiled: gigabytes, by and by."""
-    # Executors can end a process after so many parts, but until 2026 Python's own then waited for ever (gh-115634).
-    result = f(*part)
-    if next(_parts) % 6 == 0:
-        forget()
-    return result
+    for part in parts:
+        yield part, f(*part)
+        tidy()
 
 
 def expected(name: str) -> tuple[set[str], set[str]]:
@@ -294,5 +244,10 @@ def from_token(word: str) -> Network:
     if not isinstance(held, list) or len(held) != 4:
         raise TokenError(f"got {word!r}; expected the token of a network.")
     name, layer, inputs, seed = held
-    names = {"__builtins__": {}} | dict(catalogue(name).names) | {"Array": Array}
-    return Network(eval(layer, names), eval(inputs, names), seed)  # a token is a program, as the README says
+    try:
+        network = Network(parse(layer, table(catalogue(name).names)), parse(inputs, {"Array": Array}), seed)
+        modest(network.layer, spec(network.inputs))
+        np.random.default_rng(seed)
+    except (ParseError, TypeError, ValueError, AttributeError) as error:
+        raise TokenError(f"got {word[:80]!r}; expected the token of a network. ({error})") from error
+    return network

@@ -1,5 +1,6 @@
 """The conductor: one call audits one subject, and every law has to reject its canaries before it may say "pass"."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,9 +20,10 @@ from verify.guard import ExitError, contained, watching_interrupts
 from verify.law import Breach, Law, Plan
 from verify.laws import LAWS, QUICK
 from verify.plan import arranged, native, plan
+from verify.progress import say
 from verify.report import Canary, Finding, Report
 from verify.subject import Flat, Subject, SubjectError, subject
-from verify.tokens import token
+from verify.tokens import modules, token
 
 LEVELS = ("quick", "standard")
 
@@ -60,9 +62,9 @@ def _replayable(report: Report, f: Any, args: tuple, reference: Any, seed: int, 
     """Each finding with the command that shows it again, where a fresh process can find the subject by its name."""
     if not report.findings or not (word := token(f, args, reference, seed, level)):
         return report
-    told = (
-        replace(f, replay=f"python -m verify replay {word}") if f.severity == "error" else f for f in report.findings
-    )
+    allow = "".join(f" --allow {shlex.quote(module)}" for module in modules(word))
+    line = f"python -m verify replay {word}{allow}"
+    told = (replace(f, replay=line) if f.severity == "error" else f for f in report.findings)
     return replace(report, findings=tuple(told))
 
 
@@ -125,6 +127,7 @@ def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
 def _all(bench: Bench, plan: Plan) -> list[Breach]:
     found: list[Breach] = []
     for law in _laws(plan):
+        say(f"{bench.flat.subject.name[:80]}, law {law.name}")
         try:
             found += law.check(bench, plan)
         except Refused as refused:

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -21,13 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.architectures import Network, after, catalogue, draw_inputs, is_one, values
-from verify.campaign import Book, resumed
+from verify.architectures import Network, after, catalogue, draw_inputs, homes, is_one, values
+from verify.campaign import resumed
 from verify.check import check
 from verify.compiled import hand_and_true
+from verify.journal import Book, fingerprint
 from verify.judge import compare, output_error
 from verify.mutate import Mutant, apply, mutants
+from verify.progress import say
 from verify.protocol import is_buffer, is_float
+from verify.safely import Failed, Pool
 
 BATCH = 12  # of compiled programs a process can map only so many (Linux: vm.max_map_count)
 MOST = 3  # inputs at which `check` sees a mutant that every quicker judge let through
@@ -256,6 +258,7 @@ def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = ()
     listed, fates = mutants(kind), []
     for i in chosen:
         mutant = listed[i]
+        say(str(mutant))
         fate = judge(name, number, mutant, reasons)
         if fate[0] == "survived":
             fate = _elsewhere(name, number, mutant) or fate
@@ -285,23 +288,33 @@ def choose(name: str, only: tuple[str, ...], count: int | None, seed: int) -> li
 
 def run(
     parts: list[tuple[int, tuple[int, ...]]],
-    executor: Executor | None = None,
+    pool: Pool | None = None,
     name: str = "jbp",
     equivalents: Path | None = None,
     watch: Callable[[list[Fate]], Any] = lambda fates: None,
     journal: Path | None = None,
 ) -> list[Fate]:
-    """The fates of all mutants in `parts`, over an executor's processes, or here without one.
+    """The fates of all mutants in `parts`, over a pool's processes, or here without one.
 
     With a journal, what an interrupted run has written there is not done again. Raises JournalError for another's.
     """
     reasons, fates = _reasons(equivalents), list[Fate]()
     told = lambda found: [asdict(fate) for fate in found]  # noqa: E731
     meant = lambda held: [Fate(**fate) for fate in held]  # noqa: E731
-    book = Book(journal, ["mutants", name, len(reasons)], lambda part: (part[1], *part[2]), told, meant)
-    for found in resumed(executor, batch, [(name, *part, reasons) for part in parts], book):
-        fates += found
-        watch(found)
+    code = fingerprint(*homes(name)) if journal else {}
+    book = Book(journal, ["mutants", name, len(reasons)], code, lambda part: (part[1], *part[2]), told, meant)
+    lost = []
+    for _, found in resumed(pool, batch, [(name, *part, reasons) for part in parts], book):
+        if isinstance(found, Failed):
+            lost.append(str(found))
+        else:
+            fates += found
+            watch(found)
+    if lost:
+        raise MutantsError(
+            f"got {len(lost)} batches without a result; expected all of them. The others are in the journal, if there "
+            f"is one: try these again. ({'; '.join(lost[:3])})"
+        )
     return sorted(fates, key=lambda f: (f.layer, f.line, f.mutant))
 
 

@@ -4,14 +4,18 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from verify import page
+from verify.escape import visible
 from verify.report import Finding, Report
 
 LAWS = {
@@ -31,7 +35,6 @@ LAWS = {
     "runs": "The way back runs where the way forward does.",
     "oracle": "What the results were compared with.",
 }
-EXIT = {"pass": 0, "fail": 1, "inconclusive": 2}
 SUFFIXES = {".json": "json", ".xml": "junit", ".sarif": "sarif", ".html": "html", ".txt": "text"}
 
 
@@ -41,8 +44,12 @@ class OutputError(ValueError):
 
 def verdict(reports: list[Report]) -> str:
     """The worst of all: "fail", else "inconclusive", else "pass". Nothing audited is inconclusive."""
-    found = {r.verdict for r in reports}
-    return "fail" if "fail" in found else "pass" if found == {"pass"} else "inconclusive"
+    return worst([r.verdict for r in reports])
+
+
+def worst(verdicts: list[str]) -> str:
+    """The worst of these: without any it is "inconclusive"."""
+    return "fail" if "fail" in verdicts else "pass" if {*verdicts} == {"pass"} else "inconclusive"
 
 
 def render(reports: list[Report], form: str, title: str) -> str:
@@ -62,7 +69,7 @@ def write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OutputError(f"got {str(file)!r}; expected a place that can be written to. ({error})") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
@@ -81,27 +88,71 @@ def write(file: Path, text: str) -> None:
         raise
 
 
+class Places:
+    """The files that reports go to: tried when this is entered, before the work. What is there so far stands beside
+    each of them under its name and `.partial`, and takes its place at the end; what is interrupted keeps that.
+
+    Raises OutputError for a name that says no format, and for a place that cannot be written.
+    """
+
+    def __init__(self, files: list[Path], form: str | None, title: str):
+        self.forms = {file: form or form_of(file) for file in files}
+        self.title, self.reports, self.due = title, list[Report](), 0.0
+
+    def __enter__(self) -> "Places":
+        for file in self.forms:
+            write(_partial(file), "")
+        return self
+
+    def add(self, report: Report) -> None:
+        self.reports.append(report)
+        if self.forms and time.monotonic() >= self.due:
+            begun = time.monotonic()
+            self._keep("so far")
+            self.due = time.monotonic() + max(2.0, 20 * (time.monotonic() - begun))
+
+    def _keep(self, how: str) -> None:
+        """What there is, beside each file; that is not all, and is not a pass."""
+        missing = Finding("runs", "note", "", 0.0, "", "", f"{how}: not everything was audited")
+        rest = Report("what was not audited", "inconclusive", (missing,), "none", "nothing ran", {}, (), 0, 0.0)
+        for file, form in self.forms.items():
+            write(_partial(file), render([*self.reports, rest], form, f"{self.title} ({how})"))
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            with suppress(OutputError):
+                self._keep("interrupted")
+            return
+        reports = sorted(self.reports, key=lambda r: r.subject)
+        for file, form in self.forms.items():
+            write(file, render(reports, form, self.title))
+            _partial(file).unlink(missing_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f"{file.name}.partial")
+
+
 def _text(reports: list[Report], title: str) -> str:
     return "\n".join([*map(str, reports), f"{title}: {verdict(reports)}\n"])
 
 
 def plain(value: Any) -> Any:
-    """The value with strings for what JSON has no word for: inf and nan."""
+    """The value with strings for what JSON has no word for, inf and nan, and without halves of characters."""
+    if isinstance(value, str):
+        return visible(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {visible(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float) else visible(value)
 
 
 def _json(reports: list[Report], title: str) -> str:
-    held = {"title": title, "verdict": verdict(reports), "reports": [plain(asdict(r)) for r in reports]}
-    return json.dumps(held, default=str, indent=1) + "\n"
-
-
-def _legal(text: str) -> str:
-    """text without the characters that XML cannot hold."""
-    return "".join(c if c in "\t\n\r" or ord(c) >= 32 else "\N{REPLACEMENT CHARACTER}" for c in text)
+    held = plain({"title": title, "verdict": verdict(reports), "reports": [asdict(r) for r in reports]})
+    return json.dumps(held, indent=1) + "\n"
 
 
 def _junit(reports: list[Report], title: str) -> str:
@@ -111,17 +162,17 @@ def _junit(reports: list[Report], title: str) -> str:
         "errors": str(sum(r.verdict == "inconclusive" for r in reports)),
         "time": f"{sum(r.seconds for r in reports):.3f}",
     }
-    root = ElementTree.Element("testsuites", {"name": _legal(title), **counts})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": _legal(title), **counts, "skipped": "0"})
+    root = ElementTree.Element("testsuites", {"name": visible(title), **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": visible(title), **counts, "skipped": "0"})
     for report in reports:
-        named = {"classname": "verify", "name": _legal(report.subject), "time": f"{report.seconds:.3f}"}
+        named = {"classname": "verify", "name": visible(report.subject), "time": f"{report.seconds:.3f}"}
         case = ElementTree.SubElement(suite, "testcase", named)
         if report.verdict != "pass":
-            said = _legal("; ".join(f.message for f in report.errors) or "the checks could not tell")
+            said = visible("; ".join(f.message for f in report.errors) or "the checks could not tell")
             tag = "failure" if report.verdict == "fail" else "error"
-            ElementTree.SubElement(case, tag, {"message": said, "type": report.verdict}).text = _legal(str(report))
+            ElementTree.SubElement(case, tag, {"message": said, "type": report.verdict}).text = visible(str(report))
         else:
-            ElementTree.SubElement(case, "system-out").text = _legal(str(report))
+            ElementTree.SubElement(case, "system-out").text = visible(str(report))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -148,7 +199,7 @@ def _sarif(reports: list[Report], title: str) -> str:
     driver = {"name": "verify", "version": _version(), "rules": rules}
     run = {"tool": {"driver": driver}, "results": results, "automationDetails": {"id": title}}
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
-    return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+    return json.dumps(plain({"$schema": schema, "version": "2.1.0", "runs": [run]}), indent=1) + "\n"
 
 
 def _version() -> str:
@@ -170,7 +221,7 @@ def _location(report: Report, where: str) -> dict[str, Any]:
         file, line = report.source
         path = Path(file)
         here = path.is_relative_to(Path.cwd())
-        uri = path.relative_to(Path.cwd()).as_posix() if here else path.absolute().as_uri()
+        uri = quote(os.fsencode(path.relative_to(Path.cwd()).as_posix())) if here else path.absolute().as_uri()
         location["physicalLocation"] = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(line, 1)}}
     return location
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from verify.escape import line
+
 
 class AuditError(AssertionError):
     """The audit did not pass."""
@@ -28,7 +30,7 @@ class Finding:
     def __str__(self):
         place = f" {self.where}" if self.where else ""
         kind = f" [{self.diagnosis}]" if self.diagnosis else ""
-        return f"{self.severity}: {self.law}{place}: {self.message}{kind}"
+        return line(f"{self.severity}: {self.law}{place}: {self.message}{kind}")
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,25 @@ class Report:
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
 
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report of which this is the `to_json`."""
+        held = json.loads(text)
+        kinds = {"findings": Finding, "canaries": Canary, "measured": Measured}
+        held |= {name: tuple(kind(**row) for row in held[name]) for name, kind in kinds.items()}
+        rows = lambda h: tuple(map(tuple, h["rows"]))  # noqa: E731
+        held["heat"] = tuple(Heat(h["leaf"], h["input"], tuple(h["shape"]), rows(h)) for h in held["heat"])
+        return cls(**held | {"source": tuple(held["source"]) if held["source"] else None})
+
     def __str__(self):
         killed = sum(c.fate == "killed" for c in self.canaries)
         survived = [c for c in self.canaries if c.fate == "survived"]
-        lines = [f"{self.verdict.upper()}: {self.subject}", f"  oracle: {self.oracle} ({self.strength})"]
-        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items() if what]
+        lines = [f"{self.verdict.upper()}: {line(self.subject)}", f"  oracle: {self.oracle} ({self.strength})"]
+        lines += [f"  {name}: {line(_listed(what))}" for name, what in self.tried.items() if what]
         lines.append(
             f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
         )
-        lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
+        lines += [f"  survived: {c.name} ({c.law}) {line(c.where)}; needed: {line(c.needed)}" for c in survived]
         lines += [f"  {finding}" for finding in self.findings]
         return "\n".join(lines)
 

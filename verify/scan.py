@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -12,8 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify import command
+from verify.campaign import results_of
 from verify.cases import Case, case
 from verify.oracles import brief
+from verify.progress import say
+from verify.report import Finding, Report
+from verify.safely import Failed, Pool
 
 ARRAYS = "f32[4,8]", "f32[8]", "f32[]", "f32[4,4]", "f32[2,4,8]", "f32[2,4,4,8]"
 TOGETHER = {
@@ -38,11 +44,72 @@ class Rule:
     fixed: frozenset[int]
 
 
-def modules(package: str) -> tuple[list[Any], dict[str, str]]:
+@dataclass(frozen=True)
+class Survey:
+    """What a package holds: its rules by name, how many modules, name: error of those that cannot be imported, and
+    name: Failed of those whose import ended its process or had to be stopped."""
+
+    rules: tuple[str, ...]
+    modules: int
+    failed: dict[str, str]
+    ended: dict[str, Failed]
+
+
+IMPORTING = "importing "
+
+
+def survey(pool: Pool | None, package: str, examples: str) -> Survey:
+    """The rules of a package, found in a process of the pool. What ends that process while it is imported is left out
+    the next time. Raises CommandError if the package itself cannot be imported."""
+    ended: dict[str, Failed] = {}
+    while True:
+        ((_, found),) = results_of(pool, surveyed, [(package, examples, tuple(ended))])
+        if not isinstance(found, Failed):
+            names, count, failed = found
+            return Survey(names, count, failed, ended)
+        name = found.stage.removeprefix(IMPORTING)
+        if name in (package, *ended) or not found.stage.startswith(f"{IMPORTING}{package}"):
+            raise command.CommandError(f"got {package!r}; expected a package that can be imported. ({found})")
+        ended[name] = found
+
+
+def surveyed(package: str, given: str, without: tuple[str, ...]) -> tuple[tuple[str, ...], int, dict[str, str]]:
+    """(names of rules, how many modules, what cannot be imported) of a package, without some of its modules."""
+    found, failed = modules(package, without)
+    names = tuple(rule.name for rule in rules(found, package))
+    if unknown := set(examples(given)) - set(names):
+        raise command.CommandError(f"got examples for {sorted(unknown)}; expected names that the scan lists.")
+    return names, len(found), failed
+
+
+LACKING = "nothing ran: an example is needed"
+
+
+def audit_rule(package: str, name: str, given: str, seed: int, level: str) -> Report:
+    """`check` of one rule of a package, or the report that it needs an example: runs in any process."""
+    rule = _custom(command.function(name))
+    if rule is None:
+        raise command.CommandError(f"got {name!r}; expected a function with a rule. Is it the same each time?")
+    fixed = frozenset(getattr(rule, "nondiff_argnums", ()) or ())
+    ((_, made, example),) = cases([Rule(name, rule, fixed)], examples(given), seed)
+    if made is not None:
+        report = made.check(level)
+        return replace(report, tried={"example": example, **report.tried})
+    note = Finding("runs", "note", "", 0.0, "", "", f"needs an example: {typed(name)}")
+    return Report(name, "inconclusive", (note,), "none", LACKING, {}, (), 0, 0.0)
+
+
+def typed(name: str) -> str:
+    """The command that audits a function at an example of its user's."""
+    return f'python -m verify function {shlex.quote(name)} --example "f32[4,8], ..."'
+
+
+def modules(package: str, without: Sequence[str] = ()) -> tuple[list[Any], dict[str, str]]:
     """The package's modules, and name: error of those that cannot be imported. CommandError if the package cannot."""
     try:
+        say(f"{IMPORTING}{package}")
         root = importlib.import_module(package)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise command.CommandError(
             f"got {package!r}; expected a package that can be imported. ({brief(error)})"
         ) from error
@@ -50,9 +117,12 @@ def modules(package: str) -> tuple[list[Any], dict[str, str]]:
     for info in pkgutil.walk_packages(getattr(root, "__path__", []), f"{package}.", lambda name: None):
         if info.name.rpartition(".")[2] in ("__main__", "conftest") or ".tests" in info.name:
             continue
+        if info.name in without:
+            continue
         try:
+            say(f"{IMPORTING}{info.name}")
             found.append(importlib.import_module(info.name))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything when it is imported
+        except Exception as error:  # noqa: BLE001 - a module may raise anything when it is imported
             failed[info.name] = brief(error)
     return found, failed
 
@@ -137,6 +207,7 @@ def _fits(f: Any, text: str) -> bool:
     return bool(leaves) and any(hasattr(v, "dtype") and jnp.issubdtype(v.dtype, np.floating) for v in leaves)
 
 
+@cache
 def examples(name: str) -> dict[str, Any]:
     """EXAMPLES of a user's module or file: {"module:name": an example text, its arguments, or a verify.case}."""
     if not name:

@@ -1,14 +1,16 @@
 """One word that holds an audit: the subject's name, its arguments, the seed. A fresh process can run it again.
 
-Only names, numbers and programs are held, no pickles: a token is text that a person can decode and read. It is a
-program, though (a layer's repr is evaluated with the names of its catalogue): replay tokens of people whose code you
-would run.
+A token is data: names, numbers and layers as text, which `parse` reads and nobody runs, of sizes that are looked at
+before anything is made. A function is imported only from modules that whoever replays the token has named.
 """
 
 import base64
 import json
+import math
+import shlex
 import sys
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,9 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify import architectures, command
+from verify.parse import parse, table
 from verify.report import Report
 from verify.subject import Pair
 
+LONGEST = 4_000_000  # characters of what a token holds
+LARGEST = 2**24  # elements of all arrays together that a token may ask for
 MOST = 512  # elements whose values are held; of larger examples only shapes are, and the values are drawn anew
 
 
@@ -32,11 +37,17 @@ def pack(held: Any) -> str:
 
 
 def unpack(word: str) -> Any:
-    """What `pack` was given. Raises TokenError for a word that holds nothing."""
+    """What `pack` was given. Raises TokenError for a word that holds nothing, or too much."""
     try:
-        return json.loads(zlib.decompress(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))))
-    except (ValueError, zlib.error) as error:
-        raise TokenError(f"got {word!r}; expected a token that a failing audit printed. ({error})") from error
+        packed = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
+        opened = zlib.decompressobj()
+        text = opened.decompress(packed, LONGEST)
+        if not opened.eof:
+            raise ValueError(f"it is cut short, or holds more than {LONGEST} characters")
+        return json.loads(text)
+    except (ValueError, RecursionError, zlib.error) as error:
+        shown = word if len(word) < 80 else f"{word[:80]} ..."
+        raise TokenError(f"got {shown!r}; expected a token that a failing audit printed. ({error})") from error
 
 
 class _Lost(Exception):  # noqa: N818 - a signal inside of this module
@@ -56,17 +67,54 @@ def is_check(held: Any) -> bool:
     return isinstance(held, list) and len(held) == 6 and held[0] == "check"
 
 
-def again(held: Any) -> Report:
-    """The audit that a token holds, once more. Raises TokenError, or CommandError where the subject is gone."""
+def again(held: Any, allowed: Sequence[str] = ()) -> Report:
+    """The audit that a token holds, once more. Subjects are imported from the `allowed` modules, and those in them.
+
+    Raises TokenError, or CommandError where the subject is gone.
+    """
     from verify.check import check
 
     try:
         _, f, reference, args, seed, level = held
         rng = np.random.default_rng(seed)
+        if sum(map(_size, args)) > LARGEST:
+            raise TokenError(f"got arrays of more than {LARGEST} elements; expected an example.")
         made = [_meant(a, rng) for a in args]
-        return check(_found(f), *made, reference=_found(reference), seed=seed, level=level)
-    except (KeyError, TypeError) as error:
-        raise TokenError(f"got a token of another version of verify. ({error!r})") from error
+        functions = _found(f, allowed), _found(reference, allowed)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+        if isinstance(error, TokenError | command.CommandError):
+            raise
+        raise TokenError(f"got a token that holds no audit, or one of another version. ({error!r})") from error
+    if hasattr(functions[0], "init"):
+        modest(functions[0], made[-1] if made else None)
+    return check(functions[0], *made, reference=functions[1], seed=seed, level=level)
+
+
+def modest(layer: Any, x: Any) -> None:
+    """TokenError unless all arrays of a layer at x, found without making any of them, are of a size to be audited."""
+
+    def run(key, x):
+        params = layer.init(key, jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), x))
+        return params, layer.forward(params, x)
+
+    try:
+        made = jax.tree.leaves(jax.eval_shape(run, jax.random.key(0), x))
+    except Exception as error:
+        raise TokenError(f"got {layer!r}, which does not take its inputs. ({type(error).__name__}: {error})") from error
+    if sum(math.prod(v.shape) for v in made if hasattr(v, "shape")) > LARGEST:
+        raise TokenError(f"got {layer!r} with more than {LARGEST} elements; expected one of a size to be audited.")
+
+
+def modules(word: str) -> list[str]:
+    """The modules out of which a token names functions."""
+    held = unpack(word)
+
+    def of(name: Any) -> list[str]:
+        if isinstance(name, dict):
+            return [module for part in name.get("pair", ()) for module in of(part)]
+        return [name.rpartition(":")[0]] if isinstance(name, str) else []
+
+    return list(dict.fromkeys([*of(held[1]), *of(held[2])])) if is_check(held) else []
 
 
 def _named(f: Any) -> Any:
@@ -85,7 +133,7 @@ def _named(f: Any) -> Any:
             pass
     for point in architectures.catalogues():
         try:
-            if eval(repr(f), _names(point)) == f:
+            if parse(repr(f), table(architectures.catalogue(point).names)) == f:
                 return {"catalogue": point, "layer": repr(f)}
         except Exception:  # noqa: BLE001 - a repr that is no program may raise anything
             continue
@@ -96,16 +144,36 @@ def _same(found: Any, f: Any) -> bool:
     return found is f or getattr(found, "__wrapped__", None) is f
 
 
-def _names(catalogue: str) -> dict[str, Any]:
-    return {"__builtins__": {}} | dict(architectures.catalogue(catalogue).names)
-
-
-def _found(name: Any) -> Any:
+def _found(name: Any, allowed: Sequence[str]) -> Any:
     if isinstance(name, dict) and "pair" in name:
-        return Pair(*map(_found, name["pair"]))
+        fwd, bwd = name["pair"]
+        return Pair(_found(fwd, allowed), _found(bwd, allowed))
     if isinstance(name, dict):
-        return eval(name["layer"], _names(name["catalogue"]))  # a token is a program, as the head of this file says
-    return None if name is None else command.function(name)
+        return parse(name["layer"], table(architectures.catalogue(name["catalogue"]).names))
+    if name is None:
+        return None
+    module = name.rpartition(":")[0]
+    if not any(module == one or module.startswith(f"{one}.") for one in allowed):
+        raise TokenError(
+            f"got a token that names {name!r}; expected a function of a module that you have named, for it is imported "
+            f"and run. If you trust it, add --allow {shlex.quote(module)}."
+        )
+    return command.function(name)
+
+
+def _size(told: Any) -> int:
+    """How many elements an argument has, before it is made."""
+    ((kind, value),) = told.items()
+    if kind == "d":
+        return sum(map(_size, value.values()))
+    if kind in ("t", "l"):
+        return sum(map(_size, value))
+    if kind in ("a", "s"):
+        shape = value[1]
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise TokenError(f"got an array of shape {shape}; expected sizes.")
+        return math.prod(shape)
+    return 1
 
 
 def _told(arg: Any) -> Any:

@@ -6,10 +6,8 @@ An audit takes one of them at an example drawn anew. Figures go into results/.
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -19,8 +17,8 @@ from rich.progress import track
 
 import verify
 from benchmarks.verify.strangers import RESULTS, is_float, zoo
-from verify import campaign
 from verify.example import Domain, single
+from verify.safely import Pool
 
 
 def drawn(args: tuple, rng: np.random.Generator) -> tuple:
@@ -77,9 +75,9 @@ def main() -> int:
     options = parser.parse_args()
     names, rows = list(zoo().RIGHT), []
     shares = [(names[i::8], seed) for seed in range(options.first, options.first + options.seeds) for i in range(8)]
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    with Pool(options.jobs, timeout=3600) as pool:
         parts = [(share, seed, options.level) for share, seed in shares]
-        for _, found in track(campaign.results_of(pool, some, parts), "shares", len(parts)):
+        for _, found in track(pool.sure(some, parts), "shares", len(parts)):
             rows += found
     alarms = [row for row in rows if row["verdict"] != "pass"]
     figures = {

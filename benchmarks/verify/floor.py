@@ -10,10 +10,8 @@ float32, nobody could find it: that is counted beside. Figures and the curve go 
 
 import argparse
 import json
-import multiprocessing
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +21,13 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.verify.strangers import RESULTS, zoo
-from verify import campaign
 from verify.bench import Bench, Refused, Sample
 from verify.budget import off
 from verify.check import benched, planned
 from verify.law import Plan
 from verify.laws import LAWS
 from verify.outputs import write
+from verify.safely import Pool
 from verify.subject import subject
 
 SIZES = {
@@ -169,11 +167,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     names, rows = list(chosen(options.rules)), []
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    with Pool(options.jobs, timeout=3600) as pool:
         parts = [(name, options.elements, options.seed) for name in names]
-        for _, found in track(
-            campaign.results_of(pool, rows_of, parts), "rules", len(parts), console=Console(stderr=True)
-        ):
+        for _, found in track(pool.sure(rows_of, parts), "rules", len(parts), console=Console(stderr=True)):
             rows += found
     told = shares(rows)
     RESULTS.mkdir(exist_ok=True)

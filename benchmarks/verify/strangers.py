@@ -9,11 +9,9 @@ results/.
 import argparse
 import importlib
 import json
-import multiprocessing
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 import verify
-from verify import campaign
+from verify.safely import Pool
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -149,9 +147,9 @@ def main() -> int:
     jobs = [(k, n) for k in ("WRONG", "RIGHT") for n in getattr(table, k) if options.only in n]
     rows, keep = [], not options.only and not options.alone
     RESULTS.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    with Pool(options.jobs, timeout=3600) as pool:
         parts = [(*job, options.seed, not options.alone) for job in jobs]
-        for _, row in track(campaign.results_of(pool, one, parts), "audits", len(jobs)):
+        for _, row in track(pool.sure(one, parts), "audits", len(jobs)):
             rows.append(row)
             rows.sort(key=lambda row: (row["kind"], row["name"]))
             if keep:  # what is interrupted is not lost

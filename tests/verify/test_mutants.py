@@ -13,7 +13,7 @@ import jbp
 from verify import mutants
 from verify.__main__ import main
 from verify.architectures import Array, Network, catalogue, values
-from verify.campaign import JournalError
+from verify.journal import JournalError
 from verify.mutate import apply, mutants as mistakes, way_back
 
 KINDS = list(dict.fromkeys(type(c.layer) for c in (*catalogue().layers, *catalogue().losses)))
@@ -98,11 +98,11 @@ def test_what_is_in_the_journal_is_not_done_again(tmp_path, monkeypatch):
 def test_the_command(tmp_path, capsys):
     table, told = tmp_path / "mutants.md", tmp_path / "mutants.json"
     files = ["--output", str(table), "--output", str(told)]
-    assert main(["mutants", "--only", "Sigmoid", "--count", "5", "--jobs", "1", *files]) == 0
+    assert main(["mutants", "--only", "Sigmoid", "--count", "5", "--here", *files]) == 0
     assert "5 mutants of 1 layers: 5 killed of 5 mistakes, 100.00 %" in capsys.readouterr().out
     assert "| Sigmoid |" in table.read_text()
     assert '"share killed": 1.0' in told.read_text()
-    assert main(["mutants", "--only", "Nothing"]) == 2
+    assert main(["mutants", "--only", "Nothing", "--here"]) == 2
 
 
 def test_it_does_not_import_what_it_breaks():

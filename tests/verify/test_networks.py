@@ -162,7 +162,7 @@ def test_a_campaign_reports_and_replays_a_failure(monkeypatch, capsys):
     assert tally.failures
     failure = tally.failures[0]
     assert any("Broken() is at fault in its backward" in fault for fault in failure.faults)
-    assert main(["replay", failure.token]) == 1
+    assert main(["replay", failure.token, "--here"]) == 1
     assert "Broken() is at fault" in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_t
 
 
 def test_the_command_says_what_was_covered(capsys):
-    assert main(["networks", "--count", "8", "--seed", "1", "--jobs", "1"]) == 0
+    assert main(["networks", "--count", "8", "--seed", "1", "--here"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "8 random networks, 0 disagreements" in said
     assert "a minute" in said
@@ -232,7 +232,7 @@ def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
     assert len(tally.pairs) > 2 * len(drawn("hypothesis").pairs)
 
 
-@pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token"]])
+@pytest.mark.parametrize("arguments", [["networks", "--catalogue", "nobody"], ["replay", "no-token", "--here"]])
 def test_what_cannot_run_says_so(arguments, capsys):
     assert main(arguments) == 2
     assert "could not run" in capsys.readouterr().err

@@ -169,7 +169,17 @@ def test_the_command_writes_each_format(tmp_path, capsys):
     files = [tmp_path / f"report{suffix}" for suffix in outputs.SUFFIXES]
     arguments = [part for file in files for part in ("--output", str(file))]
     me = f"{__file__}:"
-    subject = ["function", f"{me}square", "--reference", f"{me}square_again", "--example", "f32[3]", "--level", "quick"]
+    subject = [
+        "function",
+        f"{me}square",
+        "--reference",
+        f"{me}square_again",
+        "--example",
+        "f32[3]",
+        "--level",
+        "quick",
+        "--here",
+    ]
     assert main([*subject, *arguments]) == 0
     assert all(file.stat().st_size for file in files)
     capsys.readouterr()

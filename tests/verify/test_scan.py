@@ -88,7 +88,7 @@ def test_rules_are_found_once_each_and_failed_imports_are_told(package):
 
 def test_the_command(package, capsys):
     report = package / "report.json"
-    assert main(["scan", "strangers", "--output", str(report)]) == 1
+    assert main(["scan", "strangers", "--output", str(report), "--here"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "pass strangers:right (f32[4,8])" in said
     assert "fail strangers.rules:wrong (f32[4,8], f32[4,8])" in said
@@ -106,11 +106,12 @@ def test_examples_of_the_user_are_taken(package, capsys):
         "EXAMPLES = {'strangers.rules:odd': (x, {'scale': x[0]})}",
     )
     file.write_text("\n".join(lines))
-    main(["scan", "strangers", "--examples", str(file)])
+    main(["scan", "strangers", "--examples", str(file), "--here"])
     assert "pass strangers.rules:odd (given)" in " ".join(capsys.readouterr().out.split())
-    file.write_text("EXAMPLES = {'strangers.rules:nobody': 'f32[3]'}")
-    assert main(["scan", "strangers", "--examples", str(file)]) == 2
-    assert main(["scan", "no_such_package"]) == 2
+    other = file.with_name("other.py")
+    other.write_text("EXAMPLES = {'strangers.rules:nobody': 'f32[3]'}")
+    assert main(["scan", "strangers", "--examples", str(other), "--here"]) == 2
+    assert main(["scan", "no_such_package", "--here"]) == 2
 
 
 def test_an_example_may_hold_constants():

@@ -1,0 +1,106 @@
+"""The inside of a process that works for `verify.safely`: it takes calls, one after the other, and answers each."""
+
+import ctypes
+import itertools
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+LOST = 3  # the exit code of a process whose parent is gone
+ROOM = 1.5e9  # bytes that a process may hold before what it has compiled is given up
+_times = itertools.count(1)
+
+
+def serve(calls: Connection, printed: Connection, parent: int, devices: int) -> None:
+    """Answers ("done", result), ("refused", an error of verify's own) or ("raised", in brief, the whole trace) to each
+    (function, arguments) that comes, after ("begun",) and any number of ("said", stage). Ends with its parent."""
+    _end_with(parent)
+    with suppress(OSError, AttributeError):
+        os.setsid()  # whatever is started here can be ended with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for stream in (1, 2):
+        with suppress(OSError):
+            os.dup2(printed.fileno(), stream)
+    with suppress(OSError):  # where memory is short the system had better end this process than its parent
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(calls, inbox), daemon=True).start()
+    _prepare(calls, devices)
+    while True:
+        f, args = inbox.get()
+        calls.send(("begun",))
+        answer = _answer(f, args)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        try:
+            calls.send(answer)
+        except Exception as error:  # noqa: BLE001 - what a stranger's code returns need not go through a pipe
+            calls.send(("raised", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        del f, args, answer
+        tidy()
+
+
+def _prepare(calls: Connection, devices: int) -> None:
+    import jax
+
+    from verify import progress
+
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+    progress.listen(lambda stage: calls.send(("said", stage)))
+
+
+def _answer(f: Any, args: tuple) -> tuple:
+    try:
+        return "done", f(*args)
+    except BaseException as error:  # noqa: BLE001 - SystemExit among them: this process is not the stranger's to end
+        ours = type(error).__module__.startswith("verify.") and isinstance(error, ValueError | LookupError)
+        if ours and len(error.args) == 1:
+            return "refused", type(error)(str(error))
+        brief = "".join(traceback.format_exception_only(error)).strip()
+        return "raised", brief, "".join(traceback.format_exception(error))
+
+
+def _receive(calls: Connection, inbox: queue.SimpleQueue) -> None:
+    while True:
+        try:
+            inbox.put(calls.recv())
+        except (EOFError, OSError):
+            os._exit(LOST)
+
+
+def _end_with(parent: int) -> None:
+    """On Linux the system ends this process with its parent, even where a call never comes back to Python; elsewhere
+    the closed pipe does."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(LOST)
+
+
+def held(pid: int | str = "self") -> int:
+    """The bytes of memory that a process has in use, 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def tidy() -> None:
+    """Gives up what this process has compiled, if that has become much: it would be gigabytes, by and by. Where the
+    system does not say how much that is, every sixth time."""
+    if held() > ROOM or (not held() and next(_times) % 6 == 0):
+        from verify.chapters import forget
+
+        forget()
