@@ -3,16 +3,19 @@
 #     make test PYTHON=python3.13     with another interpreter
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 RUN := $(VENV)/bin/python
 THREADS ?= 2
+MINOR = $(shell $(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+LOCK = $(if $(CI),$(addprefix -c ,$(wildcard .ci/lock-$(MINOR).txt)))
 
-.PHONY: help demo gallery test lint bench bench-quick clean
+.PHONY: help demo gallery test test-quick lint lock bench bench-quick clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
 	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: under ten minutes"
 	@echo "make test         lint, types and all tests"
+	@echo "make test-quick   the tests of jbp, and of verify what is quick, as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
 	@echo "make clean        remove .venv, caches and what the examples wrote"
@@ -27,6 +30,10 @@ gallery: $(VENV)/.installed-examples
 test: lint
 	$(RUN) -m pytest -n $(THREADS)
 
+test-quick: $(VENV)/.installed-test
+	$(RUN) -m pytest -n $(THREADS) -m "not slow" --ignore tests/verify --ignore tests/test_gallery.py
+	$(RUN) -m pytest -n $(THREADS) -m "not slow" tests/verify/test_check_layers.py tests/verify/test_plugin.py
+
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -38,13 +45,17 @@ bench: $(VENV)/.installed-bench
 bench-quick: $(VENV)/.installed-bench
 	$(RUN) -m benchmarks --quick
 
+# What .ci/run installs, for its Python: run once a week, look at the difference, commit it.
+lock: $(VENV)/.installed-test
+	$(RUN) -m pip freeze --exclude-editable --exclude jbp > .ci/lock-$(MINOR).txt
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml; written last, so that an interrupted installation is taken up again.
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/pip
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(LOCK) --editable '.[$*]'
 	@touch $@
 
 $(VENV)/bin/pip:

@@ -77,7 +77,7 @@ def check(layer: Any) -> None:
         try:
             fitting = _fit(value, hint)
         except MisfitError as misfit:
-            remedy = _remedy(f, hint, value)
+            remedy = _remedy(layer, f, hint, value)
             raise LayerError(type(layer), f"got {f.name}={_shown(value)}; expected {misfit}. {remedy}") from None
         if fitting is not value:
             object.__setattr__(layer, f.name, fitting)
@@ -203,7 +203,7 @@ def _shown(value):
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _remedy(f, hint, value):
+def _remedy(layer, f, hint, value):
     """What to write instead."""
     marks = [mark for part in (hint, *get_args(hint)) for mark in get_args(part)]
     told = [mark.text for mark in marks if isinstance(mark, Hint)]
@@ -215,4 +215,9 @@ def _remedy(f, hint, value):
         return f"Write {f.name}={int(value)}."
     if f.default is not MISSING:
         return f"The default is {f.name}={f.default!r}."
-    return "Look at the layer's docstring, or at help() of its class."
+    if ranges := [mark for mark in marks if isinstance(mark, Range)]:
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 8
+        nearest = min(max(number, ranges[0].low), ranges[0].high)
+        if ranges[0].holds(nearest):
+            return f"Write {f.name}={nearest:.10g}, for example."
+    return f"help({type(layer).__name__}) says what it means."
