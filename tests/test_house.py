@@ -20,6 +20,8 @@ import jbp.layers
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated
+from jbp.layers.norm.batch import Running
+from jbp.layers.norm.features import Affine
 from jbp.layers.recurrent.sequence import Cell, OverTime, Steps, Unrolled
 from jbp.losses.cross_entropy import Entropy
 from jbp.losses.loss import Loss
@@ -239,6 +241,8 @@ def used(cases, forms):
 UNLISTED = {
     Elementwise: "what the rows of the table have in common",
     Gated: "what the rows of its table have in common",
+    Affine: "what norms have in common",
+    Running: "what norms with running statistics have in common",
     Entropy: "what cross-entropy losses have in common",
     Loss: "what all losses have in common",
     OverTime: "what layers that run through time take",

@@ -58,7 +58,8 @@ from jbp.layers.activation.gated import Maxout, SwiGLU
 from jbp.layers.activation.piecewise import PReLU
 from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.linear.lowrank import LowRank
-from jbp.layers.norm.features import BatchNormInference, RMSNorm
+from jbp.layers.norm.batch import BatchNormInference
+from jbp.layers.norm.features import RMSNorm
 from jbp.layers.norm.groups import GroupNorm, InstanceNorm
 from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.pool.maximum import GlobalMaxPool

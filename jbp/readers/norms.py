@@ -30,8 +30,10 @@ from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.linear.lowrank import Bilinear, LoRA, LowRank
-from jbp.layers.norm.features import BatchNormInference, LayerNorm, RMSNorm
+from jbp.layers.norm.batch import BatchNormInference
+from jbp.layers.norm.features import LayerNorm, RMSNorm, UnitNorm
 from jbp.layers.norm.groups import GroupNorm, InstanceNorm
+from jbp.layers.norm.response import LocalResponseNorm
 from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool, GlobalAveragePool, LPPool
 from jbp.layers.pool.fractional import FractionalMaxPool
 from jbp.layers.pool.maximum import AdaptiveMaxPool, GlobalMaxPool, MaxPool, MaxUnpool
@@ -131,7 +133,8 @@ def _each(layer, residuals, delta, axes=(0, 0)):
     return jax.lax.map(one, changed(lambda a, axis: jnp.moveaxis(a, axis, 0), (residuals, delta)))
 
 
-@_register(Elementwise, RReLU, Gated, Maxout, Softmax, LogSoftmax, Dropout, DropoutInference)
+@_register(Elementwise, RReLU, Gated, Maxout, Softmax, LogSoftmax, UnitNorm, LocalResponseNorm)
+@_register(Dropout, DropoutInference)
 @_register(MaxPool, AdaptiveMaxPool, FractionalMaxPool, GlobalMaxPool, MaxUnpool)
 @_register(AveragePool, AdaptiveAveragePool, GlobalAveragePool, LPPool)
 @_register(Identity, FanOut, Add, Concatenate, Rotary, Flatten, Unflatten, Reshape, Take, Select, Squeeze, ExpandDims)

@@ -4,7 +4,7 @@ from jbp.combinators import Parallel, Serial
 from jbp.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
-from jbp.layers.norm.features import BatchNorm
+from jbp.layers.norm.batch import BatchNorm
 from jbp.layers.stochastic.variational import Reparameterize
 from jbp.layers.structure.join import FanOut
 from jbp.layers.structure.move import Flatten, Reshape

@@ -7,7 +7,8 @@ from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.embedding import Positions
 from jbp.layers.linear.dense import Dense
-from jbp.layers.norm.features import BatchNorm, LayerNorm
+from jbp.layers.norm.batch import BatchNorm
+from jbp.layers.norm.features import LayerNorm
 from jbp.layers.pool.average import GlobalAveragePool
 from jbp.layers.pool.maximum import MaxPool
 from jbp.layers.stochastic.dropout import Dropout

@@ -1,4 +1,4 @@
-"""Layers that normalize. Statistics are taken in float32 at least.
+"""Norms over features, and what all norms share. Statistics are taken in float32 at least.
 
 Index key: x the input, m the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, y = x̂ g + b.
 For a sum over the normalized axes written ⟨·⟩ as a mean:
@@ -8,204 +8,180 @@ For a sum over the normalized axes written ⟨·⟩ as a mean:
 (Ioffe & Szegedy, *Batch Normalization*, 2015, §3; Ba et al., *Layer Normalization*, 2016.)
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from jbp.cases import ANY, Case
-from jbp.errors import LayerError, floats, known, take
+from jbp.cases import ANY, Case, f
+from jbp.errors import floats, take
+from jbp.fields import NonNegative, Size
 from jbp.layer import Layer
-from jbp.numerics import along, leading, wide, wide_dtype
-from jbp.params import Buffer
+from jbp.numerics import wide
 
 
-def statistics(x, axes):
-    """m and v over `axes`, kept as axes of size one. Two passes: the one-pass form loses v where m² ≫ v."""
-    x = wide(x)
-    m = x.mean(axes, keepdims=True)
-    return m, jnp.square(x - m).mean(axes, keepdims=True)
+def inverse_root(x: Any, axes: tuple[int, ...], epsilon: float, count: int = 1) -> Any:
+    """s = (Σ x² / count + ε)^-½ over `axes`, kept as axes of size one, x in float32 at least.
+
+    Squared is c x: c is the least power of two for which an x whose square c² x² falls out of the range is nothing
+    beside ε. So 1e20 may be squared in float32, and in range the bits are those of c = 1.
+    """
+    limits = jnp.finfo(x.dtype)
+    least = float(limits.tiny) / (epsilon * float(limits.eps)) if epsilon else 1.0
+    c = 2.0 ** min(math.ceil(math.log2(least) / 2), 0)
+    square = jnp.square(c * x).sum(axes, keepdims=True) / max(count, 1)
+    return c * jnp.maximum(square + c * c * epsilon, limits.tiny) ** -0.5
+
+
+def statistics(x: Any, axes: tuple[int, ...], epsilon: float) -> tuple[Any, Any]:
+    """m and s over `axes`, kept as axes of size one. Two passes: the one-pass form loses v where m² ≫ v."""
+    x, count = wide(x), math.prod(x.shape[a] for a in axes)
+    m = x.sum(axes, keepdims=True) / max(count, 1)
+    return m, inverse_root(x - m, axes, epsilon, count)
 
 
 def error_below(dx̂, x̂, s, axes):
     return s * (dx̂ - dx̂.mean(axes, keepdims=True) - x̂ * (dx̂ * x̂).mean(axes, keepdims=True))
 
 
-def affine_gradient(x̂, dy):
-    return {"g": (wide(dy) * x̂).sum(leading(dy)).astype(dy.dtype), "b": dy.sum(leading(dy))}
+class Affine(Layer):
+    """The y = x̂ g + b at the end of a norm, or as much of it as is asked for: g and b in the shape of the last axes."""
+
+    affine: bool
+    bias: bool
+    axes: int = 1
+
+    def _shapes(self, x):
+        shape = tuple(x.shape[-self.axes :])
+        return ({"g": shape, "b": shape} if self.bias else {"g": shape}) if self.affine else {}
+
+    def _first(self, x) -> dict[str, Any]:
+        return {name: jnp.full(shape, name == "g", x.dtype) for name, shape in self._shapes(x).items()}
+
+    def init(self, key, x, /) -> Any:
+        return self._first(self._checked(x)) or ()
+
+    def _checked(self, x):
+        return floats(self, x, "(..., features)", least=self.axes)
+
+    def _split(self, params, x):
+        """The parameters without buffers."""
+        return params
+
+    def _scaled(self, params, x̂, dtype):
+        """y, after a check of the parameters for it."""
+        scales = take(self, params, dtype, **self._shapes(x̂)) if self.affine else []
+        for p, change in zip(scales, (jnp.multiply, jnp.add), strict=False):
+            x̂ = change(x̂, _last(p, x̂))
+        return x̂.astype(dtype)
+
+    def _above(self, params, dy):
+        """dx̂ in float32 at least, and delta."""
+        if not self.affine:
+            return wide(dy), ()
+        return wide(dy) * _last(params["g"], wide(dy)), dy.astype(params["g"].dtype)
+
+    def _gradient(self, x̂, dy):
+        if not self.affine:
+            return {}
+        rows = tuple(range(dy.ndim - self.axes))
+        g = {"g": (wide(dy) * x̂.astype(wide(dy).dtype)).sum(rows).astype(dy.dtype)}
+        return g | {"b": dy.sum(rows)} if self.bias else g
+
+    def _defined(self, params, x̂):
+        y = x̂ * _last(params["g"], x̂) if self.affine else x̂
+        return y + _last(params["b"], x̂) if self.affine and self.bias else y
 
 
-_BUFFERS = {"mean": None, "variance": None, "steps": None}
+def _last(p, x):
+    """p as the last axes of an array like x."""
+    return p.astype(x.dtype).reshape((1,) * (x.ndim - p.ndim) + p.shape)
 
 
 @dataclass(frozen=True)
-class LayerNorm(Layer):
-    """y = x̂ g + b with x̂ = (x − m) / √(v + ε), m and v the mean and variance over the last axis.
+class LayerNorm(Affine):
+    """y = x̂ g + b with x̂ = (x − m) s, s = (v + ε)^-½, m and v the mean and variance over the last `axes` axes.
 
-    dx, dg, db as in the head of this file. Keeps x (the layer below keeps it too, as its output), m and s. Shapes:
-    x and y (..., f), g and b (f,). Raises LayerError for a scalar or an x that is not floating.
+        dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy      ⟨·⟩ a mean over those axes
+
+    Without bias no b, without affine neither g nor b. Keeps x (the layer below keeps it too, as its output), m and s.
+    Shapes: x and y (..., f), g and b (f,); with axes=2 (..., h, f) and (h, f), and so on. Rows up to 1e30 are in range
+    in float32. (Ba et al., *Layer Normalization*, 2016.) Raises LayerError for too few axes or an x that is not
+    floating.
     """
 
-    epsilon: float = 1e-5
-
-    def init(self, key, x, /):
-        f = floats(self, x, "(..., features)").shape[-1]
-        return {"g": jnp.ones(f, x.dtype), "b": jnp.zeros(f, x.dtype)}
+    epsilon: NonNegative = 1e-5
+    affine: bool = True
+    bias: bool = True
+    axes: Size = 1
 
     def forward(self, params, x, /):
-        f = floats(self, x, "(..., features)").shape[-1]
-        g, b = take(self, params, x.dtype, g=(f,), b=(f,))
-        m, v = statistics(x, -1)
-        s = (v + self.epsilon) ** -0.5
-        return ((wide(x) - m) * s * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), (x, m, s)
+        m, s = statistics(self._checked(x), _trailing(self.axes), self.epsilon)
+        return self._scaled(params, (wide(x) - m) * s, x.dtype), (x, m, s)
 
     def backward(self, params, residuals, dy, /):
         x, m, s = residuals
-        dx̂ = wide(dy) * along(wide(params["g"]), dy)
-        return error_below(dx̂, (wide(x) - m) * s, s, -1).astype(x.dtype), dy
+        dx̂, delta = self._above(params, dy)
+        return error_below(dx̂, (wide(x) - m) * s, s, _trailing(self.axes)).astype(x.dtype), delta
 
     def gradient(self, residuals, dy, /):
         x, m, s = residuals
-        return affine_gradient((wide(x) - m) * s, dy)
+        return self._gradient((wide(x) - m) * s, dy) or ()
 
     def reference(self, params, x, /):
-        m = jnp.mean(x, -1, keepdims=True)
-        v = jnp.mean((x - m) ** 2, -1, keepdims=True)
-        return (x - m) / jnp.sqrt(v + self.epsilon) * along(params["g"], x) + along(params["b"], x)
+        axes = tuple(range(x.ndim - self.axes, x.ndim))
+        m = jnp.mean(x, axes, keepdims=True)
+        v = jnp.mean((x - m) ** 2, axes, keepdims=True)
+        return self._defined(params, (x - m) / jnp.sqrt(v + self.epsilon))
+
+
+def _trailing(axes):
+    return tuple(range(-axes, 0))
 
 
 @dataclass(frozen=True)
-class RMSNorm(Layer):
-    """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, the mean taken over the last axis.
+class RMSNorm(Affine):
+    """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, the mean taken over the last `axes` axes.
 
         dx̂ = dy g      dx = s (dx̂ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂
 
-    Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y (..., f), g (f,). (Zhang & Sennrich,
-    *Root Mean Square Layer Normalization*, 2019, §3.) Raises LayerError for a scalar or an x that is not floating.
+    Without affine no g. Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y (..., f), g (f,);
+    with axes=2 (..., h, f) and (h, f), and so on. PyTorch's ε is the eps of x's dtype if none is given. Rows up to 1e30
+    are in range in float32. (Zhang & Sennrich, *Root Mean Square Layer Normalization*, 2019, §3.) Raises LayerError for
+    too few axes or an x that is not floating.
     """
 
-    epsilon: float = 1e-6
+    epsilon: NonNegative = 1e-6
+    affine: bool = True
+    axes: Size = 1
 
-    def init(self, key, x, /):
-        return {"g": jnp.ones(floats(self, x, "(..., features)").shape[-1], x.dtype)}
+    bias = False
 
     def forward(self, params, x, /):
-        (g,) = take(self, params, floats(self, x, "(..., features)").dtype, g=x.shape[-1:])
-        s = (jnp.square(wide(x)).mean(-1, keepdims=True) + self.epsilon) ** -0.5
-        return (wide(x) * s * along(wide(g), x)).astype(x.dtype), (x, s)
+        count = math.prod(self._checked(x).shape[-self.axes :])
+        s = inverse_root(wide(x), _trailing(self.axes), self.epsilon, count)
+        return self._scaled(params, wide(x) * s, x.dtype), (x, s)
 
     def backward(self, params, residuals, dy, /):
-        (x, s), g = residuals, wide(params["g"])
-        product = jnp.matmul(wide(dy) * wide(x), g, precision="highest")  # on CPUs faster than a sum of products
-        mean = s * product[..., None] / x.shape[-1]
-        return (s * (wide(dy) * along(g, dy) - wide(x) * s * mean)).astype(x.dtype), dy
+        x, s = residuals
+        count = math.prod(x.shape[-self.axes :])
+        rows = (wide(dy) * (wide(x) * s)).reshape(*x.shape[: -self.axes], count)
+        if self.affine:  # on CPUs a product is faster than a sum of products
+            g = params["g"].astype(rows.dtype).reshape(count)
+            mean = jnp.matmul(rows, g, precision="highest").reshape(s.shape) / max(count, 1)
+        else:
+            mean = rows.sum(-1).reshape(s.shape) / max(count, 1)
+        dx̂, delta = self._above(params, dy)
+        return (s * (dx̂ - wide(x) * s * mean)).astype(x.dtype), delta
 
     def gradient(self, residuals, dy, /):
         x, s = residuals
-        return {"g": (wide(dy) * (wide(x) * s)).sum(leading(dy)).astype(dy.dtype)}
+        return self._gradient(wide(x) * s, dy) or ()
 
     def reference(self, params, x, /):
-        return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + self.epsilon) * along(params["g"], x)
-
-
-@dataclass(frozen=True)
-class BatchNorm(Layer):
-    """y = x̂ g + b with x̂ = (x − m) / √(v + ε), m and v over every axis but the last.
-
-    dx, dg, db as in the head of this file. Keeps x, m and v. Buffers: the running mean and variance, which `advance`
-    moves to momentum · old + (1 − momentum) · new, and how many steps they have seen. `evaluation` gives
-    BatchNormInference. Shapes: x and y (b, ..., f), the rest (f,). Raises LayerError for fewer than two axes.
-    """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-
-    def init(self, key, x, /):
-        f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]
-        statistics = wide_dtype(x.dtype)
-        return {
-            "g": jnp.ones(f, x.dtype),
-            "b": jnp.zeros(f, x.dtype),
-            "mean": Buffer(jnp.zeros(f, statistics)),
-            "variance": Buffer(jnp.ones(f, statistics)),
-            "steps": Buffer(jnp.zeros((), jnp.int32)),
-        }
-
-    def forward(self, params, x, /):
-        f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]
-        g, b, *_ = take(self, params, x.dtype, g=(f,), b=(f,), mean=(f,), variance=(f,), steps=())
-        m, v = statistics(x, leading(x))
-        x̂ = (wide(x) - m) * (v + self.epsilon) ** -0.5
-        return (x̂ * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), (x, m, v)
-
-    def backward(self, params, residuals, dy, /):
-        x, m, v = residuals
-        s = (v + self.epsilon) ** -0.5
-        dx̂ = wide(dy) * along(wide(params["g"]), dy)
-        return error_below(dx̂, (wide(x) - m) * s, s, leading(x)).astype(x.dtype), dy
-
-    def gradient(self, residuals, dy, /):
-        x, m, v = residuals
-        return affine_gradient((wide(x) - m) * (v + self.epsilon) ** -0.5, dy) | _BUFFERS
-
-    def advance(self, params, residuals, /):
-        _, m, v = residuals
-
-        def moved(old, new):
-            return Buffer(self.momentum * old.value + (1 - self.momentum) * new.reshape(-1).astype(old.value.dtype))
-
-        return params | {
-            "mean": moved(params["mean"], m),
-            "variance": moved(params["variance"], v),
-            "steps": Buffer(params["steps"].value + 1),
-        }
-
-    def evaluation(self):
-        return BatchNormInference(self.epsilon)
-
-    def reference(self, params, x, /):
-        axes = tuple(range(x.ndim - 1))
-        m = jnp.mean(x, axes, keepdims=True)
-        v = jnp.mean((x - m) ** 2, axes, keepdims=True)
-        return (x - m) / jnp.sqrt(v + self.epsilon) * along(params["g"], x) + along(params["b"], x)
-
-
-@dataclass(frozen=True)
-class BatchNormInference(Layer):
-    """y = (x − mean) / √(variance + ε) g + b, with the running statistics that BatchNorm left in its buffers.
-
-    dx = dy g / √(variance + ε); dg and db as in the head of this file. Keeps x̂. Takes BatchNorm's parameters. Raises
-    LayerError if the statistics were never moved, where their values can be known (outside of jit).
-    """
-
-    epsilon: float = 1e-5
-
-    def init(self, key, x, /):
-        return BatchNorm(epsilon=self.epsilon).init(key, x) | {"steps": Buffer(jnp.ones((), jnp.int32))}
-
-    def forward(self, params, x, /):
-        f = floats(self, x, "(batch, ..., features)", least=2).shape[-1]
-        g, b, mean, variance, steps = take(self, params, x.dtype, g=(f,), b=(f,), mean=(f,), variance=(f,), steps=())
-        if known(steps) and (np.asarray(steps) == 0).any():
-            raise LayerError(
-                self,
-                "got running statistics that no step has moved; expected those of a trained network. "
-                "Carry the advanced parameters from step to step (value_and_grad(..., has_aux=True)).",
-            )
-        s = (variance.astype(wide(x).dtype) + self.epsilon) ** -0.5
-        x̂ = (wide(x) - along(mean.astype(s.dtype), x)) * along(s, x)
-        return (x̂ * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), x̂
-
-    def backward(self, params, x̂, dy, /):
-        scale = wide(params["g"]) * (params["variance"].value.astype(x̂.dtype) + self.epsilon) ** -0.5
-        return (wide(dy) * along(scale, dy)).astype(dy.dtype), dy
-
-    def gradient(self, x̂, dy, /):
-        return affine_gradient(x̂, dy) | _BUFFERS
-
-    def reference(self, params, x, /):
-        mean, variance = (along(params[name].value, x).astype(x.dtype) for name in ("mean", "variance"))
-        return (x - mean) / jnp.sqrt(variance + self.epsilon) * along(params["g"], x) + along(params["b"], x)
+        axes = tuple(range(x.ndim - self.axes, x.ndim))
+        return self._defined(params, x / jnp.sqrt(jnp.mean(x**2, axes, keepdims=True) + self.epsilon))
 
 
 @dataclass(frozen=True)
@@ -213,14 +189,13 @@ class UnitNorm(Layer):
     """y = x s, s = (Σ x² + ε)^-½ over the last axis: what lies on the unit sphere.      dx = s (dy − y Σ dy y)
 
     Before a loss that compares directions. Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y
-    (..., f). Raises LayerError for a scalar or an x that is not floating.
+    (..., f). Rows up to 1e28 are in range in float32. Raises LayerError for a scalar or an x that is not floating.
     """
 
-    epsilon: float = 1e-12
+    epsilon: NonNegative = 1e-12
 
     def forward(self, params, x, /):
-        floats(self, x, "(..., features)")
-        s = (jnp.square(wide(x)).sum(-1, keepdims=True) + self.epsilon) ** -0.5
+        s = inverse_root(wide(floats(self, x, "(..., features)")), (-1,), self.epsilon)
         return (wide(x) * s).astype(x.dtype), (x, s)
 
     def backward(self, params, residuals, dy, /):
@@ -235,7 +210,10 @@ class UnitNorm(Layer):
 CASES = (
     Case(LayerNorm(), *ANY),
     Case(RMSNorm(), *ANY),
-    Case(BatchNorm(), *ANY),
-    Case(BatchNormInference(), *ANY),
     Case(UnitNorm(), *ANY),
+    Case(LayerNorm(bias=False), f(3, 5)),
+    Case(LayerNorm(affine=False, axes=2), f(2, 3, 5)),
+    Case(LayerNorm(axes=2), f(3, 5), f(2, 3, 5)),
+    Case(RMSNorm(affine=False), f(3, 5)),
+    Case(RMSNorm(axes=2), f(2, 3, 5)),
 )

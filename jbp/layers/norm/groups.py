@@ -1,17 +1,22 @@
-"""Norms over groups of channels of one example. The equations are those at the head of norm.py."""
+"""Norms over groups of channels of one example.
 
+Index key as in features.py: m the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, ⟨·⟩ a mean.
+"""
+
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import LayerError, floats, take
-from jbp.layer import Layer
-from jbp.layers.norm.features import affine_gradient, error_below, statistics
-from jbp.numerics import along, wide
+from jbp.errors import LayerError, floats
+from jbp.fields import Fraction, NonNegative, Size
+from jbp.layers.norm.batch import Running
+from jbp.layers.norm.features import Affine, error_below, statistics
+from jbp.numerics import wide
 
 
-class _Grouped(Layer):
+class _Grouped(Affine):
     """Index key: x as (b, n..., groups, c / groups), m and s as (b, 1..., groups, 1)."""
 
     epsilon: float
@@ -23,38 +28,31 @@ class _Grouped(Layer):
     def _checked(self, x):
         c = floats(self, x, f"(batch, {'n, ' * (self.least - 2)}..., channels)", least=self.least).shape[-1]
         groups = self._groups(c)
-        if groups < 1 or c % groups:
+        if c % groups:
             raise LayerError(
                 self,
                 f"got {c} channels; expected a multiple of groups={groups}. Choose groups that divide the channels.",
             )
-        return groups
+        return x
 
     def _apart(self, x, groups):
-        return wide(x).reshape(*x.shape[:-1], groups, -1 if x.size else x.shape[-1] // groups)
-
-    def init(self, key, x, /):
-        self._checked(x)
-        return {"g": jnp.ones(x.shape[-1], x.dtype), "b": jnp.zeros(x.shape[-1], x.dtype)}
+        return wide(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
     def forward(self, params, x, /):
-        groups = self._checked(x)
-        g, b = take(self, params, x.dtype, g=x.shape[-1:], b=x.shape[-1:])
+        scales, groups = self._split(params, self._checked(x)), self._groups(x.shape[-1])
         parts = self._apart(x, groups)
-        m, v = statistics(parts, _axes(parts))
-        s = (v + self.epsilon) ** -0.5
-        x̂ = ((parts - m) * s).reshape(x.shape)
-        return (x̂ * along(wide(g), x) + along(wide(b), x)).astype(x.dtype), (x, m, s)
+        m, s = statistics(parts, _axes(parts), self.epsilon)
+        return self._scaled(scales, ((parts - m) * s).reshape(x.shape), x.dtype), (x, m, s)
 
     def backward(self, params, residuals, dy, /):
         x, m, s = residuals
-        parts = self._apart(x, m.shape[-2])
-        dx̂ = self._apart(wide(dy) * along(wide(params["g"]), dy), m.shape[-2])
-        return error_below(dx̂, (parts - m) * s, s, _axes(parts)).reshape(x.shape).astype(x.dtype), dy
+        parts, (dx̂, delta) = self._apart(x, m.shape[-2]), self._above(params, dy)
+        dx = error_below(self._apart(dx̂, m.shape[-2]), (parts - m) * s, s, _axes(parts))
+        return dx.reshape(x.shape).astype(x.dtype), delta
 
-    def gradient(self, residuals, dy, /):
+    def _normalized(self, residuals):
         x, m, s = residuals
-        return affine_gradient(((self._apart(x, m.shape[-2]) - m) * s).reshape(x.shape), dy)
+        return ((self._apart(x, m.shape[-2]) - m) * s).reshape(x.shape)
 
 
 def _axes(parts):
@@ -64,19 +62,27 @@ def _axes(parts):
 
 @dataclass(frozen=True)
 class GroupNorm(_Grouped):
-    """y = x̂ g + b with x̂ = (x − m) / √(v + ε), m and v of one example over all places and the channels of one group.
+    """y = x̂ g + b with x̂ = (x − m) s, m and v of one example over all places and the channels of one group.
 
-    dx, dg, db as at the head of norm.py. Keeps x, m and s. Shapes: x and y (b, ..., c), g and b (c,). (Wu & He, *Group
-    Normalization*, 2018, §3.) Raises LayerError for fewer than two axes, and if groups does not divide the channels.
+        dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
+
+    Without bias no b, without affine neither g nor b. Keeps x, m and s. Shapes: x and y (b, ..., c), g and b (c,).
+    (Wu & He, *Group Normalization*, 2018, §3.) Raises LayerError for fewer than two axes, and if groups does not divide
+    the channels.
     """
 
-    groups: int
-    epsilon: float = 1e-5
+    groups: Size
+    epsilon: NonNegative = 1e-5
+    affine: bool = True
+    bias: bool = True
 
     least = 2
 
     def _groups(self, c):
         return self.groups
+
+    def gradient(self, residuals, dy, /):
+        return self._gradient(self._normalized(residuals), dy) or ()
 
     def reference(self, params, x, /):
         """Group by group, each a slice of the channels."""
@@ -87,33 +93,55 @@ class GroupNorm(_Grouped):
             m = jnp.mean(part, axes, keepdims=True)
             v = jnp.mean((part - m) ** 2, axes, keepdims=True)
             parts.append((part - m) / jnp.sqrt(v + self.epsilon))
-        return jnp.concatenate(parts, -1) * along(params["g"], x) + along(params["b"], x)
+        return self._defined(params, jnp.concatenate(parts, -1))
 
 
 @dataclass(frozen=True)
-class InstanceNorm(_Grouped):
-    """y = x̂ g + b with x̂ = (x − m) / √(v + ε), m and v of one example and channel over its places.
+class InstanceNorm(_Grouped, Running):
+    """y = x̂ g + b with x̂ = (x − m) s, m and v of one example and channel over its places.
 
-    dx, dg, db as at the head of norm.py. Keeps x, m and s. Shapes: x and y (b, n..., c), g and b (c,). (Ulyanov et al.,
-    *Instance Normalization*, 2016.) Raises LayerError for fewer than three axes.
+        dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
+
+    Without bias no b, without affine neither g nor b, as PyTorch's has it if nothing is asked for. Keeps x, m and s.
+    With `running` it has buffers as BatchNorm has, moved by the means over the examples of m and v, and `evaluation`
+    gives BatchNormInference; PyTorch's momentum is 1 − ours, its running variance the `unbiased`. Shapes: x and y
+    (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*, 2016.) Raises LayerError for fewer than three
+    axes.
     """
 
-    epsilon: float = 1e-5
+    epsilon: NonNegative = 1e-5
+    affine: bool = True
+    bias: bool = True
+    running: bool = False
+    momentum: Fraction | None = 0.9
+    unbiased: bool = False
 
     least = 3
 
     def _groups(self, c):
         return max(c, 1)
 
+    def gradient(self, residuals, dy, /):
+        return self._gradient(self._normalized(residuals), dy) | self._none() or ()
+
+    def advance(self, params, residuals, /):
+        x, m, s = residuals
+        return self._moved(params, m, s, math.prod(x.shape[1:-1]) if x.size else 0)
+
     def reference(self, params, x, /):
         axes = tuple(range(1, x.ndim - 1))
         m = jnp.mean(x, axes, keepdims=True)
         v = jnp.mean((x - m) ** 2, axes, keepdims=True)
-        return (x - m) / jnp.sqrt(v + self.epsilon) * along(params["g"], x) + along(params["b"], x)
+        return self._defined(params, (x - m) / jnp.sqrt(v + self.epsilon))
 
 
 CASES = (
     Case(GroupNorm(1), *ANY),
     Case(GroupNorm(2), f(3, 8), f(2, 3, 2), f(2, 5, 3, 2)),
     Case(InstanceNorm(), f(2, 3, 5), f(2, 5, 3, 2)),
+    Case(GroupNorm(2, bias=False), f(3, 8)),
+    Case(GroupNorm(2, affine=False), f(3, 8)),
+    Case(InstanceNorm(bias=False), f(2, 3, 5)),
+    Case(InstanceNorm(affine=False), f(2, 3, 5)),
+    Case(InstanceNorm(running=True, momentum=0.8), f(2, 3, 5)),
 )

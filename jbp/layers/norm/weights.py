@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
 from jbp.errors import LayerError, at, show
+from jbp.fields import Count
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
@@ -88,8 +89,15 @@ class _Weighted(Layer):
 
 
 def _length(w):
-    """The norm of each column: over all axes but the last."""
-    return jnp.sqrt(jnp.square(w).sum(tuple(range(w.ndim - 1)), keepdims=True))
+    """The norm of each column, over all axes but the last, and 1 over it: 0 for a column of zeros.
+
+    A column is scaled by its greatest element, so that no square is out of range.
+    """
+    axes = tuple(range(w.ndim - 1))
+    top = jnp.abs(w).max(axes, keepdims=True, initial=0)
+    top = jnp.where(top > 0, top, 1)
+    n = top * jnp.sqrt(jnp.square(w / top).sum(axes, keepdims=True))
+    return n, jnp.where(n > 0, 1 / n, 0)
 
 
 @dataclass(frozen=True)
@@ -98,24 +106,25 @@ class WeightNorm(_Weighted):
 
         dg = Σ dŵ w / ‖w‖      dw = g / ‖w‖ (dŵ − dg w / ‖w‖)
 
-    `WeightNorm(Dense(8))`. g starts at ‖w‖. Keeps what the layer keeps. Shapes: w (..., o), g (o,). (Salimans & Kingma,
+    `WeightNorm(Dense(8))`. g starts at ‖w‖. A column of zeros points nowhere: there ŵ, dg and dw are 0. Keeps what the
+    layer keeps. Shapes: w (..., o), g (o,). (Salimans & Kingma,
     *Weight Normalization*, 2016, §2.) Raises LayerError for a layer without a weight "w".
     """
 
     layer: Layer
 
     def _more(self, key, w):
-        return {"g": _length(wide(w)).reshape(-1).astype(w.dtype)}
+        return {"g": _length(wide(w))[0].reshape(-1).astype(w.dtype)}
 
     def _given(self, needed):
         w = wide(needed["layer"])
-        return w / _length(w) * along(wide(needed["g"]), w)
+        return w * _length(w)[1] * along(wide(needed["g"]), w)
 
     def _chain(self, needed, dŵ):
         w, g = wide(needed["layer"]), wide(needed["g"])
-        n = _length(w)
-        dg = (dŵ * w / n).sum(tuple(range(w.ndim - 1)))
-        return {"layer": along(g, w) / n * (dŵ - along(dg, w) * w / n), "g": dg}
+        r = _length(w)[1]
+        dg = (dŵ * w * r).sum(tuple(range(w.ndim - 1)))
+        return {"layer": along(g, w) * r * (dŵ - along(dg, w) * w * r), "g": dg}
 
     def reference(self, params, x, /):
         w, g = params["layer"]["w"], params["g"]
@@ -130,18 +139,14 @@ class SpectralNorm(_Weighted):
         dw = (dŵ − (Σ dŵ ŵ) u vᵀ) / σ
 
     u and v are W's first singular vectors, found by the power iteration: Buffers, which the loss does not move and
-    `advance` moves on by `iterations`, for the weights of this step. `evaluation` leaves them alone. Keeps what the
-    layer keeps. Shapes: w (..., o), u (product of the rest,), v (o,). (Miyato et al., *Spectral Normalization for
-    Generative Adversarial Networks*, 2018, §2.1, eq. 12.) Raises LayerError for a layer without a weight "w".
+    `advance` moves on by `iterations`, for the weights of this step. `evaluation` leaves them alone. Where all of w is
+    0, ŵ and dw are. Keeps what the layer keeps. Shapes: w (..., o), u (product of the rest,), v (o,). (Miyato et al.,
+    *Spectral Normalization for Generative Adversarial Networks*, 2018, §2.1, eq. 12.) Raises LayerError for a layer
+    without a weight "w".
     """
 
     layer: Layer
-    iterations: int = 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.iterations < 0:
-            raise LayerError(self, f"got iterations={self.iterations}; expected 0 or more. Try 1.")
+    iterations: Count = 1
 
     @property
     def advances(self):
@@ -149,24 +154,24 @@ class SpectralNorm(_Weighted):
 
     def _more(self, key, w):
         matrix = _matrix(w)
-        u = jax.random.normal(key, matrix.shape[:1], matrix.dtype)
-        u, v = _power(matrix, u, 20)
+        u, v = jax.random.normal(key, matrix.shape[:1], matrix.dtype), jnp.ones(matrix.shape[1], matrix.dtype)
+        u, v = _power(matrix, _unit(u, u), _unit(v, v), 20)
         return {"u": Buffer(u), "v": Buffer(v)}
 
     def _given(self, needed):
-        return wide(needed["layer"]) / _stretch(needed)
+        return wide(needed["layer"]) * _over(_stretch(needed))
 
     def _chain(self, needed, dŵ):
-        w, s = wide(needed["layer"]), _stretch(needed)
-        along_it = (dŵ * w).sum() / s
+        w, r = wide(needed["layer"]), _over(_stretch(needed))
+        along_it = (dŵ * w).sum() * r
         pair = _vectors(needed)[0][:, None] * _vectors(needed)[1][None]
-        return {"layer": (dŵ - along_it * pair.reshape(w.shape)) / s, "u": None, "v": None}
+        return {"layer": (dŵ - along_it * pair.reshape(w.shape)) * r, "u": None, "v": None}
 
     def advance(self, params, residuals, /):
         moved = super().advance(params, residuals)
         matrix = _matrix(params["layer"]["w"])
         u, v = params["u"].value, params["v"].value
-        u, v = _power(matrix, u.astype(matrix.dtype), self.iterations) if self.iterations else (u, v)
+        u, v = _power(matrix, u.astype(matrix.dtype), v.astype(matrix.dtype), self.iterations)
         return moved | {"u": Buffer(u.astype(params["u"].value.dtype)), "v": Buffer(v.astype(params["v"].value.dtype))}
 
     def evaluation(self):
@@ -193,16 +198,22 @@ def _stretch(needed):
     return u @ _matrix(needed["layer"]) @ v
 
 
-def _power(matrix, u, times):
-    """(u, v) after `times` steps of the power iteration from u; at least one."""
+def _over(s):
+    """1 / s, and 0 for 0: what a weight of zeros is multiplied with."""
+    return jnp.where(s == 0, 0, 1 / s)
 
-    def unit(z):
-        return z / jnp.maximum(jnp.sqrt(jnp.square(z).sum()), jnp.finfo(z.dtype).tiny)
 
-    v = jnp.zeros(matrix.shape[1], matrix.dtype)
+def _unit(z, else_):
+    """z / ‖z‖, or `else_` where z is 0."""
+    r = _length(z[:, None])[1][0]
+    return jnp.where(r == 0, else_, z * r)
+
+
+def _power(matrix, u, v, times):
+    """(u, v) after `times` steps of the power iteration. A matrix of zeros moves neither."""
     for _ in range(times):
-        v = unit(u @ matrix)
-        u = unit(matrix @ v)
+        v = _unit(u @ matrix, v)
+        u = _unit(matrix @ v, u)
     return u, v
 
 
