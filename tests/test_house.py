@@ -23,8 +23,8 @@ from jbp.layers.activation.gated import Gated
 from jbp.layers.norm.batch import Running
 from jbp.layers.norm.features import Affine
 from jbp.layers.recurrent.sequence import Cell, OverTime, Steps, Unrolled
-from jbp.losses.cross_entropy import Entropy
-from jbp.losses.loss import Loss
+from jbp.losses.cross_entropy import Classes, Entropy
+from jbp.losses.loss import Loss, Pointwise
 from jbp.sweep import children
 
 ROOT = Path(jbp.__file__).parent.parent
@@ -249,6 +249,8 @@ UNLISTED = {
     Steps: "what a recurrent layer and its cell have in common",
     Cell: "what cells have in common",
     Unrolled: "what recurrent layers have in common",
+    Pointwise: "what losses of one element at a time have in common",
+    Classes: "what losses of labels have in common",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",
 }
 

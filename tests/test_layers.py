@@ -213,6 +213,10 @@ LARGEST = {
     jbp.losses.GaussianNegativeLogLikelihood: 1.0,
     jbp.layers.Reparameterize: 1.0,
     jbp.losses.ClippedPolicy: 1.0,
+    jbp.losses.GRPO: 1.0,
+    jbp.losses.GaussianNLL: 1.0,
+    jbp.losses.KLDiv: 1.0,
+    jbp.losses.PoissonNLL: 1.0,
     jbp.losses.StandardNormalDivergence: 1.0,
 }
 

@@ -4,6 +4,7 @@ from jbp.layers import (
     activation,
     attention,
     conv,
+    distance,
     embedding,
     energy,
     experts,
@@ -18,6 +19,7 @@ from jbp.layers import (
 from jbp.layers.activation import *
 from jbp.layers.attention import *
 from jbp.layers.conv import *
+from jbp.layers.distance import *
 from jbp.layers.embedding import *
 from jbp.layers.energy import *
 from jbp.layers.experts import *
@@ -41,6 +43,7 @@ __all__ += embedding.__all__
 __all__ += recurrent.__all__
 __all__ += statespace.__all__
 __all__ += attention.__all__
+__all__ += distance.__all__
 __all__ += experts.__all__
 __all__ += energy.__all__
 
@@ -56,6 +59,7 @@ CASES = (
     *recurrent.CASES,
     *statespace.CASES,
     *attention.CASES,
+    *distance.CASES,
     *experts.CASES,
     *energy.CASES,
 )

@@ -1,43 +1,71 @@
 """Losses of scores against classes: of yes and no, of margins, of a teacher's probabilities."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 
 from jbp.cases import Case, f
-from jbp.errors import floats
-from jbp.losses.loss import Loss
+from jbp.errors import LayerError, floats
+from jbp.fields import NonNegative
+from jbp.losses.loss import Loss, Pointwise
 from jbp.losses.targets import alike, tamed
-from jbp.numerics import log_sum_exp, softplus, wide
+from jbp.numerics import along, log_sum_exp, softplus, wide
 
 
 @dataclass(frozen=True)
-class BinaryCrossEntropy(Loss):
-    """y = mean t log(1 + e⁻ᶻ) + (1 − t) log(1 + eᶻ), scores z and t the probability of yes.
+class BinaryCrossEntropy(Pointwise):
+    """y = mean w t log(1 + e⁻ᶻ) + (1 − t) log(1 + eᶻ), scores z and t the probability of yes.
 
-        dz = (σ(z) − t) dy / count      dt = −z dy / count
+        dz = ((1 − t) σ(z) − w t σ(−z)) dy / count      dt = (w log(1 + e⁻ᶻ) − log(1 + eᶻ)) dy / count
 
-    Scores of ±∞ that are right cost 0. Keeps z and t. Shapes: z and t alike, any; y (). Raises
-    LayerError unless x is (z, t), of one shape and dtype: cast labels with labels.astype(z.dtype).
+    w is `pos_weight`, what yes counts against no: 1, a number, or one for each of the last axis. Scores of ±∞ that are
+    right cost 0. With given="probabilities" z is p itself, y = −mean w t log p + (1 − t) log(1 − p), each logarithm at
+    least −100, and dp = ((1 − t) / (1 − p) − w t / p) dy / count. Keeps z and t. Shapes: z and t alike, any; y (). For
+    weights of elements there is Weighted(..., normalize=False). Raises LayerError unless x is (z, t), of one shape and
+    dtype: cast labels with labels.astype(z.dtype).
     """
 
-    def terms(self, params, x, /):
-        z, t = alike(self, x)
-        yes, no = self._logs(z, t)
-        return (wide(t) * yes + (1 - wide(t)) * no, None), (z, t)
+    pos_weight: NonNegative | tuple[NonNegative, ...] | None = None
+    given: Literal["scores", "probabilities"] = "scores"
 
-    def _logs(self, z, t):
-        """(−log p, −log (1 − p))."""
-        return tamed(softplus(-wide(z)), wide(t)), tamed(softplus(wide(z)), 1 - wide(t))
+    def _w(self, z):
+        if not isinstance(self.pos_weight, tuple):
+            return 1.0 if self.pos_weight is None else self.pos_weight
+        if len(self.pos_weight) != z.shape[-1]:
+            raise LayerError(
+                self,
+                f"got {len(self.pos_weight)} pos_weight for {z.shape[-1]} classes; expected one a class. Give all.",
+            )
+        return along(jnp.asarray(self.pos_weight, z.dtype), z)
 
-    def terms_backward(self, params, residuals, dl, dn, /):
-        z, t = residuals
-        yes, no = self._logs(z, t)
-        p = 1 / (1 + jnp.exp(-wide(z)))
-        return (((p - wide(t)) * dl).astype(z.dtype), ((yes - no) * dl).astype(t.dtype)), ()
+    def _costs(self, z, t):
+        """What yes costs, and what no: −log p and −log(1 − p)."""
+        if self.given == "scores":
+            return tamed(softplus(-z), t), tamed(softplus(z), 1 - t)
+        return jnp.minimum(-jnp.log(jnp.maximum(z, 0)), 100), jnp.minimum(-jnp.log1p(-jnp.minimum(z, 1)), 100)
 
-    def terms_reference(self, params, x, /):
-        z, t = x
+    def _f(self, z, t):
+        yes, no = self._costs(z, t)
+        return self._w(z) * t * yes + (1 - t) * no
+
+    def _slopes(self, z, t):
+        yes, no = self._costs(z, t)
+        if self.given == "scores":
+            p, q = 1 / (1 + jnp.exp(-z)), 1 / (1 + jnp.exp(z))
+        else:
+            p = jnp.where(no < 100, 1 / (1 - jnp.where(no < 100, z, 0)), 0)
+            q = jnp.where(yes < 100, 1 / jnp.where(yes < 100, z, 1), 0)
+        return (1 - t) * p - self._w(z) * t * q, self._w(z) * yes - no
+
+    def _plain(self, z, t):
+        w = 1.0 if self.pos_weight is None else self.pos_weight
+        w = w if isinstance(w, float) else along(jnp.asarray(w, z.dtype), z)
+        if self.given == "probabilities":
+            least = math.exp(-100)
+            yes, no = jnp.where(z > least, z, least), jnp.where(1 - z > least, 1 - z, least)
+            return -w * t * jnp.log(yes) - (1 - t) * jnp.log(no)
 
         def positive(z, share):
             """log(1 + eᶻ), which overflows above, z + log(1 + e⁻ᶻ) below."""
@@ -46,7 +74,7 @@ class BinaryCrossEntropy(Loss):
             value = jnp.where(here > 0, above + jnp.log1p(jnp.exp(-above)), jnp.log1p(jnp.exp(below)))
             return jnp.where((share == 0) & (z == jnp.inf), 0, value)
 
-        return t * positive(-z, t) + (1 - t) * positive(z, 1 - t), None
+        return w * t * positive(-z, t) + (1 - t) * positive(z, 1 - t)
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,44 @@ class KullbackLeibler(Loss):
         return jnp.sum(jnp.where(some, jnp.exp(log_p), 0) * (log_p - log_q), -1), None
 
 
+@dataclass(frozen=True)
+class KLDiv(Pointwise):
+    """y = mean over all elements of p (log p − q) on x = (q, p): log-probabilities q and a target's probabilities p.
+
+        dq = −p dy / count      dp = (log p + 1 − q) dy / count
+
+    With log_target=True the target is log p as well, whose cotangent is p (log p + 1 − q) dy / count. Where p is 0 or
+    less nothing is added. `PerExample(KLDiv())` is the mean over the batch that is meant by the divergence, PyTorch's
+    "batchmean". Keeps q and the target. Shapes: alike, any; y (). Raises LayerError for other shapes.
+    """
+
+    log_target: bool = False
+
+    inputs = ("log-probabilities", "target")
+
+    def _parts(self, q, t):
+        """(p, log p − q), 0 for the second where p = 0."""
+        p = jnp.exp(t) if self.log_target else jnp.maximum(t, 0)
+        log_p = t if self.log_target else jnp.log(jnp.where(p > 0, p, 1))
+        return p, jnp.where(p == 0, 0, log_p - q)
+
+    def _f(self, q, t):
+        p, l = self._parts(q, t)  # noqa: E741
+        return p * l
+
+    def _slopes(self, q, t):
+        p, l = self._parts(q, t)  # noqa: E741
+        d = jnp.where(p == 0, 0, l + 1)
+        return -p, p * d if self.log_target else d
+
+    def _plain(self, q, t):
+        if self.log_target:
+            never = t == -jnp.inf
+            return jnp.where(never, 0, jnp.exp(t)) * (jnp.where(never, 0, t) - jnp.where(never, 0, q))
+        some = t > 0
+        return jnp.where(some, t * (jnp.log(jnp.where(some, t, 1)) - jnp.where(some, q, 0)), 0)
+
+
 def _apart(z, u, log_z, log_u):
     """(q, p, log p − log q, which is 0 where p is)."""
     log_q, log_p = wide(z) - log_z, wide(u) - log_u
@@ -110,6 +176,14 @@ def _apart(z, u, log_z, log_u):
     return jnp.exp(log_q), p, jnp.where(p == 0, 0, log_p - log_q)
 
 
-CASES = tuple(
-    Case(loss(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))) for loss in (BinaryCrossEntropy, Hinge, KullbackLeibler)
+CASES = (
+    *(
+        Case(loss(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5)))
+        for loss in (BinaryCrossEntropy, Hinge, KullbackLeibler)
+    ),
+    Case(BinaryCrossEntropy(pos_weight=2.0), (f(3), f(3))),
+    Case(BinaryCrossEntropy((0.5, 2.0, 0.0)), (f(2, 3), f(2, 3))),
+    Case(BinaryCrossEntropy((0.5, 2.0), "probabilities"), (f(3, 2), f(3, 2))),
+    Case(KLDiv(), (f(3, 5), f(3, 5))),
+    Case(KLDiv(log_target=True), (f(3, 5), f(3, 5))),
 )

@@ -8,19 +8,17 @@ import numpy as np
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import NonNegative, Positive, Rate
-from jbp.losses.loss import Loss
+from jbp.losses.loss import Loss, is_float
 from jbp.losses.targets import pair, tamed, whole
-from jbp.numerics import along, chosen, log_sum_exp, wide, wide_dtype
+from jbp.numerics import Static, along, chosen, log_sum_exp, wide, wide_dtype
 
 
-class Entropy(Loss):
-    """What cross-entropy losses have in common: the options and equations of SoftmaxCrossEntropy, on z given anyhow."""
+class Classes(Loss):
+    """What losses of labels have in common: which are right, which rows count, and how much."""
 
-    smoothing: Rate
+    smoothing = 0.0
     weights: tuple[NonNegative, ...] | None
     ignore: int | None
-    z_loss: NonNegative
-    cap: Positive | None
 
     def _check_labels(self, labels, rows, classes):
         """An error unless labels are integers for the rows, in range where that can be known, or soft labels."""
@@ -28,7 +26,7 @@ class Entropy(Loss):
             raise LayerError(
                 self, f"got {len(self.weights)} weights for {classes} classes; expected one a class. Give them all."
             )
-        if hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.floating):
+        if hasattr(labels, "dtype") and is_float(labels):
             if labels.shape != (*rows, classes):
                 raise LayerError(
                     self,
@@ -52,7 +50,7 @@ class Entropy(Loss):
 
     def _counted(self, labels, classes, dtype):
         """(r, k), (..., 1) in `dtype`: w_label k, with k = 0 for a row that is left out, NaN out of range, else 1."""
-        if jnp.issubdtype(labels.dtype, jnp.floating):
+        if is_float(labels):
             one = jnp.ones((*labels.shape[:-1], 1), dtype)
             return one, one
         labels = whole(labels[..., None])
@@ -66,9 +64,26 @@ class Entropy(Loss):
         """x with zeros in rows that are left out, so that what they hold cannot be met."""
         return x if self.ignore is None and self.weights is None else jnp.where(counts == 0, 0, x)
 
+    def _here(self, labels, z):
+        """Which rows are not left out, by the definition."""
+        here = jnp.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
+        if self.weights is None or self.smoothing:
+            return here
+        return here & (jnp.asarray(self.weights, z.dtype)[jnp.clip(labels, 0, len(self.weights) - 1)] != 0)
+
+
+class Entropy(Classes):
+    """What cross-entropy losses have in common: the options and equations of SoftmaxCrossEntropy, on z given anyhow."""
+
+    smoothing: Rate
+    weights: tuple[NonNegative, ...] | None
+    ignore: int | None
+    z_loss: NonNegative
+    cap: Positive | None
+
     def _targets(self, labels, w, first, classes):
         """t of the classes from `first` on, whose weights are w; soft labels are those of these classes."""
-        q = labels if jnp.issubdtype(labels.dtype, jnp.floating) else chosen(labels, first, w.size)
+        q = labels if is_float(labels) else chosen(labels, first, w.size)
         return along(w, q) * ((1 - self.smoothing) * q.astype(w.dtype) + self.smoothing / classes)
 
     def _capped(self, z):
@@ -93,18 +108,11 @@ class Entropy(Loss):
             dz *= 1 - jnp.square(c / self.cap)
         return dz, (1 - self.smoothing) * along(w, c) * tamed(logs - c, t) * each
 
-    def _here(self, labels, z):
-        """Which rows are not left out, by the definition."""
-        here = jnp.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
-        if self.weights is None or self.smoothing:
-            return here
-        return here & (jnp.asarray(self.weights, z.dtype)[jnp.clip(labels, 0, len(self.weights) - 1)] != 0)
-
     def _plain(self, z, labels):
         """The definition, row by row, in terms of probabilities."""
         classes = z.shape[-1]
         w = along(jnp.asarray(self.weights or [1.0] * classes, z.dtype), z)
-        if jnp.issubdtype(labels.dtype, jnp.floating):
+        if is_float(labels):
             q, here = labels, jnp.ones(labels.shape[:-1], bool)
             counted = jnp.ones(labels.shape[:-1], z.dtype)
         else:
@@ -161,14 +169,54 @@ class SoftmaxCrossEntropy(Entropy):
         t = self._targets(labels, w, 0, classes)
         part = logs, t.sum(-1, keepdims=True), None
         dz, dlabels = self._slopes(self._left(wide(z), counts), t, w, part, r, counts * dl[..., None])
-        soft = jnp.issubdtype(labels.dtype, jnp.floating)
+        soft = is_float(labels)
         return (dz.astype(z.dtype), dlabels.astype(labels.dtype) if soft else None), ()
 
     def terms_reference(self, params, x, /):
         return self._plain(*x)
 
 
+@dataclass(frozen=True)
+class NLL(Classes):
+    """y = −Σ w p[label] / Σ w on x = (p, labels), log-probabilities and w the weight of the label.
+
+        dp = −w (onehot label) dy / Σ w
+
+    A label to `ignore` leaves its row out. Keeps the labels. Shapes: p (..., classes), labels (...) of integers, y ().
+    Raises LayerError as SoftmaxCrossEntropy does.
+    """
+
+    weights: tuple[NonNegative, ...] | None = None
+    ignore: int | None = None
+
+    def terms(self, params, x, /):
+        p, labels = pair(self, x, "labels")
+        floats(self, p, "(..., classes)")
+        if is_float(labels):
+            raise LayerError(
+                self, f"got labels {show(labels)}; expected integers. Take KLDiv for a distribution over the classes."
+            )
+        self._check_labels(labels, p.shape[:-1], p.shape[-1])
+        r, _ = self._counted(labels, p.shape[-1], wide_dtype(p.dtype))
+        at_label = jnp.where(chosen(labels, 0, p.shape[-1]), wide(p), 0).sum(-1)
+        return (jnp.where(r[..., 0] == 0, 0, -r[..., 0] * at_label), r[..., 0]), (labels, Static((p.shape, p.dtype)))
+
+    def terms_backward(self, params, residuals, dl, dn, /):
+        labels, (shape, dtype) = residuals[0], residuals[1].value
+        r, _ = self._counted(labels, shape[-1], dl.dtype)
+        return (jnp.where(chosen(labels, 0, shape[-1]), -r * dl[..., None], 0).astype(dtype), None), ()
+
+    def terms_reference(self, params, x, /):
+        p, labels = x
+        here, at_label = self._here(labels, p), jnp.clip(labels, 0, p.shape[-1] - 1)
+        w = jnp.asarray(self.weights or [1.0] * p.shape[-1], p.dtype)[at_label]
+        own = jnp.take_along_axis(p, at_label[..., None], -1)[..., 0]
+        return -jnp.where(here, w * jnp.where(here, own, 0), 0), jnp.where(here, w, 0)
+
+
 CASES = (
+    Case(NLL(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
+    Case(NLL((0.5, 2.0, 0.0), ignore=1), (f(8, 3), i(8, below=3))),
     Case(SoftmaxCrossEntropy(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(SoftmaxCrossEntropy(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(SoftmaxCrossEntropy(smoothing=0.1), (f(3, 5), i(3, below=5))),

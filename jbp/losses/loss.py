@@ -1,13 +1,14 @@
 """What a loss is: a mean of terms, each of which counts. And the wrappers that take something else than that mean."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, at, floats, parts, show
 from jbp.layer import Layer
 from jbp.numerics import Static, wide
 
@@ -75,22 +76,91 @@ class Loss(Layer):
 
 def floating(x: Tree) -> Any:
     """The dtype of a loss: that of the first floating array in x."""
-    return next(leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return next(leaf.dtype for leaf in jax.tree.leaves(x) if is_float(leaf))
 
 
 def _or_one(count):
     return jnp.where(count == 0, 1, count)
 
 
+class Pointwise(Loss):
+    """l = f(x_1, x_2, ...), one term an element of the first input.      dx_i = ∂f/∂x_i dl.  Keeps the inputs.
+
+    Subclass it with `_f`, `_slopes`, the derivatives by all inputs, and `_plain`, f once more in plain words: each is
+    given the inputs in one shape and in float32 at least.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("prediction", "target")
+    integers: ClassVar[tuple[str, ...]] = ()  # those that may be integers or booleans, and then have no cotangent
+    smaller: ClassVar[tuple[str, ...]] = ()  # those that may have the first axes alone, or axes of size one
+
+    _f: Callable[..., Any]
+    _slopes: Callable[..., tuple[Any, ...]]
+    _plain: Callable[..., Any]
+
+    def _inputs(self, x):
+        """The inputs, checked."""
+        x = parts(self, x, *self._names())
+        floats(self, x[0], "of any shape", least=0)
+        for name, v in zip(self._names(), x, strict=True):
+            fits = v.shape == x[0].shape or (name in self.smaller and _leads(v, x[0]))
+            kind = v.dtype == x[0].dtype or (name in self.integers and not is_float(v))
+            if not fits or not kind:
+                raise LayerError(
+                    self,
+                    f"got {', '.join(f'{n} {show(w)}' for n, w in zip(self._names(), x, strict=True))}; expected one "
+                    f"shape and one dtype. Reshape or cast the {name}.",
+                )
+        return tuple(x)
+
+    def _names(self):
+        return self.inputs
+
+    def terms(self, params, x, /):
+        x = self._inputs(x)
+        return (self._f(*_alike(x)), None), x
+
+    def terms_backward(self, params, x, dl, dn, /):
+        return tuple(
+            _gathered(s * dl, v) if is_float(v) else None for s, v in zip(self._slopes(*_alike(x)), x, strict=True)
+        ), ()
+
+    def terms_reference(self, params, x, /):
+        whole = [v.reshape(v.shape + (1,) * (x[0].ndim - v.ndim)).astype(x[0].dtype) for v in x]
+        return self._plain(*(jnp.broadcast_to(v, x[0].shape) for v in whole)), None
+
+
+def is_float(v):
+    return jnp.issubdtype(v.dtype, jnp.floating)
+
+
+def _leads(v, x):
+    return v.ndim <= x.ndim and all(a in (1, b) for a, b in zip(v.shape, x.shape, strict=False))
+
+
+def _alike(x):
+    first = wide(x[0])
+    return [first, *(jnp.broadcast_to(spread(v, first), first.shape) for v in x[1:])]
+
+
+def _gathered(d, v):
+    """d summed over the axes along which v was spread, in v's dtype."""
+    if d.shape != v.shape:
+        d = d.sum(tuple(i for i in range(d.ndim) if i >= v.ndim or v.shape[i] == 1)).reshape(v.shape)
+    return d.astype(v.dtype)
+
+
 @dataclass(frozen=True)
 class Each(Layer):
-    """y = l: the loss of each row or element of the prediction by itself, 0 where it does not count.      dl = dy
+    """y = c l: the loss of each row or element of the prediction by itself, 0 where it does not count.      dl = c dy
 
-    A row for losses of scores over classes, of embeddings and of sequences, else an element. Weights of classes are
+    c is `scale`: with −1 the terms of a cross-entropy are log-probabilities, as the losses of preferences take them. A
+    row for losses of scores over classes, of embeddings and of sequences, else an element. Weights of classes are
     in l. Keeps what the loss keeps. Parameters are the loss's. Shapes: x as the loss takes it, y that of its terms.
     """
 
     loss: Loss
+    scale: float = 1.0
     sealed = True
 
     def init(self, key, x, /):
@@ -100,17 +170,18 @@ class Each(Layer):
     def forward(self, params, x, /):
         with at(self, ".loss"):
             (terms, _), residuals = self.loss.terms(params, x)
-        return terms.astype(floating(x)), residuals
+        return (self.scale * terms).astype(floating(x)), residuals
 
     def backward(self, params, residuals, dy, /):
+        dl = self.scale * wide(dy)
         with at(self, ".loss"):
-            return self.loss.terms_backward(params, residuals, wide(dy), jnp.zeros_like(wide(dy)))
+            return self.loss.terms_backward(params, residuals, dl, jnp.zeros_like(dl))
 
     def gradient(self, residuals, delta, /):
         return self.loss.terms_gradient(residuals, delta)
 
     def reference(self, params, x, /):
-        return self.loss.terms_reference(params, x)[0]
+        return self.scale * self.loss.terms_reference(params, x)[0]
 
 
 class _Around(Loss):
@@ -238,14 +309,14 @@ class Weighted(_Around):
         inner, w = self._parts(x)
         with at(self, ".loss"):
             (terms, n), residuals = self.loss.terms(params, _without(inner, _out(w)))
-        if w.ndim > terms.ndim or any(a not in (1, b) for a, b in zip(w.shape, terms.shape, strict=False)):
+        if not _leads(w, terms):
             raise LayerError(
                 self,
                 f"got weights {show(w)} for {show(terms)}; expected a weight for each of the first axes. "
                 "Spread them out with jnp.broadcast_to.",
             )
-        each = _spread(w, terms)
-        more = (terms, n) if jnp.issubdtype(w.dtype, jnp.floating) else None
+        each = spread(w, terms)
+        more = (terms, n) if is_float(w) else None
         kept = residuals, Static(len(x)), w, more
         if self.normalize:
             n = jnp.broadcast_to(each, terms.shape) if n is None else each * n
@@ -253,16 +324,14 @@ class Weighted(_Around):
 
     def terms_backward(self, params, residuals, dl, dn, /):
         residuals, parts, w, more = residuals
-        each = _spread(w, dl)
+        each = spread(w, dl)
         dn = dn if self.normalize else jnp.zeros_like(dn)
         with at(self, ".loss"):
             dx, delta = self.loss.terms_backward(params, residuals, each * dl, each * dn)
         out, dw = _out(w), None
         if more is not None:
             terms, n = more
-            dw = jnp.where(each == 0, 0, terms * dl + (dn if n is None else n * dn))
-            same = tuple(i for i in range(dl.ndim) if i >= w.ndim or w.shape[i] == 1)
-            dw = dw.sum(same).reshape(w.shape).astype(w.dtype)
+            dw = _gathered(jnp.where(each == 0, 0, terms * dl + (dn if n is None else n * dn)), w)
         dx = _without(dx, out)
         return (*(dx if parts.value > 2 else (dx,)), dw), delta
 
@@ -286,9 +355,8 @@ def _without(tree, out):
 
 
 def _for(out, v):
-    fits = out.ndim <= v.ndim and all(a in (1, b) for a, b in zip(out.shape, v.shape, strict=False))
-    return out.reshape(out.shape + (1,) * (v.ndim - out.ndim)) if fits else jnp.zeros((), bool)
+    return out.reshape(out.shape + (1,) * (v.ndim - out.ndim)) if _leads(out, v) else jnp.zeros((), bool)
 
 
-def _spread(w, terms):
+def spread(w, terms):
     return w.astype(terms.dtype).reshape(w.shape + (1,) * (terms.ndim - w.ndim))
