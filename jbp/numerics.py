@@ -64,6 +64,13 @@ def softplus(x):
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
+def counting(ids: Any) -> Any:
+    """Integers in a dtype that can count: of fewer than 32 bits they could not hold the sizes they are held against."""
+    if isinstance(ids, jax.ShapeDtypeStruct) or ids.dtype.itemsize >= 4:
+        return ids
+    return ids.astype(np.int32)
+
+
 def chosen(ids: Any, first: Any, size: int) -> Any:
     """Whether ids (...) are first, first + 1, ...: (..., size) of booleans. Small integers are made wide enough."""
     ids = ids.astype(np.promote_types(ids.dtype, np.int32))

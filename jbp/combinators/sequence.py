@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
-from jbp.combinators.shapes import each_a_layer, shape_after
+from jbp.combinators.shapes import each_a_layer, no_padding_taken, shape_after, stays_padded
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 
@@ -52,11 +52,18 @@ class Serial(_Several):
     """
 
     def init(self, key, x, /):
+        return self._init(key, x, False)
+
+    def _init(self, key, x, padded):
         params = []
         for i, layer in enumerate(self.layers):
             with at(self, f"[{i}]"):
-                params.append(layer.init(jax.random.fold_in(key, i), x))
-                x = shape_after(layer, params[-1], x)
+                one = jax.random.fold_in(key, i)
+                if padded:
+                    no_padding_taken(layer, x)
+                params.append(layer._init(one, x, padded) if isinstance(layer, Serial) else layer.init(one, x))
+                y = shape_after(layer, params[-1], x)
+            x, padded = y, stays_padded(x, y, padded)
         return tuple(params)
 
     def forward(self, params, x, /):

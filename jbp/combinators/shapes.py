@@ -4,10 +4,13 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jbp.errors import LayerError, show
 from jbp.fields import is_layer
 from jbp.layer import Layer
+from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool
+from jbp.layers.structure.move import Take
 
 
 def shape_after(layer: Layer, params: Any, x: Any) -> Any:
@@ -29,6 +32,36 @@ def stacked(layer: Layer, params: Any, times: int | None) -> None:
             layer,
             f"got parameters {show(params)}; expected each with a first axis of {times}. "
             "Are these the parameters of another network? Make them with net.init(key, x).",
+        )
+
+
+def stays_padded(x: Any, y: Any, before: bool) -> bool:
+    """Whether y (b, t, ...) holds padding after the end of each example: x came with lengths, or held it before."""
+    with_lengths = "lengths" in x if isinstance(x, dict) else isinstance(x, tuple | list) and len(x) == 2
+    lengths: Any = (x["lengths"] if isinstance(x, dict) else x[1]) if with_lengths else None
+    x, y = _sequence(x), _sequence(y)
+    if not hasattr(x, "shape") or not hasattr(y, "shape") or len(x.shape) < 2:
+        return False
+    if hasattr(lengths, "dtype") and jnp.issubdtype(lengths.dtype, jnp.integer) and lengths.shape == x.shape[:1]:
+        before = True
+    return before and len(x.shape) == len(y.shape) and x.shape[:2] == y.shape[:2]
+
+
+def _sequence(x):
+    """x out of (x, state), (x, lengths) and a dict of these."""
+    return x.get("x") if isinstance(x, dict) else x[0] if isinstance(x, tuple | list) and x else x
+
+
+def no_padding_taken(layer: Layer, x: Any) -> None:
+    """An error if the layer takes the last of all steps, or their mean or maximum, out of x that holds padding."""
+    pool = {GlobalAveragePool: "mean", GlobalMaxPool: "max"}.get(type(layer))
+    if isinstance(layer, Take) and len(x.shape) > 2 and layer.axis % len(x.shape) == 1:
+        pool = "last" if layer.index in (-1, x.shape[1] - 1) else None
+    if pool:
+        raise LayerError(
+            layer,
+            f"got x {show(x)} from a layer with lengths, padded after the end of each example; expected a layer of the "
+            f"valid steps alone. Write Lengths(..., pool={pool!r}) and leave out this.",
         )
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from jbp.errors import LayerError, floats, known, show, take
 from jbp.layer import Layer
-from jbp.numerics import Static, along, outer, time_first
+from jbp.numerics import Static, along, counting, outer, time_first
 
 NAMES = ("x", "lengths", "state")
 
@@ -86,9 +86,7 @@ def ends(layer: Layer, x: Any, lengths: Any) -> Any:
                 f"got lengths between {seen.min()} and {seen.max()}; expected 0 <= lengths <= {t}, the size of x. "
                 "Count the steps of each example.",
             )
-    if isinstance(lengths, jax.ShapeDtypeStruct) or lengths.dtype.itemsize >= 4:
-        return lengths
-    return lengths.astype(np.int32)  # t may be more than a small integer can hold
+    return counting(lengths)
 
 
 def like(flags: Any, v: Any) -> Any:

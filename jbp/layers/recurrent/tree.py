@@ -10,9 +10,10 @@ from jax import lax
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, at, floats, known, show, take
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.recurrent.cell import advance, folds, gradient, same_state
-from jbp.numerics import Static, along, leading, outer, time_first
+from jbp.numerics import Static, along, counting, leading, outer, time_first
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Recursive(Layer):
                     f"got children between {seen.min()} and {seen.max()}, some below −1 or not before their parent; "
                     f"expected each child of inner node j below {length} + j. Sort the nodes, children before parents.",
                 )
-        return leaves, children, length
+        return leaves, counting(children), length
 
     def init(self, key, x, /):
         leaves, _, _ = self._parts(x)
@@ -175,6 +176,19 @@ def _pair(layer, x, what):
     return x
 
 
+def _bias(layer, size):
+    return {"b": (size,)} if layer.bias else {}
+
+
+def _bias_sum(layer, dz):
+    return {"b": dz.sum(leading(dz))} if layer.bias else {}
+
+
+def _narrow(params, dtype):
+    """Parameters in the dtype that is computed with."""
+    return [p.astype(dtype) for p in params]
+
+
 @dataclass(frozen=True)
 class TensorNode(Layer):
     """p = tanh(a V a + a W + b) with a = (l | r), (a V a)_o = Σ a_i V_ijo a_j: the cell of a neural tensor network.
@@ -187,9 +201,11 @@ class TensorNode(Layer):
     little noise, so that a parent is at first about the mean of its children. Raises LayerError unless x is (l, r).
     """
 
+    bias: bool = True
+
     def _shapes(self, x):
         d = x[0].shape[-1]
-        return {"v": (2 * d, 2 * d, d), "w": (2 * d, d), "b": (d,)}
+        return {"v": (2 * d, 2 * d, d), "w": (2 * d, d)} | _bias(self, d)
 
     def init(self, key, x, /):
         left, _ = _pair(self, x, "a pair of children (l, r)")
@@ -197,31 +213,32 @@ class TensorNode(Layer):
         one, two = jax.random.split(key)
         v = jax.random.normal(one, shapes["v"], dtype) * (0.1 / max(d, 1))
         w = jax.random.normal(two, shapes["w"], dtype) * 0.1 * max(d, 1) ** -0.5
-        return {"v": v, "w": w + jnp.tile(jnp.eye(d, dtype=dtype) / 2, (2, 1)), "b": jnp.zeros(d, dtype)}
+        params = {"v": v, "w": w + jnp.tile(jnp.eye(d, dtype=dtype) / 2, (2, 1))}
+        return params | {"b": jnp.zeros(d, dtype)} if self.bias else params
 
     def forward(self, params, x, /):
         left, right = _pair(self, x, "a pair of children (l, r)")
-        v, w, b = take(self, params, left.dtype, **self._shapes(x))
+        v, w, *b = _narrow(take(self, params, left.dtype, **self._shapes(x)), left.dtype)
         a = jnp.concatenate([left, right], -1)
         z = jnp.einsum("...i,ijo,...j->...o", a, v, a) + a @ w
-        p = jnp.tanh(z + along(b, z))
+        p = jnp.tanh(z + along(b[0], z) if self.bias else z)
         return p, (a, p)
 
     def backward(self, params, residuals, dp, /):
         a, p = residuals
-        v, dz = params["v"], dp * (1 - p * p)
-        da = jnp.einsum("ijo,...j,...o->...i", v + v.swapaxes(0, 1), a, dz) + dz @ params["w"].T
-        return tuple(jnp.split(da, 2, -1)), dz
+        (v, w), dz = _narrow((params["v"], params["w"]), a.dtype), dp * (1 - p * p)
+        da = jnp.einsum("ijo,...j,...o->...i", v + v.swapaxes(0, 1), a, dz) + dz @ w.T
+        return tuple(jnp.split(da, 2, -1)), dz.astype(params["w"].dtype)
 
     def gradient(self, residuals, dz, /):
         a, _ = residuals
-        v = jnp.einsum("...i,...j,...o->ijo", a, a, dz)
-        return {"v": v, "w": outer(a, dz), "b": dz.sum(leading(dz))}
+        v = jnp.einsum("...i,...j,...o->ijo", *(2 * [a.astype(dz.dtype)]), dz)
+        return {"v": v, "w": outer(a, dz)} | _bias_sum(self, dz)
 
     def reference(self, params, x, /):
         a = jnp.concatenate(x, -1)
-        outputs = [((a @ params["v"][:, :, o]) * a).sum(-1) for o in range(params["b"].shape[0])]
-        z = a @ params["w"] + along(params["b"], a)
+        outputs = [((a @ params["v"][:, :, o]) * a).sum(-1) for o in range(params["w"].shape[-1])]
+        z = a @ params["w"] + (along(params["b"], a) if self.bias else 0)
         return jnp.tanh((jnp.stack(outputs, -1) if outputs else jnp.zeros_like(z)) + z)
 
 
@@ -237,20 +254,21 @@ class LSTMLeaf(Layer):
     children.)
     """
 
-    features: int
+    features: Size
+    bias: bool = True
 
     def _shapes(self, x):
-        return {"w": (x.shape[-1], 3 * self.features), "b": (3 * self.features,)}
+        return {"w": (x.shape[-1], 3 * self.features)} | _bias(self, 3 * self.features)
 
     def init(self, key, x, /):
         n = floats(self, x, "(..., features)").shape[-1]
         w = jax.random.normal(key, (n, 3 * self.features), x.dtype) * max(n, 1) ** -0.5
-        return {"w": w, "b": jnp.zeros(3 * self.features, x.dtype)}
+        return {"w": w, "b": jnp.zeros(3 * self.features, x.dtype)} if self.bias else {"w": w}
 
     def forward(self, params, x, /):
-        w, b = take(self, params, floats(self, x, "(..., features)").dtype, **self._shapes(x))
+        w, *b = _narrow(take(self, params, floats(self, x, "(..., features)").dtype, **self._shapes(x)), x.dtype)
         z = x @ w
-        i, o, g = jnp.split(z + along(b, z), 3, -1)
+        i, o, g = jnp.split(z + along(b[0], z) if self.bias else z, 3, -1)
         i, o, g = lax.logistic(i), lax.logistic(o), jnp.tanh(g)
         return (o * jnp.tanh(i * g), i * g), (x, i, o, g)
 
@@ -259,13 +277,13 @@ class LSTMLeaf(Layer):
         t = jnp.tanh(i * g)
         k = dc + dh * o * (1 - t * t)
         dz = jnp.concatenate([k * g * i * (1 - i), dh * t * o * (1 - o), k * i * (1 - g * g)], -1)
-        return dz @ params["w"].T, dz
+        return dz @ params["w"].astype(dz.dtype).T, dz.astype(params["w"].dtype)
 
     def gradient(self, residuals, dz, /):
-        return {"w": outer(residuals[0], dz), "b": dz.sum(leading(dz))}
+        return {"w": outer(residuals[0], dz)} | _bias_sum(self, dz)
 
     def reference(self, params, x, /):
-        z = x @ params["w"] + along(params["b"], x)
+        z = x @ params["w"] + (along(params["b"], x) if self.bias else 0)
         d = self.features
         c = jax.nn.sigmoid(z[..., :d]) * jnp.tanh(z[..., 2 * d :])
         return jax.nn.sigmoid(z[..., d : 2 * d]) * jnp.tanh(c), c
@@ -284,6 +302,8 @@ class LSTMNode(Layer):
     §3.2.) Raises LayerError for anything but a pair of pairs.
     """
 
+    bias: bool = True
+
     def _children(self, x):
         _pair(self, x, "((h_l, c_l), (h_r, c_r))")
         for side in x:
@@ -293,19 +313,19 @@ class LSTMNode(Layer):
 
     def _shapes(self, h):
         d = h.shape[-1] // 2
-        return {"u": (2 * d, 5 * d), "b": (5 * d,)}
+        return {"u": (2 * d, 5 * d)} | _bias(self, 5 * d)
 
     def init(self, key, x, /):
         shapes = self._shapes(h := jax.eval_shape(self._children, x)[0])
         n, d = h.shape[-1], h.shape[-1] // 2
         u = jax.random.normal(key, shapes["u"], h.dtype) * max(n, 1) ** -0.5
-        return {"u": u, "b": jnp.zeros(5 * d, h.dtype).at[d : 3 * d].set(1)}
+        return {"u": u, "b": jnp.zeros(5 * d, h.dtype).at[d : 3 * d].set(1)} if self.bias else {"u": u}
 
     def forward(self, params, x, /):
         h, c_l, c_r = self._children(x)
-        u, b = take(self, params, h.dtype, **self._shapes(h))
+        u, *b = _narrow(take(self, params, h.dtype, **self._shapes(h)), h.dtype)
         z = h @ u
-        *sigmoids, g = jnp.split(z + along(b, z), 5, -1)
+        *sigmoids, g = jnp.split(z + along(b[0], z) if self.bias else z, 5, -1)
         i, f_l, f_r, o = map(lax.logistic, sigmoids)
         g = jnp.tanh(g)
         c = i * g + f_l * c_l + f_r * c_r
@@ -318,16 +338,16 @@ class LSTMNode(Layer):
         k = dc + dh * o * (1 - t * t)
         forget = k * c_l * f_l * (1 - f_l), k * c_r * f_r * (1 - f_r)
         dz = jnp.concatenate([k * g * i * (1 - i), *forget, dh * t * o * (1 - o), k * i * (1 - g * g)], -1)
-        dh_l, dh_r = jnp.split(dz @ params["u"].T, 2, -1)
-        return ((dh_l, k * f_l), (dh_r, k * f_r)), dz
+        dh_l, dh_r = jnp.split(dz @ params["u"].astype(dz.dtype).T, 2, -1)
+        return ((dh_l, k * f_l), (dh_r, k * f_r)), dz.astype(params["u"].dtype)
 
     def gradient(self, residuals, dz, /):
-        return {"u": outer(residuals[0], dz), "b": dz.sum(leading(dz))}
+        return {"u": outer(residuals[0], dz)} | _bias_sum(self, dz)
 
     def reference(self, params, x, /):
         (h_l, c_l), (h_r, c_r) = x
         d = h_l.shape[-1]
-        z = h_l @ params["u"][:d] + h_r @ params["u"][d:] + along(params["b"], h_l)
+        z = h_l @ params["u"][:d] + h_r @ params["u"][d:] + (along(params["b"], h_l) if self.bias else 0)
         i, f_l, f_r, o, g = (z[..., n * d : (n + 1) * d] for n in range(5))
         c = jax.nn.sigmoid(i) * jnp.tanh(g) + jax.nn.sigmoid(f_l) * c_l + jax.nn.sigmoid(f_r) * c_r
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
@@ -335,7 +355,10 @@ class LSTMNode(Layer):
 
 CASES = (
     Case(TensorNode(), (f(3, 2), f(3, 2)), (f(2, 3, 3), f(2, 3, 3))),
+    Case(TensorNode(bias=False), (f(3, 2), f(3, 2))),
+    Case(LSTMLeaf(2, bias=False), f(3, 5)),
     Case(LSTMLeaf(3), f(3, 5)),
+    Case(LSTMNode(bias=False), ((f(3, 2), f(3, 2)), (f(3, 2), f(3, 2)))),
     Case(LSTMNode(), ((f(3, 2), f(3, 2)), (f(3, 2), f(3, 2)))),
     Case(Recursive(TensorNode()), (f(2, 3, 2), i(2, 2, 2, below=3))),
 )
