@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from verify import inputs, oracles, sizes
+from verify.admitted import admitted
 from verify.bench import LINALG, Bench, Refused, finite, narrow
 from verify.calls import interleaved
 from verify.example import Case, is_key, ordinary, single
@@ -173,8 +174,8 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         bench.oracle = replace(bench.oracle, slack=rough)
         return Plan(tuple(kept[:1] + kept[-2:]), (), bench.native, _lower(bench, thorough)[:1], thorough)
     others = [*_captured(bench, captured, rng), *_values(bench, rng)]
-    if thorough:
-        others += _shapes(bench, rng)
+    shaped = list(_shapes(bench, rng)) if thorough else []
+    others += [*shaped, *admitted(bench, kept, shaped, _given(bench))]
     if bench.memo.get("narrower"):  # finite at the example and not at inputs like it: it says where it may be called
         bench.memo["outside"] = [d for d in others if _outside(bench, d)]
         others = [d for d in others if all(d is not other for other in bench.memo["outside"])]
@@ -222,9 +223,14 @@ def _with_noise(bench: Bench, cases: Any, rng: np.random.Generator) -> Iterator[
         yield from ((case, label, dy) for label, dy in inputs.cotangents(shapes, rng, False))
 
 
-def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
+def _given(bench: Bench) -> list[int]:
+    """The float leaves that its user gives to the subject: all but a layer's parameters."""
     names = bench.flat.layout.floats
-    own = [i for i, name in enumerate(names) if bench.flat.subject.kind != "layer" or not name.startswith("params")]
+    return [i for i, name in enumerate(names) if bench.flat.subject.kind != "layer" or not name.startswith("params")]
+
+
+def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
+    own = _given(bench)
     inner = bench.memo["inner"]  # what the subject computes in a narrower dtype ends where that does
     beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
     beyond += inputs.FAR if inner == "float16" else ()
