@@ -18,6 +18,7 @@ from jbp.combinators import (
     Residual,
     Reversible,
     Serial,
+    Sublayer,
     Tied,
     TimeDistributed,
 )
@@ -28,8 +29,8 @@ from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
     "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "Parallel", "Passing", "Remat", "Repeat", "Residual",
-    "Reversible", "Serial", "Tied", "TimeDistributed", "apply_updates", "as_function", "buffers", "cast", "layers",
-    "losses", "merge", "recipes", "trainable", "value_and_grad",
+    "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates", "as_function", "buffers", "cast",
+    "layers", "losses", "merge", "recipes", "trainable", "value_and_grad",
 ]  # fmt: skip
 
 

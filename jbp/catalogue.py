@@ -83,6 +83,10 @@ LAYERS = (
     Case(jbp.Serial(layers.MixtureOfExperts(layers.Dense(5), 3, 2, None), layers.Select(0)), *ANY),
     Case(jbp.Remat(layers.Embedding(5, 2)), i(2, 3, below=5)),
     Case(jbp.TimeDistributed(layers.Conv(2, (2,))), f(2, 3, 5, 2)),
+    Case(jbp.Sublayer(layers.MultiHeadAttention(2), ("x",), ("mask",), residual=True),
+         f(2, 3, 4), {"x": f(2, 3, 4), "other": f(2)}),
+    Case(jbp.Sublayer(layers.MultiHeadAttention(1), ("x", ("source", "memory")), ("mask", ("bias", "more")), into=None),
+         {"x": f(2, 3, 2), "memory": f(2, 5, 3), "more": f(1, 1, 3, 5), "mask": i(2, 5, below=2), "other": f(2)}),
 )  # fmt: skip
 
 FORMS = (

@@ -41,6 +41,23 @@ CASES = {
     "policy": (recipes.policy(3), f(4, 6), [(4, 3)]),
     "critic": (recipes.critic(), f(4, 6), [(4, 1)]),
     "spiking": (recipes.spiking(7, (8,)), f(2, 5, 20), [(2, 7)]),
+    "transformer_encoder_layer": (recipes.transformer_encoder_layer(8, 2), f(2, 9, 8), [(2, 9, 8)]),
+    "transformer_encoder": (
+        recipes.transformer_encoder(8, 2, 2, norm_first=True),
+        {"x": f(2, 9, 8), "mask": i(2, 9)},
+        [(2, 9, 8)],
+    ),
+    "transformer_decoder_layer": (
+        recipes.transformer_decoder_layer(8, 2),
+        {"x": f(2, 9, 8), "memory": f(2, 5, 3)},
+        [(2, 5, 3), (2, 9, 8)],
+    ),
+    "transformer_decoder": (recipes.transformer_decoder(8, 2, 2), {"x": f(2, 9, 8), "memory": f(2, 5, 3)}, [(2, 9, 8)]),
+    "transformer": (
+        recipes.transformer(8, 2, 2, 2),
+        {"source": f(2, 5, 8), "x": f(2, 9, 8), "source_mask": i(2, 5)},
+        [(2, 9, 8)],
+    ),
     "memory_network": (recipes.memory_network(11, 5, 8), (i(2, 4), i(2, 6, 4), i(2, 6)), [(2, 5)]),
 }
 ELSEWHERE = {

@@ -4,6 +4,7 @@ from jbp.combinators.remat import Remat
 from jbp.combinators.repeat import Repeat
 from jbp.combinators.reversible import Reversible
 from jbp.combinators.sequence import Parallel, Serial
+from jbp.combinators.sublayer import Sublayer
 from jbp.combinators.tied import Tied
 from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed
 
@@ -16,6 +17,7 @@ __all__ = [
     "Residual",
     "Reversible",
     "Serial",
+    "Sublayer",
     "Tied",
     "TimeDistributed",
 ]

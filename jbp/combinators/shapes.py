@@ -67,6 +67,7 @@ def no_padding_taken(layer: Layer, x: Any) -> None:
 
 def same_shape(layer: Layer, x: Any, y: Any) -> None:
     """An error unless f's output y has the structure, shapes and dtypes of its input x."""
+    x, y = (jax.tree.map(lambda v: v, tree) for tree in (x, y))  # dicts in one order
     if show(x) != show(y):
         raise LayerError(
             layer,

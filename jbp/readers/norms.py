@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial
+from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial, Sublayer
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
@@ -175,6 +175,12 @@ def _plus(a, b):
 def _(layer, residuals, delta, /):
     with at(layer):
         return _norms(layer.layer, residuals, delta)
+
+
+@_register(Sublayer)
+def _(layer, residuals, delta, /):
+    with at(layer):
+        return _norms(layer.layer, residuals[0], delta)
 
 
 @_register(Remat)

@@ -13,6 +13,13 @@ from jbp.recipes.language import gpt as gpt, recurrent_language_model as recurre
 from jbp.recipes.radial import radial_basis as radial_basis
 from jbp.recipes.reinforcement import critic as critic, policy as policy, q_network as q_network
 from jbp.recipes.spiking import spiking as spiking
+from jbp.recipes.transformer import (
+    transformer as transformer,
+    transformer_decoder as transformer_decoder,
+    transformer_decoder_layer as transformer_decoder_layer,
+    transformer_encoder as transformer_encoder,
+    transformer_encoder_layer as transformer_encoder_layer,
+)
 from jbp.recipes.trees import recursive_tensor as recursive_tensor, tree_lstm as tree_lstm
 from jbp.recipes.vision import (
     lenet as lenet,
