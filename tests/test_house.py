@@ -278,3 +278,40 @@ def test_the_front_door():
         pass
 
     assert undocumented(["bare"], {"bare": bare}) == ["bare"]
+
+
+RUNNERS = {
+    "eval", "exec", "compile", "__import__", "import_module", "exec_module", "load_module", "run_module", "run_path",
+    "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib",
+}  # fmt: skip
+MAY_RUN = {
+    ("verify/command.py", "import_module"): "a function that the user has named, on the command line or with --allow",
+    ("verify/command.py", "exec_module"): "a file that the user has named on the command line",
+    ("verify/scan.py", "import_module"): "the modules of the package that the user has named",
+    ("verify/mutate.py", "exec"): "the source of a layer that is imported already, with one mistake in it",
+    ("verify/mutate.py", "compile"): "the same",
+}
+
+
+def runners(source):
+    """The names by which a module runs texts, or imports what a text names."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {part for path in modules(ast.Module([node], [])) for part in path.split(".")} & RUNNERS
+        elif isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            root = getattr(getattr(node.func, "value", None), "id", "")
+            found |= {name} & RUNNERS - ({"compile"} if root == "re" else set())
+            if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+                found |= {node.args[1].value} & RUNNERS
+    return found
+
+
+def test_nothing_runs_a_text_but_where_it_is_said_why():
+    files = [p for half in ("verify", "jbp") for p in sorted((ROOT / half).rglob("*.py"))]
+    found = {(str(p.relative_to(ROOT)), name) for p in files for name in runners(p.read_text())}
+    assert found == set(MAY_RUN)
+    planted = "import pickle\nfrom importlib import import_module\nb = builtins.eval(x)\nc = getattr(builtins, 'exec')"
+    assert runners(planted) == {"pickle", "import_module", "eval", "exec"}
+    assert not runners("import re\nre.compile('a')\nmodel.evaluation()")

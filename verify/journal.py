@@ -97,8 +97,10 @@ def opened(book: Book) -> Iterator[tuple[dict[tuple, Any], Callable[[tuple, Any]
 @contextmanager
 def _mine(path: Path) -> Iterator[IO[bytes]]:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
         file = path.open("a+b", buffering=0)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise JournalError(f"got {str(path)!r}; expected a journal that can be written. ({error})") from error
     with file:
         try:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from verify import page
-from verify.escape import visible
+from verify.escape import line, visible
 from verify.report import Finding, Report
 
 LAWS = {
@@ -72,7 +72,7 @@ def write(file: Path, text: str) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"got {str(file)!r}; expected a place that can be written to. ({error})") from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as out:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
@@ -134,7 +134,7 @@ def _partial(file: Path) -> Path:
 
 
 def _text(reports: list[Report], title: str) -> str:
-    return "\n".join([*map(str, reports), f"{title}: {verdict(reports)}\n"])
+    return "\n".join([*map(str, reports), f"{line(title)}: {verdict(reports)}\n"])
 
 
 def plain(value: Any) -> Any:
@@ -218,11 +218,11 @@ def _location(report: Report, where: str) -> dict[str, Any]:
     name = f"{report.subject}.{where}" if where else report.subject
     location: dict[str, Any] = {"logicalLocations": [{"fullyQualifiedName": name, "kind": "function"}]}
     if report.source:
-        file, line = report.source
-        path = Path(file)
+        file, number = report.source
+        path = Path(visible(file))
         here = path.is_relative_to(Path.cwd())
-        uri = quote(os.fsencode(path.relative_to(Path.cwd()).as_posix())) if here else path.absolute().as_uri()
-        location["physicalLocation"] = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(line, 1)}}
+        uri = quote(path.relative_to(Path.cwd()).as_posix()) if here else path.absolute().as_uri()
+        location["physicalLocation"] = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(number, 1)}}
     return location
 
 

@@ -111,14 +111,14 @@ class Report:
     def __str__(self):
         killed = sum(c.fate == "killed" for c in self.canaries)
         survived = [c for c in self.canaries if c.fate == "survived"]
-        lines = [f"{self.verdict.upper()}: {line(self.subject)}", f"  oracle: {self.oracle} ({self.strength})"]
-        lines += [f"  {name}: {line(_listed(what))}" for name, what in self.tried.items() if what]
+        lines = [f"{self.verdict.upper()}: {self.subject}", f"  oracle: {self.oracle} ({self.strength})"]
+        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items() if what]
         lines.append(
             f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
         )
-        lines += [f"  survived: {c.name} ({c.law}) {line(c.where)}; needed: {line(c.needed)}" for c in survived]
+        lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
         lines += [f"  {finding}" for finding in self.findings]
-        return "\n".join(lines)
+        return "\n".join(map(line, lines))
 
 
 def _listed(what: Any) -> str:

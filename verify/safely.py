@@ -23,6 +23,7 @@ TRIES = 3  # of a part whose process somebody killed from outside
 OUTSIDE = {"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"}
 KEPT = 4000  # bytes of what a process has printed last
 PRINTS = 64 << 20  # bytes that one call may print
+START = 120  # seconds that a process may take to import JAX
 TICK = 0.2  # seconds between looks at the clock and at memory
 GROWN = 2e9  # bytes after which a process is replaced between two calls
 
@@ -57,19 +58,18 @@ class _Process:
             self.process.start()
         theirs.close()
         printed.close()
-        self.stage, self.stopped, self.printed = "importing JAX", "", b""
-        self.much = 0
-        self.since = time.monotonic()
+        self.stage, self.stopped, self.printed, self.much = "importing JAX", "", b"", 0
+        self.since, self.begun = time.monotonic(), False
         threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError), self.output:
             while some := os.read(self.output.fileno(), 1 << 16):
                 self.printed = (self.printed + some)[-KEPT:]
                 self.much += len(some)
 
     def begin(self, f: Callable, part: tuple) -> None:
-        self.since = time.monotonic()
+        self.since, self.begun = time.monotonic(), False
         with suppress(OSError):  # it is dead already, which is seen next
             self.calls.send((f, part))
 
@@ -81,6 +81,10 @@ class _Process:
             os.killpg(pid, signal.SIGKILL)
         self.process.kill()
 
+    def hears(self) -> None:
+        """The call has begun: its time runs from here."""
+        self.stage, self.printed, self.much, self.since, self.begun = "", b"", 0, time.monotonic(), True
+
     def close(self) -> None:
         self.stop("closed")
         self.process.join(5)
@@ -91,6 +95,7 @@ class _Process:
         self.process.join(5)
         code, stopped = self.process.exitcode, self.stopped
         self.stop("")
+        self.calls.close()
         time.sleep(0.05)  # for the last of what it has printed
         printed = self.printed.decode("utf-8", "replace")
         if stopped:
@@ -138,30 +143,34 @@ class Pool:
 
         Raises what f raises of verify's own refusals."""
         todo = deque((part, 1) for part in parts)
-        while todo or self.busy:
-            while todo and len(self.busy) < self.jobs:
-                one = self.idle.pop() if self.idle else _Process(self.devices)
-                self.busy[one] = todo.popleft()
-                one.begin(f, self.busy[one][0])
-            for one in self._heard():
-                kind, *rest = _next(one)
-                if kind == "said":
-                    one.stage = rest[0]
-                    self.watch(one.stage)
-                elif kind == "begun":
-                    one.stage, one.stopped, one.printed, one.since, one.much = "", "", b"", time.monotonic(), 0
-                else:
-                    part, tries = self.busy.pop(one)
-                    if kind == "dead":
+        try:
+            while todo or self.busy:
+                while todo and len(self.busy) < self.jobs:
+                    one = self.idle.pop() if self.idle else _Process(self.devices)
+                    self.busy[one] = todo.popleft()
+                    one.begin(f, self.busy[one][0])
+                for one in self._heard():
+                    kind, *rest = _next(one)
+                    if kind == "begun":
+                        one.hears()
+                    elif kind == "said":
+                        one.stage = rest[0]
+                        self.watch(one.stage)
+                    elif kind == "dead":
+                        part, tries = self.busy.pop(one)
                         failed = one.failed()
                         if failed.outside and tries < TRIES:
                             todo.append((part, tries + 1))
                         else:
                             yield part, failed
-                        continue
-                    answer = self._answer(one, kind, rest)
-                    self._leave(one, kind)
-                    yield part, answer
+                    else:
+                        part, _ = self.busy.pop(one)
+                        self._leave(one)
+                        yield part, _answer(one, kind, rest)
+        finally:
+            for one in self.busy:
+                one.close()
+            self.busy = {}
 
     def sure(self, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
         """`results`, for callers who cannot do without one. Raises RuntimeError where there is none."""
@@ -175,13 +184,8 @@ class Pool:
         ready = wait([one.calls for one in self.busy], TICK)
         return [one for one in self.busy if one.calls in ready or one.process.exitcode is not None]
 
-    def _answer(self, one: _Process, kind: str, rest: list) -> Any:
-        if kind == "refused":
-            raise rest[0]
-        return rest[0] if kind == "done" else Failed(f"it raised {rest[0]}", True, one.stage, rest[1])
-
-    def _leave(self, one: _Process, kind: str) -> None:
-        if kind == "done" and not one.stopped and held(one.process.pid or 0) < GROWN:
+    def _leave(self, one: _Process) -> None:
+        if not one.stopped and held(one.process.pid or 0) < GROWN:
             self.idle.append(one)
         else:
             one.close()
@@ -190,12 +194,19 @@ class Pool:
         """Stops what takes too long or too much: in a thread, for its caller may be anywhere."""
         while not self.closed.wait(TICK):
             for one in list(self.busy):
-                if time.monotonic() - one.since > self.timeout:
-                    one.stop(f"it gave no answer in {self.timeout:g} s and was stopped")
+                limit = self.timeout if one.begun else max(self.timeout, START)
+                if time.monotonic() - one.since > limit:
+                    one.stop(f"it gave no answer in {limit:g} s and was stopped")
                 elif one.much > PRINTS:
                     one.stop(f"it printed more than {PRINTS >> 20} MiB and was stopped")
                 elif held(one.process.pid or 0) > self.memory:
                     one.stop(f"it held more than {self.memory / 2**30:.1f} GiB of memory and was stopped")
+
+
+def _answer(one: _Process, kind: str, rest: list) -> Any:
+    if kind == "refused":
+        raise rest[0]
+    return rest[0] if kind == "done" else Failed(f"it raised {rest[0]}", True, one.stage, rest[1])
 
 
 def _next(one: _Process) -> tuple:

@@ -1,6 +1,7 @@
 """Reports as files: what the readers of each format demand."""
 
 import json
+import random
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import verify
-from verify import measure, outputs, page
+from verify import measure, outputs, page, shell
 from verify.__main__ import main
+from verify.report import Canary, Finding, Heat, Measured, Report
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
@@ -106,9 +108,10 @@ class Balanced(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.loaded, self.text = [], [], []
+        self.open, self.loaded, self.text, self.tags = [], [], [], set()
 
     def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
         self.loaded += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("#")]
         if tag not in ("meta", "br", "link"):
             self.open.append(tag)
@@ -191,3 +194,45 @@ def test_the_command_writes_each_format(tmp_path, capsys):
 
 def square_again(x):
     return jnp.square(x)
+
+
+PIECES = (
+    "]]>", "<script>alert(1)</script>", "</td>", "<!--", "-->", "&lt;", "\x1b[31m", "\x00", "\x0b", "\r\n", "\ud800",
+    "\udfff", "\ufffe", "\u202e", "\u2028", '"', "'", "`", "[/bold]", "[red]", "%", "{", "\\", "é", "日本",
+    "\U0001f600", "\n", "\t",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_strangers_texts_are_shown_and_not_read(seed, tmp_path, capsys):
+    """Names, messages, paths and labels of anything at all, through the parsers of those who read the reports."""
+    rng = random.Random(seed)
+    text = lambda: "=".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 12)))  # noqa: E731
+    finding = Finding(text(), "error", text(), 1.0, text(), text(), text())
+    made = Report(
+        text(), "fail", (finding,), text(), text(), {"inputs": [text(), text()], text(): text()},
+        (Canary(text(), text(), text(), "survived", text()),), 1, 0.5,
+        (Measured(text(), "float64", text(), text(), 0.1, 1e-9),), (Heat(text(), text(), (1, 1), ((0.5,),)),),
+        (f"/tmp/{text()}".replace("\x00", ""), 3),
+    )  # fmt: skip
+    title = text()
+    page_ = outputs.render([made, made], "html", title)
+    seen = Balanced()
+    seen.feed(page_)
+    seen.close()
+    assert (seen.open, seen.loaded) == ([], [])
+    assert "script" not in seen.tags
+    assert "Content-Security-Policy" in page_
+    root = ElementTree.fromstring(outputs.render([made], "junit", title).encode())
+    assert len(root.findall("./testsuite/testcase/failure")) == 1
+    for form in ("json", "sarif"):
+        told = json.loads(outputs.render([made], form, title))
+        json.dumps(told, ensure_ascii=False).encode()  # no half of a character in it
+    for form in outputs.FORMATS:
+        outputs.write(tmp_path / "report", outputs.render([made], form, title))
+    lines = str(made).splitlines()
+    assert all(c == "\n" or c.isprintable() for c in "\n".join(lines))
+    assert not any(line.startswith(("PASS", "FAIL")) for line in lines[1:])
+    shell.show(made, shell.console)
+    assert "\x1b" not in capsys.readouterr().out
+    assert Report.from_json(made.to_json()) == made
