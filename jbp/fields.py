@@ -130,7 +130,7 @@ def _within(value, hint, marks):
         raise MisfitError(", ".join([str(misfit), *map(str, ranges)])) from None
     for mark in ranges:
         if not mark.holds(value):
-            told = f"at most {mark.high:.10g}" if value > mark.high else mark
+            told = f"at most {mark.high:.10g}" if value > mark.high and not mark.open else mark
             raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {told}")
     return value
 

@@ -333,7 +333,7 @@ def test_ties_and_merges_that_do_not_fit():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 90])
 def test_settings_out_of_range(rate):
-    assert "expected the probability to drop" in message(Dropout, rate)
+    assert "a finite number, 0 or more and less than 1. To drop one of ten write 0.1" in message(Dropout, rate)
     assert "expected a whole number, 1 or more" in message(Repeat, Dense(3), 0)
     assert "expected a whole number, 1 or more" in message(MixtureOfExperts, Dense(3), 3, 0)
     assert "expected 1 <= k <= experts" in message(MixtureOfExperts, Dense(3), 3, 4)

@@ -202,9 +202,12 @@ def test_a_deep_belief_network_is_trained_one_machine_at_a_time():
 
 def test_settings_out_of_range():
     for make, says in (
-        (lambda: jbp.layers.LeakyIntegrateAndFire(1.0), "expected a leak between 0 and 1"),
-        (lambda: jbp.layers.LeakyIntegrateAndFire(surrogate="step"), "expected one of superspike, arctan"),  # pyright: ignore
-        (lambda: jbp.layers.GumbelSoftmax(0.0), "got temperature=0.0; expected more than 0"),
+        (
+            lambda: jbp.layers.LeakyIntegrateAndFire(1.0),
+            "got leak=1.0; expected a finite number, more than 0 and less than 1",
+        ),
+        (lambda: jbp.layers.LeakyIntegrateAndFire(surrogate="step"), "expected 'superspike', 'arctan'"),  # pyright: ignore
+        (lambda: jbp.layers.GumbelSoftmax(0.0), "got temperature=0.0; expected a finite number, more than 0"),
         (lambda: jbp.layers.RestrictedBoltzmann(3, 0), "expected 1 step or more"),
     ):
         with pytest.raises(jbp.LayerError, match=says):

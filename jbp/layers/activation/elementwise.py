@@ -286,7 +286,7 @@ class ELU(Elementwise):
         return jnp.where(x > 0, x, self.alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
-_LAMBDA, _ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., *Self-Normalizing Networks*, 2017, §2
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., *Self-Normalizing Networks*, 2017, §2
 
 
 @dataclass(frozen=True)
@@ -300,13 +300,13 @@ class SELU(Elementwise):
     keeps = "y"
 
     def f(self, x):
-        return _LAMBDA * jnp.where(x > 0, x, _ALPHA * jnp.expm1(x))
+        return LAMBDA * jnp.where(x > 0, x, ALPHA * jnp.expm1(x))
 
     def df(self, kept):
-        return jnp.where(kept > 0, _LAMBDA, kept + _LAMBDA * _ALPHA)
+        return jnp.where(kept > 0, LAMBDA, kept + LAMBDA * ALPHA)
 
     def definition(self, x):
-        return _LAMBDA * jnp.where(x > 0, x, _ALPHA * jnp.expm1(jnp.where(x > 0, 0, x)))
+        return LAMBDA * jnp.where(x > 0, x, ALPHA * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
 @dataclass(frozen=True)

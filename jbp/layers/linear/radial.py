@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jbp.cases import ANY, Case
 from jbp.errors import floats, take
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.numerics import along, leading, wide
 
@@ -25,7 +26,7 @@ class RadialBasis(Layer):
     LayerError for a scalar or an x that is not floating.
     """
 
-    features: int
+    features: Size
 
     def _shapes(self, x):
         return {"c": (self.features, x.shape[-1]), "s": (self.features,)}
@@ -38,7 +39,7 @@ class RadialBasis(Layer):
     def forward(self, params, x, /):
         _, s = take(self, params, floats(self, x, "(..., features)").dtype, **self._shapes(x))
         r = jnp.square(_apart(x, params["c"])).sum(-1)
-        r = r * along(jnp.exp(-2 * wide(s)), r)
+        r = jnp.minimum(r * along(jnp.exp(-2 * wide(s).astype(r.dtype)), r), jnp.finfo(r.dtype).max)  # else 0 · ∞ in ds
         return jnp.exp(-0.5 * r).astype(x.dtype), (x, r)
 
     def backward(self, params, residuals, dy, /):
@@ -61,11 +62,11 @@ class RadialBasis(Layer):
 
 def _apart(x, c):
     """x − c_j for every j, (..., features, d): made and used in one loop by the compiler, never stored."""
-    return wide(x)[..., None, :] - wide(c).reshape((1,) * (x.ndim - 1) + c.shape)
+    return wide(x)[..., None, :] - c.astype(wide(x).dtype).reshape((1,) * (x.ndim - 1) + c.shape)
 
 
 def _pulls(t, s):
-    return (t * along(jnp.exp(-2 * wide(s)), t))[..., None]
+    return (t * along(jnp.exp(-2 * wide(s).astype(t.dtype)), t))[..., None]
 
 
 CASES = (Case(RadialBasis(3), *ANY),)

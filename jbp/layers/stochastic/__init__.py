@@ -1,7 +1,7 @@
 """Layers that draw random numbers, and estimators of what has no derivative."""
 
 from jbp.layers.stochastic import dropout, estimator, spiking, variational
-from jbp.layers.stochastic.dropout import Dropout, DropoutInference, StochasticDepth
+from jbp.layers.stochastic.dropout import AlphaDropout, Dropout, DropoutInference, StochasticDepth
 from jbp.layers.stochastic.estimator import (
     GradientReversal,
     GumbelSoftmax,
@@ -17,6 +17,7 @@ from jbp.layers.stochastic.variational import (
 )
 
 __all__ = [
+    "AlphaDropout",
     "Dropout",
     "DropoutInference",
     "GradientReversal",

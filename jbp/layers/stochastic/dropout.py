@@ -1,51 +1,53 @@
 """Noise. The key is a buffer: `advance` moves it on, a checkpoint restores the run bit for bit."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import LayerError, floats, take
+from jbp.errors import floats, take
+from jbp.fields import Hint, Range
 from jbp.layer import Layer
+from jbp.layers.activation.elementwise import ALPHA, LAMBDA
 from jbp.params import Buffer
+
+_AXES = {"element": ("of any shape", 0), "channel": ("(batch, ..., channels)", 2), "example": ("(batch, ...)", 1)}
 
 
 @dataclass(frozen=True)
 class Dropout(Layer):
     """y = x m / (1 − rate), m = 1 with probability 1 − rate, else 0.      dx = dy m / (1 − rate)
 
-    Keeps the key, not the mask: the way back draws the mask again (Srivastava et al., *Dropout*, 2014). `rate` is the
-    probability to drop, in [0, 1). Buffer: the key, split by `advance`. `evaluation` gives DropoutInference.
-    Shapes: x and y alike, any. Raises LayerError for a rate out of range or an x that is not floating.
+    `rate` is the probability to drop, in [0, 1). One m is drawn `per` element; with "channel" per example and channel,
+    the last axis, for all places (PyTorch's Dropout1d, 2d and 3d, Keras's SpatialDropout); with "example" per example.
+    Keeps the key, not the mask: the backward pass draws the mask again (Srivastava et al., *Dropout*, 2014). Buffer:
+    the key, split by `advance`. `evaluation` gives DropoutInference. Shapes: x and y alike, any; (b, ..., c) per
+    channel and (b, ...) per example. Raises LayerError for an x that is not floating.
     """
 
-    rate: float
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.rate < 1:
-            raise LayerError(
-                self,
-                f"got rate {self.rate}; expected the probability to drop, 0 <= rate < 1. "
-                "To keep nine of ten write Dropout(0.1).",
-            )
+    rate: Annotated[float, Range(0, 1, open="high"), Hint("To drop one of ten write 0.1.")]
+    per: Literal["element", "channel", "example"] = "element"
 
     def init(self, key, x, /):
         return {"key": Buffer(key)}
 
-    def _shape(self, x):
-        """The mask's shape, which broadcasts to x's."""
-        return x.shape
+    def _mask(self, key, x):
+        """m, in a shape that broadcasts to x's."""
+        shape = {
+            "element": x.shape,
+            "channel": x.shape[:1] + (1,) * (x.ndim - 2) + x.shape[-1:],
+            "example": x.shape[:1] + (1,) * (x.ndim - 1),
+        }
+        return jax.random.bernoulli(key, jnp.float32(1 - self.rate), shape[self.per])
 
     def _dropped(self, key, x):
-        if not self.rate:
-            return x
-        mask = jax.random.bernoulli(key, jnp.float32(1 - self.rate), self._shape(x))
-        return jnp.where(mask, x / (1 - self.rate), 0)
+        return jnp.where(self._mask(key, x), x / (1 - self.rate), 0) if self.rate else x
 
     def forward(self, params, x, /):
-        (key,) = take(self, params, floats(self, x, "of any shape", least=0).dtype, key=())
+        axes, least = _AXES[self.per]
+        (key,) = take(self, params, floats(self, x, axes, least).dtype, key=())
         return self._dropped(key, x), key
 
     def backward(self, params, key, dy, /):
@@ -66,13 +68,36 @@ class StochasticDepth(Dropout):
     """y = x m / (1 − rate), one m for each example: 1 with probability 1 − rate, else 0.      dx = dy m / (1 − rate)
 
     The end of a residual branch, which it leaves out for some of the examples: `Residual(Serial(f,
-    StochasticDepth(0.1)))`. Otherwise as Dropout: keeps the key, advances it, and `evaluation` gives DropoutInference.
-    (Huang et al., *Deep Networks with Stochastic Depth*, 2016, §3; here it is in training that the branch is scaled.)
-    Shapes: x and y (b, ...).
+    StochasticDepth(0.1)))`. It is Dropout per example: keeps the key, advances it, and `evaluation` gives
+    DropoutInference. (Huang et al., *Deep Networks with Stochastic Depth*, 2016, §3; here it is in training that the
+    branch is scaled.) Shapes: x and y (b, ...).
     """
 
-    def _shape(self, x):
-        return floats(self, x, "(batch, ...)").shape[:1] + (1,) * (x.ndim - 1)
+    per: Literal["element", "channel", "example"] = "example"
+
+
+@dataclass(frozen=True)
+class AlphaDropout(Dropout):
+    """y = a (x m − λα (1 − m)) + b, m = 1 with probability 1 − rate, else 0.      dx = a m dy
+
+    What is dropped becomes −λα, the least value of SELU, and a = ((1 − rate) (1 + rate λ²α²))^-½, b = a rate λα keep
+    mean 0 and variance 1. One m is drawn `per` element, channel or example as by Dropout; "channel" is PyTorch's
+    FeatureAlphaDropout. Keeps the key, advances it, and `evaluation` gives DropoutInference. (Klambauer et al.,
+    *Self-Normalizing Neural Networks*, 2017, §3.) Shapes: x and y alike, any.
+    """
+
+    def _scale(self):
+        return ((1 - self.rate) * (1 + self.rate * (LAMBDA * ALPHA) ** 2)) ** -0.5
+
+    def _dropped(self, key, x):
+        if not self.rate:
+            return x
+        a, b = self._scale(), self._scale() * self.rate * LAMBDA * ALPHA
+        low = jnp.asarray(b - a * LAMBDA * ALPHA, x.dtype)
+        return jnp.where(self._mask(key, x), a * x + jnp.asarray(b, x.dtype), low)
+
+    def backward(self, params, key, dy, /):
+        return jnp.where(self._mask(key, dy), self._scale() * dy, 0) if self.rate else dy, ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,9 @@ class DropoutInference(Layer):
 
 
 CASES = (
+    Case(Dropout(0.4, "channel"), f(3, 5), f(2, 3, 5)),
+    Case(AlphaDropout(0.3), *ANY),
+    Case(AlphaDropout(0.3, "channel"), f(2, 3, 5)),
     Case(Dropout(0.3), *ANY),
     Case(Dropout(0.0), f(3, 5)),
     Case(DropoutInference(), *ANY),

@@ -1,12 +1,14 @@
-"""Steps whose true gradient is zero or not wanted: the way back is that of something else, and says so."""
+"""Steps whose true gradient is zero or not wanted: the backward pass is that of something else, and says so."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import LayerError, floats, take
+from jbp.errors import floats, take
+from jbp.fields import Hint, Range
 from jbp.layer import Estimator, Layer
 from jbp.numerics import log_sum_exp, wide, wide_dtype
 from jbp.params import Buffer
@@ -83,16 +85,9 @@ class GumbelSoftmaxInference(Layer):
     Keeps y. Takes GumbelSoftmax's key and leaves it alone.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise LayerError(
-                self,
-                f"got temperature={self.temperature}; expected more than 0. "
-                "For a draw that is hard put a StraightThroughOneHot after it.",
-            )
+    temperature: Annotated[
+        float, Range(0, open="low"), Hint("For a draw that is hard put a StraightThroughOneHot after it.")
+    ] = 1.0
 
     def init(self, key, x, /):
         return {"key": Buffer(key)}

@@ -1,4 +1,4 @@
-"""Neurons that say nothing, or one spike. A threshold has the derivative 0: the way back puts a slope in its place."""
+"""Neurons that say nothing, or one spike. A threshold has the derivative 0: a slope is put in its place."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import Case, f
-from jbp.errors import LayerError, floats, take
+from jbp.errors import floats, take
+from jbp.fields import Inside, Positive
 from jbp.layer import Estimator
-from jbp.numerics import time_first, wide, wide_dtype
+from jbp.numerics import Static, time_first, wide, wide_dtype
 
 # σ(z), z the distance to the threshold times the sharpness: 1 at the threshold, less away from it
 SURROGATES = {
@@ -34,38 +35,25 @@ class LeakyIntegrateAndFire(Estimator):
     for a leak outside of (0, 1), a threshold or a sharpness that is not positive, and an unknown surrogate.
     """
 
-    leak: float = 0.9
-    threshold: float = 1.0
+    leak: Inside = 0.9
+    threshold: Positive = 1.0
     surrogate: Literal["superspike", "arctan", "triangle", "boxcar"] = "superspike"
-    sharpness: float = 2.0
+    sharpness: Positive = 2.0
     learn: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.leak < 1 or not self.threshold > 0 or not self.sharpness > 0:
-            raise LayerError(
-                self,
-                f"got leak={self.leak}, threshold={self.threshold}, sharpness={self.sharpness}; expected a leak "
-                "between 0 and 1, the rest more than 0. Try LeakyIntegrateAndFire().",
-            )
-        if self.surrogate not in SURROGATES:
-            raise LayerError(
-                self, f"got surrogate={self.surrogate!r}; expected one of {', '.join(SURROGATES)}. Try 'superspike'."
-            )
 
     def init(self, key, x, /):
         n = floats(self, x, "(batch, time, neurons)", rank=3).shape[-1]
         return {"a": jnp.full(n, math.log(self.leak / (1 - self.leak)), x.dtype)} if self.learn else ()
 
-    def _leak(self, params):
-        """λ: (1, n) in float32 at least, or a number."""
-        return lax.logistic(wide(params["a"]))[None] if self.learn else self.leak
+    def _leak(self, params, dtype):
+        """λ: (1, n) in `dtype`, or a number."""
+        return lax.logistic(params["a"].astype(dtype))[None] if self.learn else self.leak
 
     def forward(self, params, x, /):
         floats(self, x, "(batch, time, neurons)", rank=3)
         if self.learn:
             take(self, params, x.dtype, a=x.shape[-1:])
-        leak = self._leak(params)
+        leak = self._leak(params, wide_dtype(x.dtype))
 
         def step(state, x):
             u, s = state
@@ -78,7 +66,7 @@ class LeakyIntegrateAndFire(Estimator):
         return time_first(s), u
 
     def backward(self, params, u, dy, /):
-        leak, slope = self._leak(params), SURROGATES[self.surrogate]
+        leak, slope = self._leak(params, wide_dtype(u.dtype)), SURROGATES[self.surrogate]
 
         def step(g, now):
             dy, u = map(wide, now)
@@ -87,10 +75,13 @@ class LeakyIntegrateAndFire(Estimator):
 
         zero = jnp.zeros(u.shape[1:], wide_dtype(u.dtype))
         _, (g, delta) = lax.scan(step, zero, (time_first(dy), u), reverse=True)
-        return time_first(g).astype(dy.dtype), delta
+        return time_first(g).astype(dy.dtype), (delta, Static(params["a"].dtype)) if self.learn else ()
 
     def gradient(self, u, delta, /):
-        return {"a": jnp.einsum("tbn,tbn->n", delta[1:], wide(u[:-1])).astype(u.dtype)} if self.learn else ()
+        if not self.learn:
+            return ()
+        delta, dtype = delta
+        return {"a": jnp.einsum("tbn,tbn->n", delta[1:], wide(u[:-1])).astype(dtype.value)}
 
     def reference(self, params, x, /):
         leak = 1 / (1 + jnp.exp(-params["a"][None])) if self.learn else self.leak
