@@ -87,6 +87,9 @@ LAYERS = (
          f(2, 3, 4), {"x": f(2, 3, 4), "other": f(2)}),
     Case(jbp.Sublayer(layers.MultiHeadAttention(1), ("x", ("source", "memory")), ("mask", ("bias", "more")), into=None),
          {"x": f(2, 3, 2), "memory": f(2, 5, 3), "more": f(1, 1, 3, 5), "mask": i(2, 5, below=2), "other": f(2)}),
+    Case(jbp.Serial(layers.MaxPool(2, return_indices=True), layers.MaxUnpool(2)), f(2, 4, 3), f(1, 2, 4, 2)),
+    Case(jbp.Serial(layers.MaxPool(3, 1, "SAME", return_indices=True), layers.Select(0)), f(1, 2, 3, 2)),
+    Case(jbp.Serial(layers.AdaptiveMaxPool(2, return_indices=True), layers.Select(0)), f(1, 4, 3)),
 )  # fmt: skip
 
 FORMS = (

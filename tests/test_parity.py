@@ -214,6 +214,79 @@ SAME = {
     "GlobalMaxPool": (layers.GlobalMaxPool(), IMAGE, lambda p, x: F.adaptive_max_pool2d(first(x), 1).flatten(1)),
     "Upsample": (layers.Upsample((2, 3)), IMAGE, on_channels(F.interpolate, scale_factor=(2, 3), mode="nearest")),
     "Pad": (layers.Pad(((1, 2), (-1, 0))), IMAGE, on_channels(F.pad, pad=(-1, 0, 1, 2))),
+    "Pad, value": (layers.Pad(1, value=2.5), X, on_channels(F.pad, pad=(1, 1), value=2.5)),
+    **{f"Pad, {mode}": (layers.Pad(((2, 1), (0, 3)), mode), IMAGE, on_channels(F.pad, pad=(0, 3, 2, 1), mode=mode))
+       for mode in ("reflect", "replicate", "circular")},
+    **{f"Conv, {mode}": (
+        layers.Conv(3, 3, 2, 2, padding_mode=mode), IMAGE,
+        lambda p, x, m=mode: last(F.conv2d(F.pad(first(x), (2, 2, 2, 2), m), filters(p["w"]), p["b"], 2)),
+    ) for mode in ("reflect", "replicate", "circular")},
+    "Conv, no bias": (
+        layers.Conv(3, 3, padding=(1, 2), bias=False), IMAGE,
+        lambda p, x: last(F.conv2d(first(x), filters(p["w"]), padding=(1, 2))),
+    ),
+    "ConvTranspose, output padding": (
+        layers.ConvTranspose(3, (3, 2), 3, padding=(1, 0), output_padding=(2, 1)), IMAGE,
+        transposed(2, stride=3, padding=(1, 0), output_padding=(2, 1)),
+    ),
+    "MaxPool, dilation": (
+        layers.MaxPool(2, 1, (1, 0), dilation=2), IMAGE,
+        on_channels(F.max_pool2d, kernel_size=2, stride=1, padding=(1, 0), dilation=2),
+    ),
+    "MaxPool, ceil": (
+        layers.MaxPool(2, 3, 1, ceil_mode=True), IMAGE,
+        on_channels(F.max_pool2d, kernel_size=2, stride=3, padding=1, ceil_mode=True),
+    ),
+    "MaxPool, 3-D": (layers.MaxPool(2, 1), f(1, 2, 3, 4, 2), on_channels(F.max_pool3d, kernel_size=2, stride=1)),
+    "MaxPool, huge": (layers.MaxPool(257, 1, 128), f(1, 3, 2), on_channels(
+        lambda x: F.max_pool1d(x, kernel_size=257, stride=1, padding=128))),
+    "MaxPool and MaxUnpool": (
+        jbp.Serial(layers.MaxPool(2, return_indices=True), layers.MaxUnpool(2, sizes=(5, 6))), IMAGE,
+        on_channels(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2, output_size=(5, 6))),
+    ),
+    "AdaptiveMaxPool": (
+        layers.AdaptiveMaxPool((3, 4)), IMAGE, on_channels(F.adaptive_max_pool2d, output_size=(3, 4)),
+    ),
+    "AdaptiveAveragePool, one number": (
+        layers.AdaptiveAveragePool(3), IMAGE, on_channels(F.adaptive_avg_pool2d, output_size=3),
+    ),
+    **{f"AveragePool, ceil, {count}": (
+        layers.AveragePool(3, 2, 1, ceil_mode=True, count_include_pad=count), IMAGE,
+        on_channels(
+            F.avg_pool2d, kernel_size=3, stride=2, padding=1, ceil_mode=True, count_include_pad=count
+        ),
+    ) for count in (False, True)},
+    "AveragePool, divisor": (
+        layers.AveragePool(2, 1, divisor_override=3), IMAGE,
+        on_channels(F.avg_pool2d, kernel_size=2, stride=1, divisor_override=3),
+    ),
+    "LPPool": (layers.LPPool(2, (2, 3), 1), IMAGE, on_channels(
+        F.lp_pool2d, norm_type=2, kernel_size=(2, 3), stride=1)),
+    "LPPool, any norm": (layers.LPPool(1.5, 2), X, on_channels(
+        lambda x: F.lp_pool1d(x.abs(), norm_type=1.5, kernel_size=2))),
+    **{f"Upsample, {mode}, {corners}": (
+        layers.Upsample((2, 1.5), mode, corners), IMAGE,
+        on_channels(F.interpolate, scale_factor=(2.0, 1.5), mode=mode, align_corners=corners),
+    ) for mode in ("bilinear", "bicubic") for corners in (False, True)},
+    **{f"Resize, {mode}, {corners}": (
+        layers.Resize((3, 8), mode, corners), IMAGE,
+        on_channels(F.interpolate, size=(3, 8), mode=mode, align_corners=corners),
+    ) for mode in ("bilinear", "bicubic") for corners in (False, True)},
+    "Resize, nearest": (layers.Resize((3, 8), "nearest"), IMAGE, on_channels(F.interpolate, size=(3, 8))),
+    "Upsample, 1-D": (layers.Upsample(3, "linear"), X, on_channels(F.interpolate, scale_factor=3, mode="linear")),
+    "Upsample, 3-D": (
+        layers.Upsample(2, "trilinear"), f(1, 2, 3, 2, 2), on_channels(F.interpolate, scale_factor=2, mode="trilinear"),
+    ),
+    "PixelShuffle": (layers.PixelShuffle(2), IMAGE, on_channels(F.pixel_shuffle, upscale_factor=2)),
+    "PixelUnshuffle": (layers.PixelUnshuffle(2), f(2, 4, 6, 3), on_channels(F.pixel_unshuffle, downscale_factor=2)),
+    "ChannelShuffle": (layers.ChannelShuffle(2), IMAGE, on_channels(torch.nn.ChannelShuffle(2))),
+    "Unfold": (layers.Unfold((2, 3), (1, 2), 1, 2), IMAGE, lambda p, x: F.unfold(
+        first(x), (2, 3), dilation=2, padding=1, stride=(1, 2)).unflatten(1, (4, 6)).permute(0, 3, 2, 1).reshape(
+            2, 5, 2, 24)),
+    "Fold": (layers.Fold((4, 5), 2, 1, 1), f(2, 5, 6, 8), lambda p, x: last(F.fold(
+        x.reshape(2, 30, 4, 2).permute(0, 3, 2, 1).flatten(1, 2), (4, 5), 2, padding=1))),
+    "Flatten": (layers.Flatten(1, 2), IMAGE, lambda p, x: x.flatten(1, 2)),
+    "Unflatten": (layers.Unflatten(-1, (2, -1)), X, lambda p, x: x.unflatten(-1, (2, -1))),
     "Embedding": (layers.Embedding(5, 3), i(4, 2, below=5), lambda p, x: F.embedding(x, p["e"])),
     "EmbeddingBag": (
         layers.EmbeddingBag(5, 3), i(4, 2, below=5), lambda p, x: F.embedding_bag(x, p["e"], mode="sum"),
