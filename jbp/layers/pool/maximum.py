@@ -380,7 +380,7 @@ def valid(layer: Any, given: Any) -> tuple[Any, Any]:
             f"got x {show(x)} and mask {show(mask)}; expected booleans or integers {list(x.shape[:-1])}, true where x "
             "is valid. Leave out the axis of the channels, or cast it with .astype(bool).",
         )
-    return x, mask != 0
+    return x, mask.astype(bool)
 
 
 CASES = (

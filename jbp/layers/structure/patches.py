@@ -47,8 +47,9 @@ class Unfold(Layer):
         """Window by window, each cut out of the padded x."""
         slide = windows(self, x.shape, whole=True)
         padded = jnp.pad(x, ((0, 0), *slide.pads, (0, 0)))
-        y = [padded[(slice(None), *_cut(slide, p))].reshape(x.shape[0], -1) for p in np.ndindex(*slide.number)]
-        return jnp.stack(y, 1).reshape(x.shape[0], *slide.number, -1) if x.size else _unfold(slide, x)
+        channels = math.prod(slide.window) * x.shape[-1]
+        y = [padded[(slice(None), *_cut(slide, p))].reshape(x.shape[0], channels) for p in np.ndindex(*slide.number)]
+        return jnp.stack(y, 1).reshape(x.shape[0], *slide.number, channels)
 
 
 @dataclass(frozen=True)
