@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ import numpy as np
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, show, take
-from jbp.layer import Layer
-from jbp.numerics import wide, wide_dtype
+from jbp.fields import Count, DType, Hint, Positive, Size
+from jbp.layer import Estimator, Layer
+from jbp.numerics import Static, counting, wide, wide_dtype
 
-__all__ = ["Embedding", "EmbeddingBag", "Positions", "SinusoidalPositions"]
+__all__ = ["Embedding", "EmbeddingBag", "FrequencyScaledEmbedding", "Positions", "SinusoidalPositions"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,17 @@ class Embedding(Layer):
     Where ids is `padding`, if that is set, y is 0 and E is told nothing. Keeps ids. Shapes: ids (...), E (v, d), y
     (..., d). E starts normal with variance 1/d, in `dtype` or else in JAX's default floating dtype, which is that of y.
     An id out of range raises LayerError where it can be known (outside of jit); inside of jit it gives NaN.
+
+    dE has the shape of E, for optimizers take gradients shaped like parameters; XLA adds the rows in place. Where most
+    rows are not met and that still is too much, LinearCrossEntropy and NegativeSampling avoid the scores, and Frozen
+    the gradient. PyTorch's scale_grad_by_freq is FrequencyScaledEmbedding; its max_norm changes E on the way forward,
+    which no layer here does: project E after the optimizer's step.
     """
 
-    vocabulary: int
-    features: int
-    dtype: str | None = None
-    padding: int | None = None
+    vocabulary: Size
+    features: Size
+    dtype: DType | None = None
+    padding: Count | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,6 +46,7 @@ class Embedding(Layer):
 
     def forward(self, params, ids, /):
         indices(self, ids, self.vocabulary, "ids")
+        ids = counting(ids)
         return self._padded(ids, rows(self, params, ids)), ids
 
     def backward(self, params, ids, dy, /):
@@ -53,7 +60,21 @@ class Embedding(Layer):
 
     def reference(self, params, ids, /):
         y = params["e"][ids]
-        return y if self.padding is None else y * (ids != self.padding)[..., None].astype(y.dtype)
+        return y if self.padding is None else y * (counting(ids) != self.padding)[..., None].astype(y.dtype)
+
+
+@dataclass(frozen=True)
+class FrequencyScaledEmbedding(Embedding, Estimator):
+    """y = E[ids].      no dx      dE[k] = (Σ dy over the places where ids = k) / (the number of those places)
+
+    An Embedding whose rare and frequent ids move alike: PyTorch's scale_grad_by_freq. What it gives is not the gradient
+    of the loss, so it is an Estimator. Keeps ids. Fields, shapes and errors as of Embedding: ids (...), E (v, d), y
+    (..., d), 0 where ids is `padding`.
+    """
+
+    def gradient(self, ids, dy, /):
+        counts = jnp.zeros(self.vocabulary, wide(dy).dtype).at[ids].add(1, mode="drop", wrap_negative_indices=False)
+        return {"e": (sums(self, ids, wide(dy)) / jnp.maximum(counts, 1)[:, None]).astype(dy.dtype)}
 
 
 def padding_in(layer: Any) -> None:
@@ -88,69 +109,162 @@ class EmbeddingBag(Layer):
     """y = Σ_j a_j E[ids_j] over a bag of ids.      dE[k] = Σ a_j dy over the places where ids_j = k
 
     On ids, or on (ids, w) with a weight for each: a_j = w_j, or 1, divided by the number of ids in the bag if `mode` is
-    "mean"; 0 where ids_j is `padding`, which does not count. An empty bag gives 0. dw_j = dy · E[ids_j], so divided.
-    Keeps ids and w. Shapes: ids and w (..., n), E (vocabulary, features), y (..., features). Errors as for Embedding.
+    "mean"; 0 where ids_j is `padding`, which does not count. dw_j = dy · E[ids_j], so divided. An empty bag gives 0. If
+    `mode` is "max", y is the greatest E[ids_j] for each feature, and dy goes to the first that is; it takes no weights.
+
+    A bag is the last axis of ids. Bags of many sizes may stand one after the other instead, as in PyTorch: {"ids":
+    (n,), "offsets": (b,)} and "weights" (n,), or (ids, offsets) of integers; offsets are where the bags begin, the
+    first at 0, and bag j ends where j + 1 begins. Keeps ids and w, for "max" the places. Shapes: ids and w (..., n), E
+    (vocabulary, features), y (..., features); with offsets y (b, features). Errors as for Embedding.
     """
 
-    vocabulary: int
-    features: int
-    mode: Literal["sum", "mean"] = "sum"
-    dtype: str | None = None
-    padding: int | None = None
+    vocabulary: Size
+    features: Size
+    mode: Annotated[Literal["sum", "mean", "max"], Hint("Weights make other means.")] = "sum"
+    dtype: DType | None = None
+    padding: Count | None = None
 
     def __post_init__(self):
         super().__post_init__()
         padding_in(self)
-        if self.mode not in ("sum", "mean"):
-            raise LayerError(self, f"got mode={self.mode!r}; expected 'sum' or 'mean'. Weights make other means.")
 
-    def _check(self, x):
-        ids, *w = x if isinstance(x, tuple | list) else (x,)
-        indices(self, ids, self.vocabulary, "ids")
-        if len(w) > 1 or not ids.shape or (w and w[0].shape != ids.shape):
+    def _opened(self, x) -> tuple[Any, Any, Any]:
+        """ids, where bags begin or None for bags on the last axis, and the weights or None."""
+        named = {"ids": x}
+        if isinstance(x, dict):
+            named = x
+        elif isinstance(x, tuple | list) and len(x) == 2:
+            whole = hasattr(x[1], "dtype") and jnp.issubdtype(x[1].dtype, jnp.integer)
+            named = {"ids": x[0], ("offsets" if whole else "weights"): x[1]}
+        several: list[Any] = [named.get(name) for name in ("ids", "offsets", "weights")]
+        ids, offsets, w = several
+        fits = not set(named) - {"ids", "offsets", "weights"} and len(getattr(ids, "shape", ())) > 0
+        fits = fits and (offsets is None or len(offsets.shape) == len(ids.shape) == 1)
+        if not fits or (w is not None and (w.shape != ids.shape or self.mode == "max")):
             raise LayerError(
-                self, f"got {show(x)}; expected ids (..., n), or (ids, weights) of one shape. Make a bag the last axis."
+                self,
+                f"got {show(x)}; expected ids (..., n), (ids, weights) of one shape but for mode='max', or (ids (n,), "
+                "offsets (b,)). Make a bag the last axis, or say where each begins.",
             )
-        return ids, *w
+        indices(self, ids, self.vocabulary, "ids")
+        return counting(ids), None if offsets is None else counting(offsets), w
 
     def init(self, key, x, /):
-        self._check(x)
+        self._opened(x)
         return table(self, key)
 
-    def _shares(self, ids, dtype):
-        """a of weights that are all 1."""
-        counts = jnp.ones(ids.shape, dtype) if self.padding is None else (ids != self.padding).astype(dtype)
-        return counts / jnp.maximum(counts.sum(-1, keepdims=True), 1) if self.mode == "mean" else counts
-
-    def _coefficients(self, ids, w, dtype):
-        a = self._shares(ids, dtype)
-        return a * w[0].astype(dtype) if w else a
-
     def forward(self, params, x, /):
-        ids, *w = self._check(x)
+        ids, offsets, w = self._opened(x)
+        bags = None if offsets is None else _bags(offsets, ids.shape[0])
+        e = self._rows(params, ids)
+        form = Static(tuple(x) if isinstance(x, dict) else isinstance(x, tuple | list))
+        if self.mode == "max":
+            y, places = self._greatest(ids, offsets, bags, e)
+            return y, ((ids, offsets, w), places, form)
+        a = self._coefficients(ids, offsets, w, wide_dtype(e.dtype))
+        if bags is None:
+            y = jnp.einsum("...n,...nd->...d", a, wide(e))
+        else:
+            y = jnp.zeros((offsets.shape[0], self.features), a.dtype).at[bags].add(a[:, None] * wide(e), mode="drop")
+        return y.astype(e.dtype), ((ids, offsets, w), (), form)
+
+    def backward(self, params, residuals, dy, /):
+        (ids, offsets, w), _, form = residuals
+        dw = None
+        if w is not None:
+            each = self._each_bag(offsets, ids, wide(dy))
+            share = self._shares(ids, offsets, wide(dy).dtype)
+            dw = (share * jnp.einsum("...d,...d->...", each, wide(self._rows(params, ids)))).astype(w.dtype)
+        return _like_input(form.value, dw), dy
+
+    def gradient(self, residuals, dy, /):
+        (ids, offsets, w), places, _ = residuals
+        if self.mode == "max":
+            e = jnp.zeros((self.vocabulary, self.features), wide(dy).dtype)
+            columns = jnp.broadcast_to(jnp.arange(self.features), places.shape)
+            return {"e": e.at[places, columns].add(wide(dy), mode="drop", wrap_negative_indices=False).astype(dy.dtype)}
+        a = self._coefficients(ids, offsets, w, wide(dy).dtype)
+        return {"e": sums(self, ids, a[..., None] * self._each_bag(offsets, ids, wide(dy))).astype(dy.dtype)}
+
+    def _rows(self, params, ids):
+        """E[ids], 0 where they are padding, whatever stands there."""
         e = rows(self, params, ids)
-        a = self._coefficients(ids, w, wide_dtype(e.dtype))
-        return jnp.einsum("...n,...nd->...d", a, wide(e)).astype(e.dtype), (ids, *w)
+        return e if self.padding is None else jnp.where((ids != self.padding)[..., None], e, 0)
 
-    def backward(self, params, x, dy, /):
-        ids, *w = x
-        if not w:
-            return None, dy
-        dw = self._shares(ids, wide(dy).dtype) * jnp.einsum("...d,...nd->...n", wide(dy), wide(rows(self, params, ids)))
-        return (None, dw.astype(w[0].dtype)), dy
+    def _each_bag(self, offsets, ids, dy):
+        """dy of the bag of each id: (..., n, d), or (..., 1, d) where a bag is the last axis."""
+        if offsets is None:
+            return jnp.broadcast_to(dy[..., None, :], (*ids.shape, self.features))
+        return dy.at[_bags(offsets, ids.shape[0])].get(mode="fill", fill_value=0)
 
-    def gradient(self, x, dy, /):
-        ids, *w = x
-        a = self._coefficients(ids, w, wide(dy).dtype)
-        return {"e": sums(self, ids, a[..., None] * wide(dy)[..., None, :]).astype(dy.dtype)}
+    def _counts(self, ids, dtype):
+        """1 for an id that counts, 0 for padding."""
+        return jnp.ones(ids.shape, dtype) if self.padding is None else (ids != self.padding).astype(dtype)
+
+    def _shares(self, ids, offsets, dtype):
+        """a of weights that are all 1."""
+        counts = self._counts(ids, dtype)
+        if self.mode != "mean":
+            return counts
+        if offsets is None:
+            return counts / jnp.maximum(counts.sum(-1, keepdims=True), 1)
+        bags = _bags(offsets, ids.shape[0])
+        n = jnp.zeros(offsets.shape, dtype).at[bags].add(counts, mode="drop")
+        return counts / jnp.maximum(n, 1).at[bags].get(mode="fill", fill_value=1)
+
+    def _coefficients(self, ids, offsets, w, dtype):
+        a = self._shares(ids, offsets, dtype)
+        return a if w is None else jnp.where(self._counts(ids, dtype) > 0, a * w.astype(dtype), 0)
+
+    def _greatest(self, ids, offsets, bags, e):
+        """The greatest of each bag, and the id of the first that is, or one that is out of range."""
+        e = e if self.padding is None else jnp.where((ids != self.padding)[..., None], e, -jnp.inf)
+        shape = (*ids.shape[:-1], self.features) if bags is None else (offsets.shape[0], self.features)
+        if not ids.shape[-1]:
+            return jnp.zeros(shape, e.dtype), jnp.full(shape, self.vocabulary, ids.dtype)
+        if bags is None:
+            place = e.argmax(-2)
+            y = jnp.take_along_axis(e, place[..., None, :], -2)[..., 0, :]
+            places = jnp.take_along_axis(ids, place, -1)
+        else:
+            y = jnp.full(shape, -jnp.inf, e.dtype).at[bags].max(e, mode="drop")
+            n = ids.shape[0]
+            order = jnp.where(e == y.at[bags].get(mode="fill", fill_value=0), jnp.arange(n)[:, None], n)
+            first = jnp.full(shape, n, order.dtype).at[bags].min(order, mode="drop")
+            places = ids.at[first].get(mode="fill", fill_value=self.vocabulary)
+        nothing = y == -jnp.inf
+        return jnp.where(nothing, 0, y), jnp.where(nothing, self.vocabulary, places)
 
     def reference(self, params, x, /):
-        ids, *w = x if isinstance(x, tuple | list) else (x,)
+        ids, offsets, w = self._opened(x)
         kept = jnp.ones(ids.shape, bool) if self.padding is None else ids != self.padding
-        y = jnp.where(kept[..., None], params["e"][ids], 0)
-        y = jnp.sum(y * w[0][..., None] if w else y, -2)
+        e = params["e"][ids]
+        if offsets is not None:  # (b, n): which id is in which bag, a bag of all ids each
+            ends = jnp.concatenate([offsets[1:], jnp.full(1, ids.shape[0], offsets.dtype)])
+            place = jnp.arange(ids.shape[0], dtype=offsets.dtype)[None]
+            kept = kept[None] & (place >= offsets[:, None]) & (place < ends[:, None])
+            e = jnp.broadcast_to(e[None], (*kept.shape, self.features))
+            w = None if w is None else jnp.broadcast_to(w[None], kept.shape)
+        if self.mode == "max":
+            y = jnp.max(jnp.where(kept[..., None], e, -jnp.inf), -2, initial=-jnp.inf)
+            return jnp.where(jnp.any(kept, -1)[..., None], y, 0)
+        y = jnp.where(kept[..., None], e, 0)
+        y = jnp.sum(y if w is None else y * jnp.where(kept, w, 0)[..., None], -2)
         n = jnp.sum(kept, -1, keepdims=True).astype(y.dtype)
         return y / jnp.where(n == 0, 1, n) if self.mode == "mean" else y
+
+
+def _bags(offsets, n):
+    """The number of the bag of each of n ids, −1 read as out of range where they begin before the first."""
+    bags = jnp.searchsorted(offsets, jnp.arange(n, dtype=offsets.dtype), side="right") - 1
+    return jnp.where(bags < 0, offsets.shape[0], bags)
+
+
+def _like_input(form, dw):
+    """The cotangent of what came: integers have none."""
+    if isinstance(form, tuple):
+        return {name: dw if name == "weights" else None for name in form}
+    return (None, dw) if form else None
 
 
 @dataclass(frozen=True)
@@ -160,7 +274,7 @@ class Positions(Layer):
     Keeps nothing. Shapes: x and y (..., n, d), P (length, d). Raises LayerError if n exceeds `length`.
     """
 
-    length: int
+    length: Size
 
     def _n(self, x):
         if len(x.shape) < 2 or x.shape[-2] > self.length:
@@ -178,10 +292,10 @@ class Positions(Layer):
     def forward(self, params, x, /):
         n = self._n(x)
         (p,) = take(self, params, x.dtype, p=(self.length, x.shape[-1]))
-        return x + p[:n].reshape((1,) * (x.ndim - 2) + (n, -1)), ()
+        return x + p[:n].astype(x.dtype).reshape((1,) * (x.ndim - 2) + (n, -1)), ()
 
     def backward(self, params, residuals, dy, /):
-        return dy, dy
+        return dy, dy.astype(params["p"].dtype)
 
     def gradient(self, residuals, dy, /):
         p = dy.sum(tuple(range(dy.ndim - 2)))
@@ -198,7 +312,7 @@ class SinusoidalPositions(Layer):
     2017, §3.5.) Raises LayerError for fewer than two axes or an x that is not floating.
     """
 
-    base: float = 10000.0
+    base: Positive = 10000.0
 
     def forward(self, params, x, /):
         n, d = floats(self, x, "(..., n, features)", least=2).shape[-2:]
@@ -223,6 +337,9 @@ CASES = (
     Case(Embedding(5, 3), i(4, below=5), i(3, 2, below=5)),
     Case(Embedding(3, 8), i(2, 5, below=3)),
     Case(Embedding(5, 3, padding=1), i(3, 2, below=5)),
+    Case(FrequencyScaledEmbedding(5, 3, padding=1), i(3, 2, below=5)),
     Case(EmbeddingBag(5, 3), i(2, 3, below=5), (i(2, 3, below=5), f(2, 3))),
     Case(EmbeddingBag(5, 3, "mean", padding=1), i(3, 2, 4, below=5), (i(3, 4, below=5), f(3, 4))),
+    Case(EmbeddingBag(5, 3, "max", padding=1), i(2, 3, below=5)),
+    Case(EmbeddingBag(5, 3, "mean"), {"ids": i(4, below=5), "offsets": i(1, below=1), "weights": f(4)}),
 )
