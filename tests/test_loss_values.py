@@ -11,12 +11,20 @@ from oracle import draw, is_float
 from jbp.cases import f
 from jbp.losses import (
     CTC,
+    NLL,
     BinaryCrossEntropy,
     ClippedPolicy,
     Each,
+    Focal,
+    Hinge,
+    KLDiv,
     KullbackLeibler,
     LinearCrossEntropy,
+    MultiLabelSoftMargin,
+    MultiMargin,
+    PoissonNLL,
     PolicyGradient,
+    SoftMargin,
     SoftmaxCrossEntropy,
 )
 from jbp.train import accuracy
@@ -105,6 +113,26 @@ def test_sure_and_right_answers_of_yes_and_no():
     np.testing.assert_array_equal(
         both(Each(BinaryCrossEntropy()), (jnp.array([INF, -INF]), jnp.array([0.0, 0.5])))[0][0], [INF, INF]
     )
+
+
+def test_infinite_scores_that_are_right_cost_nothing_and_send_nothing():
+    z, signs, shares = jnp.array([[INF, -INF]]), jnp.array([[1.0, -1.0]]), jnp.array([[1.0, 0.0]])
+    for loss, t in ((Hinge(), signs), (SoftMargin(), signs), (Focal(), shares), (MultiLabelSoftMargin(), shares)):
+        y, dx = swept(loss, z, t) if t is shares else both(loss, (z, t))[0]  # jax.vjp of a product: ∞ · 0
+        assert y == 0, loss
+        for d in dx:
+            assert not d.any(), loss
+    y, (dz, _) = swept(MultiMargin(), row(1, -INF, 0.5, 0), jnp.array([0]))
+    np.testing.assert_allclose(y, 0.5 / 4, rtol=1e-12)
+    np.testing.assert_allclose(dz[0], [-0.25, 0, 0.25, 0], rtol=1e-12)
+    y, (dq, dp) = swept(KLDiv(), row(-0.5, -INF), row(1, 0))
+    np.testing.assert_allclose(y, 0.5 / 2, rtol=1e-12)
+    np.testing.assert_allclose((dq[0], dp[0]), ([-0.5, 0], [0.75, 0]), rtol=1e-12)
+    y, (dp, dt) = swept(PoissonNLL(), row(-INF), row(0))
+    assert (y, dp[0], dt[0]) == (0, 0, 0)
+    y, (dp, _) = swept(NLL(), row(-0.5, -INF), jnp.array([0]))
+    assert y == 0.5
+    assert dp[0].tolist() == [-1, 0]
 
 
 def test_an_action_that_cannot_be():

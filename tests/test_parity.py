@@ -125,6 +125,14 @@ def entropy(**options):
 
 X, IMAGE, PAIR = f(3, 4, 6), f(2, 5, 6, 4), (f(3, 5), f(3, 5))
 
+
+def by_label(p, x):
+    z, labels = x[0].log_softmax(-1).movedim(0, 1), x[1]
+    rows = [row[row != 0] for row in labels]
+    lengths = tuple(map(len, rows))
+    return F.ctc_loss(z, torch.cat(rows).long(), (len(z),) * len(rows), lengths, zero_infinity=True)
+
+
 SAME = {
     **{name: (getattr(layers, name)(), X, lambda p, x, g=g: g(x)) for name, g in {
         "Tanh": torch.tanh, "ReLU": F.relu, "Sigmoid": torch.sigmoid, "LeakyReLU": F.leaky_relu, "ReLU6": F.relu6,
@@ -361,6 +369,84 @@ SAME = {
         losses.Triplet(0.3), (f(5, 3),) * 3,
         lambda p, x: F.triplet_margin_with_distance_loss(
             *x, distance_function=lambda a, b: ((a - b) ** 2).sum(-1), margin=0.3),
+    ),
+    "pairwise distance": (layers.PairwiseDistance(3.0, 1e-3), PAIR, lambda p, x: F.pairwise_distance(*x, 3.0, 1e-3)),
+    "pairwise distance, largest": (
+        layers.PairwiseDistance(None, keepdim=True), PAIR,
+        lambda p, x: F.pairwise_distance(*x, torch.inf, keepdim=True),
+    ),
+    "cosine similarity": (layers.CosineSimilarity(), PAIR, lambda p, x: F.cosine_similarity(*x, dim=-1)),
+    "triplet, margin": (
+        losses.TripletMargin(), (f(5, 3),) * 3, lambda p, x: F.triplet_margin_loss(*x),
+    ),
+    "triplet, margin, swapped": (
+        losses.TripletMargin(0.5, layers.PairwiseDistance(1.0), True), (f(9, 3),) * 3,
+        lambda p, x: F.triplet_margin_loss(*x, margin=0.5, p=1, swap=True),
+    ),
+    "cosine embedding": (
+        losses.CosineEmbedding(0.1), (f(8, 3), f(8, 3), i(8, below=2)),
+        lambda p, x: F.cosine_embedding_loss(x[0], x[1], 2 * x[2] - 1, 0.1),
+    ),
+    "margin ranking": (
+        losses.MarginRanking(0.5), (f(8), f(8), i(8, below=2)), lambda p, x: F.margin_ranking_loss(*x, margin=0.5),
+    ),
+    "hinge embedding": (
+        losses.HingeEmbedding(0.5), (f(8), i(8, below=2)), lambda p, x: F.hinge_embedding_loss(x[0], 2 * x[1] - 1, 0.5),
+    ),
+    "soft margin": (losses.SoftMargin(), (f(8), i(8, below=2)), lambda p, x: F.soft_margin_loss(*x)),
+    "multi-margin": (
+        losses.MultiMargin(2, 0.7, (0.5, 2.0, 0.0)), (f(8, 3), i(8, below=3)),
+        lambda p, x: F.multi_margin_loss(x[0], x[1].long(), 2, 0.7, x[0].new_tensor([0.5, 2.0, 0.0])),
+    ),
+    "multi-label margin": (
+        losses.MultiLabelMargin(), (f(8, 5), i(8, 5, below=5)),
+        lambda p, x: F.multilabel_margin_loss(x[0], x[1].long()),
+    ),
+    "multi-label soft margin": (
+        losses.MultiLabelSoftMargin((0.5, 2.0, 1.0)), (f(8, 3), f(8, 3)),
+        lambda p, x: F.multilabel_soft_margin_loss(*x, x[0].new_tensor([0.5, 2.0, 1.0])),
+    ),
+    "smooth L1": (losses.SmoothL1(0.4), PAIR, lambda p, x: F.smooth_l1_loss(*x, beta=0.4)),
+    "Poisson": (losses.PoissonNLL(), PAIR, lambda p, x: F.poisson_nll_loss(*x)),
+    "Poisson, full": (
+        jbp.Serial(jbp.Parallel(layers.Sigmoid(), layers.Softplus()), losses.PoissonNLL(False, True)), PAIR,
+        lambda p, x: F.poisson_nll_loss(x[0].sigmoid(), F.softplus(x[1]), log_input=False, full=True),
+    ),
+    "Gaussian, variance": (
+        jbp.Serial(jbp.Parallel(layers.Identity(), layers.Identity(), layers.Softplus()), losses.GaussianNLL(True)),
+        (f(4, 3), f(4, 3), f(4, 1)), lambda p, x: F.gaussian_nll_loss(x[0], x[1], F.softplus(x[2]), full=True),
+    ),
+    "negative log-likelihood": (
+        losses.NLL((0.5, 2.0, 0.0), 1), (f(8, 3), i(8, below=3)),
+        lambda p, x: F.nll_loss(x[0], x[1].long(), x[0].new_tensor([0.5, 2.0, 0.0]), ignore_index=1),
+    ),
+    "KL of logarithms": (
+        losses.PerExample(losses.KLDiv(log_target=True)), PAIR,
+        lambda p, x: F.kl_div(*x, reduction="batchmean", log_target=True),
+    ),
+    "KL of probabilities": (
+        jbp.Serial(jbp.Parallel(layers.Identity(), layers.Sigmoid()), losses.KLDiv()), PAIR,
+        lambda p, x: F.kl_div(x[0], x[1].sigmoid(), reduction="none").mean(),
+    ),
+    "binary cross-entropy, weights of yes": (
+        losses.BinaryCrossEntropy((0.5, 2.0, 0.0, 1.0)), (f(3, 4), f(3, 4)),
+        lambda p, x: F.binary_cross_entropy_with_logits(*x, pos_weight=x[0].new_tensor([0.5, 2.0, 0.0, 1.0])),
+    ),
+    "binary cross-entropy, weights of elements": (
+        losses.Weighted(losses.BinaryCrossEntropy(), normalize=False), (f(3, 4), f(3, 4), i(3, 4, below=3)),
+        lambda p, x: F.binary_cross_entropy_with_logits(x[0], x[1], weight=x[2].double()),
+    ),
+    "binary cross-entropy of probabilities": (
+        jbp.Serial(jbp.Parallel(layers.Sigmoid(), layers.Sigmoid()), losses.BinaryCrossEntropy(given="probabilities")),
+        PAIR, lambda p, x: F.binary_cross_entropy(x[0].sigmoid(), x[1].sigmoid()),
+    ),
+    "cross-entropy, each": (
+        losses.Each(losses.SoftmaxCrossEntropy(0.1, (0.5, 2.0, 1.0), 1)), (f(8, 3), i(8, below=3)),
+        lambda p, x: entropy(
+            weight=x[0].new_tensor([0.5, 2.0, 1.0]), label_smoothing=0.1, ignore_index=1, reduction="none")(p, x),
+    ),
+    "CTC, by the number of labels": (
+        losses.CTC(per_label=True, zero_infinity=True), (f(3, 4, 5), i(3, 3, below=5)), by_label,
     ),
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ class Hinge(Loss):
     def terms_backward(self, params, residuals, dl, dn, /):
         z, t = residuals
         each = jnp.where(wide(t) * wide(z) < 1, -dl, 0)
-        return ((each * wide(t)).astype(z.dtype), (each * wide(z)).astype(t.dtype)), ()
+        return ((each * wide(t)).astype(z.dtype), (each * tamed(wide(z), each)).astype(t.dtype)), ()
 
     def terms_reference(self, params, x, /):
         margin = x[1] * x[0]

@@ -152,8 +152,11 @@ class TripletMargin(Loss):
             pairs = ((a, p), (a, n), (p, n)) if self.swap else ((a, p), (a, n))
             found, kept = zip(*(self.distance.forward((), pair) for pair in pairs), strict=True)
         near, far, *other = (wide(d) for d in found)
-        nearer = other[0] < far if self.swap else None
-        over = near - (jnp.where(nearer, other[0], far) if self.swap else far) + self.margin
+        nearer = None
+        if other:
+            nearer = other[0] < far
+            far = jnp.where(nearer, other[0], far)
+        over = near - far + self.margin
         return (jnp.maximum(over, 0), None), (kept, over > 0, nearer)
 
     def terms_backward(self, params, residuals, dl, dn, /):

@@ -10,13 +10,20 @@ from jbp.errors import LayerError, floats, show
 from jbp.fields import Fraction, NonNegative
 from jbp.losses.cross_entropy import Classes
 from jbp.losses.loss import Loss, Pointwise, is_float
-from jbp.losses.targets import alike, pair, whole
+from jbp.losses.targets import alike, pair, tamed, whole
 from jbp.numerics import Static, along, chosen, softplus, wide
 
 
 def _logistic(z):
     """1 / (1 + e⁻ᶻ)."""
     return 1 / (1 + jnp.exp(-z))
+
+
+def _plain_costs(z, t):
+    """−log σ(z) and −log(1 − σ(z)), 0 where z is infinite and t says that the other is meant."""
+    z = jnp.where(((z == jnp.inf) & (t == 1)) | ((z == -jnp.inf) & (t == 0)), jnp.where(t == 1, 1e4, -1e4), z)
+    tail = jnp.log(1 + jnp.exp(-jnp.where(z > 0, z, -z)))
+    return jnp.where(z > 0, 0, -z) + tail, jnp.where(z > 0, z, 0) + tail
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class SoftMargin(Pointwise):
 
     def _slopes(self, z, t):
         wrong = _logistic(-t * z)
-        return -t * wrong, -z * wrong
+        return -t * wrong, -tamed(z, wrong) * wrong
 
     def _plain(self, z, t):
         return jnp.log(1 + jnp.exp(-jnp.abs(t * z))) + jnp.where(t * z < 0, -t * z, 0)
@@ -100,7 +107,7 @@ class MarginRanking(Pointwise):
         e, t = residuals
         each = jnp.where(self._gap(e, t) > 0, -dl, 0)
         da = (each * t.astype(dl.dtype)).astype(e.dtype)
-        return (da, -da, (each * wide(e)).astype(t.dtype) if is_float(t) else None), ()
+        return (da, -da, (each * tamed(wide(e), each)).astype(t.dtype) if is_float(t) else None), ()
 
     def _plain(self, a, b, t):
         gap = self.margin - t * (a - b)
@@ -166,20 +173,18 @@ class MultiLabelMargin(Loss):
 
         dz_k = Σ_j [the pair counts] dy / (K rows)      dz_j = −Σ_k [the pair counts] dy / (K rows)
 
-    The labels of a row are its right classes, as far as the first −1. Keeps z and the labels. Shapes: z (..., K),
-    labels (..., K) of integers, y (). Raises LayerError for other shapes.
+    The labels of a row are its right classes j, as far as the first −1; one listed twice counts twice. Keeps z and the
+    labels. Shapes: z (..., K), labels (..., K) of integers, y (). Raises LayerError for other shapes.
     """
 
-    def _right(self, z, labels):
+    def _pairs(self, z, labels):
+        """(max(0, 1 − z_j + z_k) (..., j, k) where j is right and k is not, else 0; how often j is listed (..., j))."""
         labels = whole(labels)
         listed = jnp.cumsum((labels < 0).astype(jnp.int32), -1) == 0
-        return (chosen(labels, 0, z.shape[-1]) & listed[..., None]).any(-2)
-
-    def _pairs(self, z, labels):
-        """max(0, 1 − z_j + z_k), (..., j, k), 0 for pairs that do not count."""
-        right = self._right(z, labels)
+        times = (chosen(labels, 0, z.shape[-1]) & listed[..., None]).sum(-2, dtype=jnp.int32)
         gap = 1 - wide(z)[..., :, None] + wide(z)[..., None, :]
-        return jnp.where(right[..., :, None] & ~right[..., None, :] & (gap > 0), gap, 0)
+        gap = jnp.where((times > 0)[..., :, None] & (times == 0)[..., None, :] & (gap > 0), gap, 0)
+        return gap, times.astype(gap.dtype)
 
     def terms(self, params, x, /):
         z, labels = pair(self, x, "labels")
@@ -190,11 +195,13 @@ class MultiLabelMargin(Loss):
                 f"got scores {show(z)} and labels {show(labels)}; expected integers of one shape with them. "
                 "Fill the rest of each row with -1.",
             )
-        return (self._pairs(z, labels).sum((-2, -1)) / max(z.shape[-1], 1), None), (z, labels)
+        gap, times = self._pairs(z, labels)
+        return ((times * gap.sum(-1)).sum(-1) / max(z.shape[-1], 1), None), (z, labels)
 
     def terms_backward(self, params, residuals, dl, dn, /):
         z, labels = residuals
-        counts = (self._pairs(z, labels) > 0).astype(dl.dtype)
+        gap, times = self._pairs(z, labels)
+        counts = (gap > 0).astype(dl.dtype) * times[..., None]
         dz = (counts.sum(-2) - counts.sum(-1)) * (dl / max(z.shape[-1], 1))[..., None]
         return (dz.astype(z.dtype), None), ()
 
@@ -204,12 +211,11 @@ class MultiLabelMargin(Loss):
         first = jnp.argmax(jnp.concatenate([labels, jnp.full_like(labels[..., :1], -1)], -1) < 0, -1)
         places = along(jnp.arange(classes, dtype=first.dtype), labels) < first[..., None]
         names = jnp.eye(classes, dtype=z.dtype)[jnp.clip(labels, 0, classes - 1)] * places[..., None].astype(z.dtype)
-        right = jnp.sum(names, -2) > 0
+        times = jnp.sum(names, -2)
         total = jnp.zeros(z.shape[:-1], z.dtype)
         for j in range(classes):
             gap = 1 - z[..., j : j + 1] + z
-            counted = right[..., j : j + 1] & ~right & (gap > 0)
-            total = total + jnp.sum(jnp.where(counted, gap, 0), -1) / classes
+            total = total + times[..., j] * jnp.sum(jnp.where((times == 0) & (gap > 0), gap, 0), -1) / classes
         return total, None
 
 
@@ -236,19 +242,22 @@ class MultiLabelSoftMargin(Loss):
     def terms(self, params, x, /):
         z, t = alike(self, x)
         floats(self, z, "(..., classes)")
-        each = wide(t) * softplus(-wide(z)) + (1 - wide(t)) * softplus(wide(z))
-        return ((self._w(z) * each).sum(-1), None), (z, t)
+        yes, no = self._costs(z, t)
+        return ((self._w(z) * (wide(t) * yes + (1 - wide(t)) * no)).sum(-1), None), (z, t)
+
+    def _costs(self, z, t):
+        return tamed(softplus(-wide(z)), t), tamed(softplus(wide(z)), 1 - t)
 
     def terms_backward(self, params, residuals, dl, dn, /):
         z, t = residuals
-        each = self._w(z) * dl[..., None]
-        return (((_logistic(wide(z)) - wide(t)) * each).astype(z.dtype), (-wide(z) * each).astype(t.dtype)), ()
+        (yes, no), each = self._costs(z, t), self._w(z) * dl[..., None]
+        return (((_logistic(wide(z)) - wide(t)) * each).astype(z.dtype), ((yes - no) * each).astype(t.dtype)), ()
 
     def terms_reference(self, params, x, /):
         z, t = x
-        p = 1 / (1 + jnp.exp(-z))
+        yes, no = _plain_costs(z, t)
         w = along(jnp.asarray(self.weights or [1.0] * z.shape[-1], z.dtype), z)
-        return -jnp.mean(w * (t * jnp.log(p) + (1 - t) * jnp.log(1 - p)), -1), None
+        return jnp.mean(w * (t * yes + (1 - t) * no), -1), None
 
 
 @dataclass(frozen=True)
@@ -271,7 +280,7 @@ class Focal(Pointwise):
         return jnp.ones_like(t) if self.alpha is None else self.alpha * t + (1 - self.alpha) * (1 - t)
 
     def _c(self, z, t):
-        return t * softplus(-z) + (1 - t) * softplus(z)
+        return t * tamed(softplus(-z), t) + (1 - t) * tamed(softplus(z), 1 - t)
 
     def _miss(self, z, t):
         """1 − q."""
@@ -287,11 +296,12 @@ class Focal(Pointwise):
         p = _logistic(z)
         dz = a * (power * (p - t) + bent * p * _logistic(-z) * (1 - 2 * t))
         da = 0.0 if self.alpha is None else 2 * self.alpha - 1
-        return dz, a * (-power * z + bent * (1 - 2 * p)) + da * power * c
+        return dz, a * (-power * tamed(z, power) + bent * (1 - 2 * p)) + da * power * c
 
     def _plain(self, z, t):
-        p = 1 / (1 + jnp.exp(-z))
-        c = -t * jnp.log(p) - (1 - t) * jnp.log(1 - p)
+        yes, no = _plain_costs(z, t)
+        p = jnp.exp(-yes)
+        c = t * yes + (1 - t) * no
         a = 1 if self.alpha is None else self.alpha * t + (1 - self.alpha) * (1 - t)
         return a * c * (1 - p * t - (1 - p) * (1 - t)) ** self.gamma
 

@@ -27,6 +27,7 @@ from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.attention.rotary import Rotary
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.conv.transpose import ConvTranspose
+from jbp.layers.distance import CosineSimilarity, PairwiseDistance
 from jbp.layers.embedding import Embedding, Positions
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.linear.lowrank import Bilinear, LoRA, LowRank
@@ -137,6 +138,7 @@ def _each(layer, residuals, delta, axes=(0, 0)):
 @_register(Dropout, DropoutInference)
 @_register(MaxPool, AdaptiveMaxPool, FractionalMaxPool, GlobalMaxPool, MaxUnpool)
 @_register(AveragePool, AdaptiveAveragePool, GlobalAveragePool, LPPool)
+@_register(CosineSimilarity, PairwiseDistance)
 @_register(Identity, FanOut, Add, Concatenate, Rotary, Flatten, Unflatten, Reshape, Take, Select, Squeeze, ExpandDims)
 @_register(Pad, Upsample, Resize, Unfold, Fold, PixelShuffle, PixelUnshuffle, ChannelShuffle)
 def _(layer, residuals, delta, /):
