@@ -11,6 +11,7 @@ from jbp import layers, losses, recipes
 from jbp.bridge import as_function
 from jbp.combinators import (
     Frozen,
+    LowRankAdapter,
     Parallel,
     Passing,
     Remat,
@@ -28,9 +29,9 @@ from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "Parallel", "Passing", "Remat", "Repeat", "Residual",
-    "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates", "as_function", "buffers", "cast",
-    "layers", "losses", "merge", "recipes", "trainable", "value_and_grad",
+    "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing", "Remat",
+    "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",
+    "as_function", "buffers", "cast", "layers", "losses", "merge", "recipes", "trainable", "value_and_grad",
 ]  # fmt: skip
 
 

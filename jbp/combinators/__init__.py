@@ -1,5 +1,6 @@
 """Layers made of layers. Each is the chain rule for one way of joining them, written once; all are layers again."""
 
+from jbp.combinators.adapter import LowRankAdapter
 from jbp.combinators.remat import Remat
 from jbp.combinators.repeat import Repeat
 from jbp.combinators.reversible import Reversible
@@ -10,6 +11,7 @@ from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed
 
 __all__ = [
     "Frozen",
+    "LowRankAdapter",
     "Parallel",
     "Passing",
     "Remat",

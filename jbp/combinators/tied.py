@@ -42,7 +42,7 @@ class Tied(Layer):
         """f's own parameters, each `to` filled from its `from`."""
         for source, place in self.ties:
             one, other = trainable(self._look(params, source)), self._look(params, place)
-            params = _put(params, place, merge(one, other))
+            params = put(params, place, merge(one, other))
         return params
 
     def _own(self, tree, held, add=None):
@@ -50,8 +50,8 @@ class Tied(Layer):
         for source, place in reversed(self.ties):
             part = self._look(tree, place)
             if add:
-                tree = _put(tree, source, jax.tree.map(add, self._look(tree, source), part))
-            tree = _put(tree, place, held(part))
+                tree = put(tree, source, jax.tree.map(add, self._look(tree, source), part))
+            tree = put(tree, place, held(part))
         return tree
 
     def init(self, key, x, /):
@@ -94,12 +94,12 @@ class Tied(Layer):
         return self.layer.reference(self._shared(params), x)
 
 
-def _put(tree, path, value):
+def put(tree: Any, path: Any, value: Any) -> Any:
     """The tree with `value` at `path`; tuples and dicts on the way are made anew."""
     if not path:
         return value
     step, *rest = path
     if isinstance(tree, dict):
-        return tree | {step: _put(tree[step], rest, value)}
+        return tree | {step: put(tree[step], rest, value)}
     step = range(len(tree))[step]
-    return type(tree)(_put(v, rest, value) if i == step else v for i, v in enumerate(tree))
+    return type(tree)(put(v, rest, value) if i == step else v for i, v in enumerate(tree))
