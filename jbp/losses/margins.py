@@ -21,9 +21,11 @@ def _logistic(z):
 
 def _plain_costs(z, t):
     """−log σ(z) and −log(1 − σ(z)), 0 where z is infinite and t says that the other is meant."""
-    z = jnp.where(((z == jnp.inf) & (t == 1)) | ((z == -jnp.inf) & (t == 0)), jnp.where(t == 1, 1e4, -1e4), z)
+    sure = ((z == jnp.inf) & (t == 1)) | ((z == -jnp.inf) & (t == 0))
+    z = jnp.where(sure, jnp.where(t == 1, 1e4, -1e4), z)
     tail = jnp.log(1 + jnp.exp(-jnp.where(z > 0, z, -z)))
-    return jnp.where(z > 0, 0, -z) + tail, jnp.where(z > 0, z, 0) + tail
+    yes, no = jnp.where(z > 0, 0, -z) + tail, jnp.where(z > 0, z, 0) + tail
+    return jnp.where(sure & (t == 0), 0, yes), jnp.where(sure & (t == 1), 0, no)
 
 
 @dataclass(frozen=True)
@@ -299,8 +301,8 @@ class Focal(Pointwise):
         return dz, a * (-power * tamed(z, power) + bent * (1 - 2 * p)) + da * power * c
 
     def _plain(self, z, t):
+        p = 1 / (1 + jnp.exp(-jnp.clip(z, -80, 80)))
         yes, no = _plain_costs(z, t)
-        p = jnp.exp(-yes)
         c = t * yes + (1 - t) * no
         a = 1 if self.alpha is None else self.alpha * t + (1 - self.alpha) * (1 - t)
         return a * c * (1 - p * t - (1 - p) * (1 - t)) ** self.gamma
