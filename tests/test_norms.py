@@ -161,6 +161,8 @@ def test_running_statistics_by_each_convention():
         m, v, steps = stepped(layer, one, two)
         np.testing.assert_allclose([m[0], v[0]], [mean, variance], rtol=1e-12)
         assert steps == 2
+    m, v, _ = stepped(BatchNorm(None), one, two, two)
+    np.testing.assert_allclose([m[0], v[0]], [10 / 3, 11], rtol=1e-12)
 
 
 def test_running_statistics_of_instances_are_means_over_the_examples():

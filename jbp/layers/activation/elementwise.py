@@ -107,9 +107,8 @@ class SiLU(Elementwise):
     def df(self, kept):
         x = _bounded(kept)
         h = jnp.exp(-0.5 * jnp.abs(x))
-        below = x < 0  # σ(x) and σ(−x) are 1 / d and h² / d, or the other way round
-        d = 1 + h * h
-        return jnp.where(below, (1 + x / d) * h * h, 1 + x * h * h / d) / d
+        r = 1 / (1 + h * h)  # σ(x) and σ(−x) are r and h² r, or the other way round
+        return jnp.where(x < 0, (1 + x * r) * h * h, 1 + x * h * h * r) * r
 
     def definition(self, x):
         return x * jax.lax.logistic(x)
@@ -179,18 +178,23 @@ class Mish(Elementwise):
         x = jnp.maximum(x, -750)
         h = jnp.exp(-0.5 * jnp.abs(x))
         u = h * h
-        return jnp.where(x < 0, x * h * (h * (u + 2) / (u * (u + 2) + 2)), x * (1 + 2 * u) / (1 + 2 * u * (1 + u)))
+        return jnp.where(x < 0, x * h * h * (u + 2), x * (1 + 2 * u)) / _mish_below(x, u)
 
     def df(self, kept):
         x = _bounded(kept)
         h = jnp.exp(-0.5 * jnp.abs(x))
         u = h * h
-        n, d = u * (u + 2) + 2, 1 + 2 * u * (1 + u)
-        below = ((u + 2) + 4 * x * (1 + u) / n) * h / n * h
-        return jnp.where(x < 0, below, (1 + 2 * u) / d + 4 * x * u * u * (1 + u) / (d * d))
+        r = 1 / _mish_below(x, u)
+        z = 4 * x * (1 + u) * r
+        return jnp.where(x < 0, (u + 2 + z) * h * h, 1 + 2 * u + z * u * u) * r
 
     def definition(self, x):
         return x * jnp.tanh(_plain_softplus(x))
+
+
+def _mish_below(x, u):
+    """e (e + 2) + 2, or that over e²."""
+    return jnp.where(x < 0, u * (u + 2) + 2, 1 + 2 * u * (1 + u))
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,10 @@ class Running(Affine):
 
         def moved(name, new):
             old = params[name].value
-            keep = steps / (steps + 1) if self.momentum is None else self.momentum
             new = new.reshape(-1, old.shape[-1]).mean(0).astype(old.dtype)
-            return Buffer(jnp.asarray(keep, old.dtype) * old + jnp.asarray(1 - keep, old.dtype) * new)
+            if self.momentum is None:
+                return Buffer(old + (new - old) / (steps + 1).astype(old.dtype))
+            return Buffer(self.momentum * old + (1 - self.momentum) * new)
 
         return params | {
             "mean": moved("mean", m),
