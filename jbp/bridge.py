@@ -3,29 +3,53 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jbp.layer import Layer
+from jbp.params import trainable
+from jbp.sweep import must_advance, must_be_layer
 
 
-def as_function(layer: Layer) -> Any:
-    """f(params, x) -> y, a function whose reverse-mode derivative is the layer's own way back.
+def as_function(layer: Layer, has_aux: bool = False) -> Any:
+    """f(params, x) -> y, a function whose reverse-mode derivative is the layer's own backward pass.
 
     It composes with jit, vmap, grad and scan like any `jax.custom_vjp` function; Buffers, integers and keys get zero
     cotangents. Not differentiable in forward mode, as no custom_vjp function is.
+
+    With has_aux, f returns (y, advanced), the parameters with their buffers moved on for the next call. A layer with
+    buffers that advance (Dropout's key, BatchNorm's statistics) must be asked so, for with the old ones it would draw
+    the same mask for ever:
+
+        def value(trained, params, x):
+            y, advanced = as_function(net, has_aux=True)(merge(trained, buffers(params)), x)
+            return jnp.square(y).mean(), advanced
+
+        (value, advanced), grads = jax.value_and_grad(value, has_aux=True)(trainable(params), params, x)
+
+    Raises LayerError if the layer advances and has_aux is not set.
     """
+    must_be_layer("layer", layer)
+    must_advance(layer, has_aux, "the second of the pair (y, advanced)")
+
+    def run(params, x):
+        y, residuals = layer.forward(params, x)
+        return (y, layer.advance(params, residuals)) if has_aux else y, residuals
 
     @jax.custom_vjp
     def f(params, x):
-        return layer.forward(params, x)[0]
+        return run(params, x)[0]
 
     def forward(params, x):
-        y, residuals = layer.forward(params, x)
-        return y, (params, residuals)
+        out, residuals = run(params, x)
+        return out, (params, residuals)
 
-    def backward(kept, dy):
+    def backward(kept, dout):
         params, residuals = kept
-        dx, dparams = layer.pull(params, residuals, dy)
-        return dparams, dx
+        dy = jax.tree.map(jnp.asarray, dout[0] if has_aux else dout)  # jax.linear_transpose hands on Python's 1.0
+        dx, grads = layer.pull(params, residuals, dy)
+        if has_aux:  # what is trained goes through `advance` as it is
+            grads = jax.tree.map(jnp.add, grads, trainable(dout[1]))
+        return grads, dx
 
     f.defvjp(forward, backward)
     return f

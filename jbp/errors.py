@@ -77,6 +77,30 @@ def known(x: Any) -> bool:
     return not isinstance(x, Tracer | jax.ShapeDtypeStruct)
 
 
+def check_cotangent(layer: Any, y: Any, dy: Any, whence: str = "") -> None:
+    """An error unless dy has the tree, shapes and dtypes of y; None stands for what has none, integers and keys.
+
+    Within a layer arithmetic would broadcast it, or move it to another dtype, without a word.
+    """
+    ys, tree = jax.tree.flatten(y)
+    try:
+        dys = tree.flatten_up_to(dy)
+    except ValueError:
+        dys = None
+
+    def fits(a, d):
+        if d is None:
+            return not jnp.issubdtype(a.dtype, jnp.inexact)
+        return jnp.shape(d) == a.shape and getattr(d, "dtype", None) == a.dtype
+
+    if dys is None or not all(map(fits, ys, dys)):
+        raise LayerError(
+            layer,
+            f"got the cotangent {show(dy)}{whence} of the output {show(y)}; expected the same tree, shapes and dtypes. "
+            "Reshape dy, or cast it with dy.astype(y.dtype).",
+        )
+
+
 def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = None) -> Any:
     """x, after a check that it is a floating array with `rank` axes, or at least `least`, described by `axes`."""
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):

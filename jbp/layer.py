@@ -1,8 +1,9 @@
 """The protocol: what a layer is, and the laws that it keeps. Read this file first.
 
 A layer is a frozen dataclass of configuration, its fields checked when it is made (fields.py). Its pure methods are the
-four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2). `delta` is its error where its
-parameters sit: `dy` for Dense, the gate errors of every step for an LSTM, a tuple of deltas for a combinator.
+four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, ch. 2), and what comes in is arrays
+(arrays.py). `delta` is its error where its parameters sit: `dy` for Dense, the gate errors of every step for an LSTM, a
+tuple of deltas for a combinator.
 
 Laws. Transpose: (gradient(residuals, delta), dx) is the vector-Jacobian product of forward's first output. Linear in dy
 are backward and gradient. Closure: a combinator of layers is a layer. Frugality: residuals hold no weights, and nothing
@@ -10,9 +11,10 @@ that is cheap to recompute. `reference` is the definition. The cotangent of an i
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
+from jbp.arrays import at_the_door
 from jbp.fields import check
 
 Tree = Any
@@ -26,7 +28,7 @@ class Layer:
         return ()
 
     def forward(self, params: Tree, x: Tree, /) -> tuple[Tree, Tree]:
-        """(y, residuals). BP1: the output, and what the way back needs."""
+        """(y, residuals). BP1: the output, and what the backward pass needs."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
@@ -58,9 +60,10 @@ class Layer:
 
     def __init_subclass__(cls):
         cls.__repr__ = cls.__repr__  # the inherited one, set here: @dataclass makes its own only where none is
+        at_the_door(cls)
 
     def __repr__(self):
-        shown = [(f, getattr(self, f.name)) for f in fields(self)]  # pyright: ignore[reportArgumentType]
+        shown = [(f, getattr(self, f.name)) for f in (fields(self) if is_dataclass(self) else ())]
         words = [repr(v) if f.default is MISSING else f"{f.name}={v!r}" for f, v in shown if v != f.default]
         return f"{type(self).__name__}({', '.join(words)})"
 
@@ -79,6 +82,7 @@ def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
             return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if isinstance(value, Layer) else value
 
-    inside = () if getattr(layer, "sealed", False) else fields(layer)  # sealed: of use to that combinator alone
-    labels = {f.name: "" if f.name in ("layer", "layers") else f".{f.name}" for f in inside}
-    return replace(layer, **{name: changed(label, getattr(layer, name)) for name, label in labels.items()})
+    shown = is_dataclass(layer) and not getattr(layer, "sealed", False)  # sealed: of use to that combinator alone
+    names = [f.name for f in fields(layer)] if shown else []
+    new = {n: changed("" if n in ("layer", "layers") else f".{n}", getattr(layer, n)) for n in names}
+    return replace(layer, **new) if new else layer

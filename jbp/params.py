@@ -57,8 +57,11 @@ def apply_updates(params: Any, updates: Any) -> Any:
 def cast(params: Any, dtype: Any) -> Any:
     """The parameters in another floating dtype, those that `Frozen` holds too.
 
-    Integers, keys and a Buffer that is one array (a running mean) stay as they are.
+    Integers, keys and a Buffer that is one array (a running mean) stay as they are. Raises TreeError for a dtype that
+    is not a floating one.
     """
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TreeError(f"cast: got the dtype {dtype!r}; expected a floating-point one. Write 'float32' or 'bfloat16'.")
 
     def leaf(p):
         if isinstance(p, Buffer):

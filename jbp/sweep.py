@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbp.errors import LayerError, show
+from jbp.arrays import shape, taken
+from jbp.errors import LayerError, check_cotangent, show
 from jbp.layer import Layer, map_children
 
 
@@ -28,28 +29,45 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
         updates, state = optimizer.update(grads, state, trainable(params))
         params = apply_updates(aux.params, updates)
 
-    Raises LayerError where a layer does, and if the network advances and has_aux is not set.
+    Raises LayerError where a layer does, if the network advances and has_aux is not set, if the loss is not a number,
+    and if the cotangent of the loss does not fit the network's output.
     """
-    moving = advancing(net)
-    if moving and not has_aux:
-        raise LayerError(
-            net,
-            f"got has_aux=False, but {moving[0]!r} has buffers that advance; expected has_aux=True, which "
-            "returns the advanced parameters as aux.params. For evaluation use net.evaluation().",
-        )
+    must_be_layer("net", net)
+    must_be_layer("loss", loss)
+    must_advance(net, has_aux, "aux.params")
 
     def swept(params, x, *target):
         output, residuals = net.forward(params, x)
         value, kept = loss.forward((), (output, *target))
-        if jnp.shape(value) != ():
+        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise LayerError(loss, f"got a loss {show(value)}; expected a scalar. Take the mean inside the loss.")
         (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        check_cotangent(loss, output, dy)
         _, grads = net.pull(params, residuals, dy)
         if not has_aux:
             return value, grads
         return (value, Aux(output, net.advance(params, residuals))), grads
 
     return swept
+
+
+def must_be_layer(name: str, layer: Any) -> None:
+    """An error unless it is a layer: a class of layers is none, nor is a function."""
+    if not isinstance(layer, Layer):
+        made = isinstance(layer, type) and issubclass(layer, Layer)
+        remedy = f"Write {layer.__name__}(...)." if made else "Look for one in jbp.layers and jbp.losses."
+        raise LayerError(layer, f"got {type(layer).__name__} as {name}; expected a layer. {remedy}")
+
+
+def must_advance(net: Layer, has_aux: bool, where: str) -> None:
+    """An error if the network has buffers that advance and nobody asks for them: it would stand still."""
+    moving = advancing(net)
+    if moving and not has_aux:
+        raise LayerError(
+            net,
+            f"got has_aux=False, but {moving[0]!r} has buffers that advance; expected has_aux=True, which "
+            f"returns the advanced parameters as {where}. For evaluation use net.evaluation().",
+        )
 
 
 def advancing(net: Layer) -> list[Layer]:
@@ -69,4 +87,5 @@ def children(net: Layer) -> list[tuple[str, Layer]]:
 
 def initialize(net: Layer, key: Any, x: Any) -> Any:
     """net.init with the arrays of x looked at for their shapes only."""
-    return net.init(key, jax.eval_shape(lambda x: x, x))
+    must_be_layer("net", net)
+    return net.init(key, jax.eval_shape(lambda x: x, taken(net, "x", x, shape)))

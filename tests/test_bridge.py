@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jbp import Repeat, Residual, Serial, as_function, buffers, merge, trainable
+from jbp import LayerError, Repeat, Residual, Serial, as_function, buffers, merge, trainable
 from jbp.layers import BatchNorm, Dense, Dropout, Embedding, LayerNorm, Tanh
 
 X = jax.random.normal(jax.random.key(0), (6, 4))
@@ -30,13 +30,45 @@ def true_gradient():
 
 
 def test_in_jax():
-    f = as_function(NET)
+    f = as_function(NET, has_aux=True)
 
     def value(trained, x):
-        return jnp.sin(f(merge(trained, buffers(PARAMS)), x)).sum()
+        return jnp.sin(f(merge(trained, buffers(PARAMS)), x)[0]).sum()
 
     close(jax.jit(jax.grad(value, (0, 1)))(trainable(PARAMS), X), true_gradient())
-    np.testing.assert_allclose(f(PARAMS, X), NET.reference(PARAMS, X), rtol=1e-11)
+    y, advanced = f(PARAMS, X)
+    np.testing.assert_allclose(y, NET.reference(PARAMS, X), rtol=1e-11)
+    assert advanced[1]["steps"].value == 1
+    assert (f(advanced, X)[0] != y).any()  # another mask
+
+
+def test_a_layer_that_advances_must_be_asked_for_it():
+    for layer in (Dropout(0.5), BatchNorm(), NET):
+        with pytest.raises(LayerError, match=r"expected has_aux=True, which returns .* as the second of the pair"):
+            as_function(layer)
+        as_function(layer.evaluation())
+    with pytest.raises(LayerError, match=r"got type as layer; expected a layer\. Write Tanh\(\.\.\.\)"):
+        as_function(Tanh)
+
+
+def test_what_is_trained_has_its_gradient_through_the_advanced_parameters_too():
+    f = as_function(Serial(Dense(2), Dropout(0.0)), has_aux=True)
+    params = Serial(Dense(2), Dropout(0.0)).init(jax.random.key(0), X)
+
+    def value(trained):
+        y, advanced = f(merge(trained, buffers(params)), X)
+        return 0 * y.sum() + 3 * advanced[0]["b"].sum()
+
+    np.testing.assert_array_equal(jax.grad(value)(trainable(params))[0]["b"], [3, 3])
+
+
+def test_numpy_is_taken_as_jax_takes_it():
+    with jax.enable_x64(False):
+        net, x = Serial(Dense(2), Tanh()), np.ones((3, 4))
+        assert x.dtype == np.float64
+        params = net.init(jax.random.key(0), x)
+        assert params[0]["w"].dtype == jnp.float32
+        assert as_function(net)(params, x).dtype == jnp.float32
 
 
 def test_under_vmap_scan_checkpoint_and_beside_what_jax_differentiates():
@@ -60,7 +92,7 @@ def test_integers_and_buffers_get_no_gradient():
     params = Embedding(3, 2, "float64").init(jax.random.key(0), ids)
     grads = jax.grad(lambda params: f(params, ids).sum())(params)
     np.testing.assert_array_equal(grads["e"], [[1, 1], [0, 0], [2, 2]])
-    grads = jax.grad(lambda params: as_function(NET)(params, X).sum(), allow_int=True)(PARAMS)
+    grads = jax.grad(lambda params: as_function(NET, has_aux=True)(params, X)[0].sum(), allow_int=True)(PARAMS)
     assert not grads[1]["mean"].value.any()
     assert grads[0]["w"].any()
 
@@ -73,12 +105,13 @@ def test_forward_mode_is_refused():
 def test_in_flax():
     class Block(nnx.Module):
         def __init__(self, net, x, params):
-            self.f = as_function(net)
+            self.f = as_function(net, has_aux=True)
             self.trained = nnx.Param(trainable(params))
             self.buffers = nnx.Variable(buffers(params))
 
         def __call__(self, x):
-            return self.f(merge(self.trained.get_value(), self.buffers.get_value()), x)
+            y, _advanced = self.f(merge(self.trained.get_value(), self.buffers.get_value()), x)
+            return y  # a training step would keep buffers(_advanced)
 
     model = Block(NET, X, PARAMS)
     grads = nnx.grad(lambda model, x: jnp.sin(model(x)).sum())(model, X)
@@ -96,7 +129,7 @@ def test_in_equinox():
         net: Serial = eqx.field(static=True)
 
         def __call__(self, x):
-            return as_function(self.net)(self.params, x)
+            return as_function(self.net, has_aux=True)(self.params, x)[0]
 
     grads = eqx.filter_jit(eqx.filter_grad(lambda model, x: jnp.sin(model(x)).sum()))(Block(PARAMS, NET), X)
     close(trainable(grads.params), true_gradient()[0])

@@ -23,7 +23,8 @@ from jbp import (
     trainable,
     value_and_grad,
 )
-from jbp.errors import TreeError, show
+from jbp.errors import TreeError, check_cotangent, show
+from jbp.layer import Layer
 from jbp.layers import (
     LSTM,
     Add,
@@ -70,6 +71,7 @@ from jbp.layers import (
     TensorProduct,
     Transpose,
     Upsample,
+    WeightNorm,
 )
 from jbp.losses import (
     CTC,
@@ -267,7 +269,7 @@ def test_two_dtypes():
     x = ones(2, 3)
     params = Dense(3).init(KEY, x)
     wider = "expected one dtype for all parameters, that of x or a wider one. Cast the parameters with jbp.cast"
-    for narrow in ("bfloat16", "float16", "int32"):
+    for narrow in ("bfloat16", "float16"):
         text = message(Dense(3).forward, {name: p.astype(narrow) for name, p in params.items()}, x)
         assert f"got 'w' {narrow}[3, 3] with x in float32; {wider}" in text
     text = message(Dense(3).forward, cast(params, "float16"), x.astype(jnp.bfloat16))
@@ -277,6 +279,45 @@ def test_two_dtypes():
     Dense(3).forward(params, x.astype(jnp.bfloat16))
     Dense(3).forward(cast(params, "bfloat16"), x.astype(jnp.bfloat16))
     assert "expected one shape and one dtype" in message(MeanSquaredError().forward, (), (x, x.astype(jnp.bfloat16)))
+
+
+def test_what_is_no_array():
+    net, x = Serial(Dense(3), BatchNorm(), WeightNorm(Dense(3))), ones(2, 3)
+    params = net.init(KEY, x)
+    shapes = jax.eval_shape(lambda: params)
+    assert "got parameters[0]['b'] ShapeDtypeStruct float32[3]; expected an array" in message(net.forward, shapes, x)
+    assert "got x ShapeDtypeStruct float32[2, 3]; expected" in message(net.forward, params, jax.eval_shape(lambda: x))
+    for bad, says in {
+        "ndarray object[2]": np.array([None, None]),
+        "NoneType": None,
+        "[0][1] float": [[x, 1.0]],
+        " str": "x",
+        "ndarray <U1[1]": np.array(["x"]),
+    }.items():
+        assert f"got x{' ' * (bad[0] not in '[ ')}{bad}; expected an array of numbers" in message(
+            net.forward, params, says
+        )
+        assert "expected an array of numbers" in message(net.init, KEY, says)
+    integers = jax.tree.map(lambda p: p.astype(jnp.int32), params)
+    assert "expected floating-point numbers, but for what is in a Buffer" in message(net.forward, integers, x)
+    for key in (0, None, x, jnp.arange(2)):
+        assert "expected a random key. Make it with jax.random.key(0)" in message(net.init, key, x)
+    net.init(jax.random.PRNGKey(0), x)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_numpy_is_taken_as_jax_takes_it():
+    """float64 counts as float32 where x64 is off: alone, in a network, under jit, for targets and parameters too."""
+    x, target, net = np.ones((2, 3)), np.zeros((2, 3)), Serial(Dense(3), LayerNorm(), Dense(3))
+    params = net.init(KEY, x)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    y, _ = net.forward(params, x)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, jax.jit(net.forward)(params, x)[0], rtol=1e-6)
+    wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    np.testing.assert_array_equal(net.forward(wide, x)[0], y)
+    value, _ = value_and_grad(net, MeanSquaredError())(params, x, target)
+    assert value.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("layer", [Dropout(0.5), BatchNorm(), BatchNormInference()], ids=repr)
@@ -357,6 +398,48 @@ def test_an_input_of_shapes_alone_serves_init():
     net = Serial(Embedding(5, 3), LSTM(3), Residual(CausalSelfAttention(1)), Dense(2))
     net.init(KEY, jax.ShapeDtypeStruct((2, 4), jnp.int32))
     initialize(net, KEY, jnp.zeros((2, 4), jnp.int32))
+
+
+class Broadcast(Layer):
+    """A mean whose error has lost an axis of size one. No dataclass, and the sweep takes it nevertheless."""
+
+    def forward(self, params, x, /):
+        return x[0].mean(), x[0]
+
+    def backward(self, params, z, dy, /):
+        return (jnp.full(z.shape[1:], dy / z.size, z.dtype), None), ()
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_cotangent_that_does_not_fit():
+    """Arithmetic would broadcast it without a word, or widen the dtype."""
+    x = ones(1, 3)
+    text = message(value_and_grad(Tanh(), Broadcast()), (), x, ones(1, 3))
+    assert "got the cotangent float32[3] of the output float32[1, 3]; expected the same tree, shapes and dtypes" in text
+    net = Residual(Tanh())
+    y, residuals = net.forward((), ones(2, 3))
+    for dy in (ones(3), ones(1, 3), ones(), ones(2, 3, dtype=jnp.bfloat16)):
+        assert "expected the same tree, shapes and dtypes" in message(net.pull, (), residuals, dy)
+    for dy in (ones(3), ones(2, 3, dtype=jnp.bfloat16), (ones(2, 3),), None):
+        assert "expected the same tree, shapes and dtypes" in message(check_cotangent, net, y, dy)
+    check_cotangent(net, (y, jnp.arange(3)), (y, None))  # integers have none
+    net = Passing(Add())
+    _, residuals = net.forward((), (x, x))
+    assert "got 2 cotangents for what goes past; expected 1" in message(net.pull, (), residuals, (x, x, x))
+    assert "got the cotangent float32[3] of the output" in message(net.pull, (), residuals, (x, x[0]))
+    net = Parallel(Tanh(), Tanh())
+    _, residuals = net.forward((), (x, x))
+    assert "got cotangents (float32[1, 3]); expected a tuple of 2" in message(net.pull, ((), ()), residuals, (x,))
+    assert "expected them in a Buffer" in message(Frozen(Dense(3)).backward, Dense(3).init(KEY, x), x, x)
+
+
+def test_a_class_is_no_layer():
+    for make in (lambda: value_and_grad(Tanh, MeanSquaredError()), lambda: initialize(Tanh, KEY, ones(2))):
+        assert "got type as net; expected a layer. Write Tanh(...)." in message(make)
+    for make in (lambda: Residual(Tanh), lambda: Serial(Tanh), lambda: Serial(layers=Tanh), lambda: Repeat(Tanh, 2)):
+        assert "rite Tanh(...)" in message(make)
+    with pytest.raises(TreeError, match=r"cast: got the dtype 'int32'; expected a floating-point one\. Write"):
+        cast(Dense(3).init(KEY, ones(2, 3)), "int32")
 
 
 def test_a_loss_by_mistake_in_the_place_of_a_network():

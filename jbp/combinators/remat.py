@@ -1,4 +1,4 @@
-"""A layer that runs again on the way back."""
+"""A layer that runs again in the backward pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ def after(dy: Any, x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Remat(Layer):
-    """y = f(x), keeping x alone: f runs again on the way back.
+    """y = f(x), keeping x alone: f runs again in the backward pass.
 
     Memory is that of one layer's residuals at a time, time one more forward. delta is (f's residuals, f's delta).
     (Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 12.)

@@ -18,7 +18,7 @@ from jbp.layer import Layer
 class Reversible(Layer):
     """(y₁ | y₂) with y₁ = x₁ + f(x₂), y₂ = x₂ + g(y₁), and so on by turns for more layers than two.
 
-        x₂ = y₂ − g(y₁)      x₁ = y₁ − f(x₂)      dx₁ = dy₁ + what g sends down      dx₂ = dy₂ + what f sends down
+        x₂ = y₂ − g(y₁)      x₁ = y₁ − f(x₂)      dx₁ = dy₁ + the error of g      dx₂ = dy₂ + the error of f
 
     Reversible(f, g) is one block; Reversible(f₁, g₁, f₂, g₂, ...) a row of blocks, and Reversible(f, g, times=12) is
     twelve of them with parameters of their own, in one `lax.scan`. Keeps the last output alone, whatever the depth:
@@ -104,7 +104,7 @@ class Reversible(Layer):
         return lax.scan(step, carry, params, length=self.times, reverse=reverse)
 
     def _down(self, visit, params, y, dy):
-        """x, dx, and what `visit(layer, params, residuals, dy) -> (dx, found)` finds at each layer on the way back."""
+        """x, dx, and what `visit(layer, params, residuals, dy) -> (dx, found)` finds at each layer going down."""
 
         def down(carry, params):
             (a, b), (da, db) = carry if len(self.layers) % 2 == 0 else (halves[::-1] for halves in carry)

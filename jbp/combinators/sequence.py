@@ -17,36 +17,39 @@ class _Several(Layer):
     layers: tuple[Layer, ...]
 
     def __init__(self, *several: Layer, layers: tuple[Layer, ...] = ()):
-        object.__setattr__(self, "layers", several or tuple(layers))  # `layers=` is what dataclasses.replace passes
+        given = several or (tuple(layers) if isinstance(layers, tuple | list) else (layers,))
+        object.__setattr__(self, "layers", given)  # `layers=` is what dataclasses.replace passes
         each_a_layer(self)
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
 
-    def _each(self, what, tree, *trees):
+    def _each(self, **trees):
         """(place, child, its part of each tree), after a check that there is one part for every child."""
-        if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
-            raise LayerError(
-                self,
-                f"got {what} {show(tree)}; expected a tuple of {len(self.layers)}, one for each layer. "
-                f"Are these the {what} of another network?",
-            )
-        return [(f"[{i}]", *rest) for i, rest in enumerate(zip(self.layers, tree, *trees, strict=True))]
+        for what, tree in trees.items():
+            if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
+                raise LayerError(
+                    self,
+                    f"got {what} {show(tree)}; expected a tuple of {len(self.layers)}, one for each layer. "
+                    f"Are these the {what} of another network?",
+                )
+        rows = zip(self.layers, *trees.values(), strict=True)
+        return [(f"[{i}]", *row) for i, row in enumerate(rows)]
 
     def gradient(self, residuals, delta, /):
         grads = []
-        for i, layer, r, d in self._each("residuals", residuals, delta):
+        for i, layer, r, d in self._each(residuals=residuals, delta=delta):
             with at(self, i):
                 grads.append(layer.gradient(r, d))
         return tuple(grads)
 
     def advance(self, params, residuals, /):
-        return tuple(layer.advance(p, r) for _, layer, p, r in self._each("parameters", params, residuals))
+        return tuple(layer.advance(p, r) for _, layer, p, r in self._each(parameters=params, residuals=residuals))
 
 
 @dataclass(frozen=True, init=False)
 class Serial(_Several):
-    """y = f_n(... f_1(x)).      dx_i = the error that f_{i+1} sends down: the four equations, layer after layer.
+    """y = f_n(... f_1(x)).      dx_i = the error that f_i returns, f_{i-1}'s dy: the four equations, one by one.
 
     Keeps what its layers keep. `Serial(Dense(8), Tanh(), Dense(1))`; parameters are a tuple, one entry a layer.
     """
@@ -68,7 +71,7 @@ class Serial(_Several):
 
     def forward(self, params, x, /):
         residuals = []
-        for i, layer, p in self._each("parameters", params):
+        for i, layer, p in self._each(parameters=params):
             with at(self, i):
                 x, r = layer.forward(p, x)
             residuals.append(r)
@@ -76,7 +79,7 @@ class Serial(_Several):
 
     def backward(self, params, residuals, dy, /):
         deltas = []
-        for i, layer, p, r in reversed(self._each("parameters", params, residuals)):
+        for i, layer, p, r in reversed(self._each(parameters=params, residuals=residuals)):
             with at(self, i):
                 dy, delta = layer.backward(p, r, dy)
             deltas.append(delta)
@@ -84,7 +87,7 @@ class Serial(_Several):
 
     def pull(self, params, residuals, dy, /):
         grads = []
-        for i, layer, p, r in reversed(self._each("parameters", params, residuals)):
+        for i, layer, p, r in reversed(self._each(parameters=params, residuals=residuals)):
             with at(self, i):
                 dy, g = layer.pull(p, r, dy)
             grads.append(g)
@@ -98,7 +101,7 @@ class Serial(_Several):
 
 @dataclass(frozen=True, init=False)
 class Parallel(_Several):
-    """(y_1, ..., y_n) = (f_1(x_1), ..., f_n(x_n)).      dx_i = what f_i sends down.
+    """(y_1, ..., y_n) = (f_1(x_1), ..., f_n(x_n)).      dx_i = the error that f_i returns.
 
     x is a tuple with one entry a layer: put a FanOut before it to give all the same x, an Add or a Concatenate after it
     to join what comes out.
@@ -106,22 +109,21 @@ class Parallel(_Several):
 
     def init(self, key, x, /):
         params = []
-        for i, (at_i, layer, x_i) in enumerate(self._each("inputs", x)):
+        for i, (at_i, layer, x_i) in enumerate(self._each(inputs=x)):
             with at(self, at_i):
                 params.append(layer.init(jax.random.fold_in(key, i), x_i))
         return tuple(params)
 
     def forward(self, params, x, /):
-        self._each("parameters", params)
         outputs = []
-        for i, layer, x_i, p in self._each("inputs", x, params):
+        for i, layer, x_i, p in self._each(inputs=x, parameters=params):
             with at(self, i):
                 outputs.append(layer.forward(p, x_i))
         return tuple(y for y, _ in outputs), tuple(r for _, r in outputs)
 
     def _down(self, way, params, residuals, dy):
         down = []
-        for i, layer, p, r, d in self._each("parameters", params, residuals, dy):
+        for i, layer, p, r, d in self._each(parameters=params, residuals=residuals, cotangents=dy):
             with at(self, i):
                 down.append(getattr(layer, way)(p, r, d))
         return tuple(dx for dx, _ in down), tuple(delta for _, delta in down)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.combinators.shapes import same_shape
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.numerics import Static
@@ -16,7 +16,7 @@ from jbp.params import Buffer
 
 @dataclass(frozen=True)
 class Residual(Layer):
-    """y = x + f(x).      dx = dy + what f sends down.
+    """y = x + f(x).      dx = dy + fᵀ dy, the error that f returns.
 
     Keeps what f keeps. Parameters are f's. (He et al., *Identity Mappings in Deep Residual Networks*, 2016, §2.)
     Raises LayerError if f does not keep shape and dtype.
@@ -34,19 +34,21 @@ class Residual(Layer):
         same_shape(self, x, y)
         return jax.tree.map(jnp.add, x, y), r
 
-    def backward(self, params, residuals, dy, /):
+    def _down(self, way, params, residuals, dy):
         with at(self):
-            dx, delta = self.layer.backward(params, residuals, dy)
-        return jax.tree.map(jnp.add, dy, dx), delta
+            dx, down = way(params, residuals, dy)
+        check_cotangent(self, dx, dy)  # y is shaped like x
+        return jax.tree.map(jnp.add, dy, dx), down
+
+    def backward(self, params, residuals, dy, /):
+        return self._down(self.layer.backward, params, residuals, dy)
 
     def gradient(self, residuals, delta, /):
         with at(self):
             return self.layer.gradient(residuals, delta)
 
     def pull(self, params, residuals, dy, /):
-        with at(self):
-            dx, grads = self.layer.pull(params, residuals, dy)
-        return jax.tree.map(jnp.add, dy, dx), grads
+        return self._down(self.layer.pull, params, residuals, dy)
 
     def advance(self, params, residuals, /):
         return self.layer.advance(params, residuals)
@@ -59,7 +61,7 @@ class Residual(Layer):
 class Passing(Layer):
     """(y, c, ...) = (f(x, c, ...), c, ...): what f looks at beside x goes on, for the next layer to look at it again.
 
-        (dx, dc, ...) = what f sends down, with what comes from above for c, ... added
+        (dx, dc, ...) = fᵀ dy + (0, the cotangent of c, ...)
 
     f takes a tuple, and y is like x where the same follows again: `Repeat(Passing(f), n)`. `Select(0)` lets go
     of the rest. Keeps what f keeps. Parameters are f's. Raises LayerError for anything but a tuple of two or more.
@@ -67,10 +69,10 @@ class Passing(Layer):
 
     layer: Layer
 
-    def _tuple(self, x):
+    def _tuple(self, x, what="x"):
         if not isinstance(x, tuple | list) or len(x) < 2:
             raise LayerError(
-                self, f"got x {show(x)}; expected a tuple (x, c, ...). For a layer of one input leave out Passing."
+                self, f"got {what} {show(x)}; expected a tuple (x, c, ...). For a layer of one input leave out Passing."
             )
         return tuple(x)
 
@@ -85,13 +87,23 @@ class Passing(Layer):
         return (y, *x[1:]), r
 
     def _down(self, way, params, residuals, dy):
+        dy, *above = self._tuple(dy, "the cotangent")
         with at(self):
-            (dx, *down), rest = way(params, residuals, dy[0])
+            (dx, *down), rest = way(params, residuals, dy)
+        if len(down) != len(above):
+            raise LayerError(
+                self,
+                f"got {len(above)} cotangents for what goes past; expected {len(down)}. "
+                "Pass one for each entry of the output.",
+            )
 
         def both(d, above):  # integers have no error, whatever comes from above
-            return None if d is None else d + above
+            if d is None:
+                return None
+            check_cotangent(self, d, above)
+            return d + above
 
-        return (dx, *jax.tree.map(both, down, list(dy[1:]), is_leaf=lambda d: d is None)), rest
+        return (dx, *jax.tree.map(both, down, above, is_leaf=lambda d: d is None)), rest
 
     def backward(self, params, residuals, dy, /):
         return self._down(self.layer.backward, params, residuals, dy)
@@ -112,7 +124,7 @@ class Passing(Layer):
 
 @dataclass(frozen=True)
 class TimeDistributed(Layer):
-    """y = f at every step: the first `axes` axes of x are one batch to f.      dx = what f sends down, unfolded.
+    """y = f at every step: the first `axes` axes of x are one batch to f.      dx = the error that f returns, unfolded.
 
     Keeps what f keeps, and the sizes. Parameters are f's. Shapes: x (b, t, ...), y (b, t, ...).
     `TimeDistributed(Conv(8))` runs on every frame of a film (b, t, n, n, c). x and y may be pytrees of floating arrays
@@ -203,13 +215,13 @@ class Frozen(Layer):
 
     def backward(self, params, residuals, dy, /):
         with at(self):
-            return self.layer.backward(params.value, residuals, dy)[0], ()
+            return self.layer.backward(self._inside(params), residuals, dy)[0], ()
 
     def gradient(self, residuals, delta, /):
         return None
 
     def advance(self, params, residuals, /):
-        return Buffer(self.layer.advance(params.value, residuals))
+        return Buffer(self.layer.advance(self._inside(params), residuals))
 
     def reference(self, params, x, /):
         return self.layer.reference(params.value, x)

@@ -14,6 +14,7 @@ all. The layers of a Repeat take their turns in a loop that writes each one's ne
 pass.)
 """
 
+import math
 from functools import partial, singledispatch
 from typing import Any
 
@@ -28,15 +29,16 @@ from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.numerics import wide
 from jbp.params import trainable
-from jbp.sweep import initialize
-from jbp.train.step import Metrics, State, finite, optimized
+from jbp.sweep import initialize, must_be_layer
+from jbp.train.step import Metrics, State, Step, copied, finite, must_be_optimizer, optimized, sound
 
 
 def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
     """The state before the first step, the optimizer's part being a tuple of one state for each layer."""
+    must_be_optimizer(net, optimizer)
     params = initialize(net, key, x)
     state = tuple(_first(layer, optimizer, p) for layer, p in _parts(net, params))
-    return jax.tree.map(lambda a: jnp.array(a, copy=True), State(params, state, jnp.zeros((), jnp.int32)))
+    return copied(State(params, state, jnp.zeros((), jnp.int32)))
 
 
 def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_norm: float) -> Any:
@@ -46,26 +48,35 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
     gradients together, another clip_by_global_norm say, does not. The layers inside of a Tied or of another combinator
     than Serial, Parallel, Residual and Repeat count as one, and so does what a Repeat repeats. metrics has the loss,
-    the `norm` before clipping, and `finite`: where it is false the state comes back untouched.
+    the `norm` before clipping, and `finite`: where it is false the state comes back untouched, but where only what the
+    optimizer made of one layer is NaN or Inf, the layers above it have moved already; it and those below have not.
 
-    Raises LayerError if max_norm is not positive, and if the state is not one of this module's `start`.
+    Raises LayerError if max_norm is not positive, if the state is not one of this module's `start`, and if it was given
+    away to a step before.
     """
-    if not max_norm > 0:
-        raise LayerError(net, f"got max_norm={max_norm}; expected a positive number.")
+    if not isinstance(max_norm, int | float) or not 0 < max_norm < math.inf:
+        raise LayerError(net, f"got max_norm={max_norm!r}; expected a positive number. Try max_norm=1.0.")
+    must_be_layer("net", net)
+    must_be_layer("loss", loss)
+    must_be_optimizer(net, optimizer)
 
-    def moved(layer, scale, params, state, residuals, delta):
+    def moved(layer, scale, value, good, params, state, residuals, delta):
+        """(params, state, good) of the layer, as they were from the first on that is not good."""
         if isinstance(layer, Repeat):
 
-            def one(i, done):
+            def one(i, now):
+                *done, good = now
                 at_i = partial(jax.tree.map, lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False))
-                return _written(done, moved(layer.layer, scale, *at_i(done), *at_i((residuals, delta))), i)
+                *new, good = moved(layer.layer, scale, value, good, *at_i(done), *at_i((residuals, delta)))
+                return *_written(tuple(done), tuple(new), i), good
 
             with at(layer):
-                return lax.fori_loop(0, layer.times, one, (params, state))
+                return lax.fori_loop(0, layer.times, one, (params, state, good))
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
-        return optimized(optimizer, grads, state, layer.advance(params, residuals))
+        new = optimized(optimizer, grads, state, layer.advance(params, residuals), value=value, grad=grads)
+        good &= sound((params, state), new)
+        return *jax.tree.map(partial(jnp.where, good), new, (params, state)), good
 
-    @partial(jax.jit, donate_argnums=0)
     def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
         output, residuals = net.forward(state.params, x)
         value, kept = loss.forward((), (output, target))
@@ -88,8 +99,15 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         params, states = [], []
         for (layer, p, r, d), s in zip(reversed(parts), reversed(state.optimizer), strict=True):
             # A cond, for with a select of every array XLA copies the optimizer's state first.
-            new, new_state = lax.cond(
-                good, partial(moved, layer, scale), lambda p, s, *_: (p, s), p, s, r, _after(d, turn)
+            new, new_state, good = lax.cond(
+                good,
+                partial(moved, layer, scale, value),
+                lambda good, p, s, *_: (p, s, good),
+                good,
+                p,
+                s,
+                r,
+                _after(d, turn),
             )
             turn = _turn(turn, trainable(new))
             params.append(new)
@@ -98,7 +116,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         steps = state.steps + good.astype(state.steps.dtype)
         return State(params, tuple(reversed(states)), steps), {"loss": value, "norm": norm, "finite": good}
 
-    return run
+    return Step(net, jax.jit(run, donate_argnums=0))
 
 
 def _first(layer: Layer, optimizer: optax.GradientTransformation, params: Any) -> Any:

@@ -1,6 +1,10 @@
 """The loop: batches in, a state and its history out, with a progress bar and a stop at the first NaN."""
 
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,16 +14,17 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from jbp.errors import LayerError
+from jbp.arrays import array
+from jbp.errors import LayerError, show
 from jbp.layer import Layer
-from jbp.train.step import Measure, State, take_step
+from jbp.train.step import Measure, State, compiled, copied, given_away, shapes, spent
 from jbp.train.watch import cause
 
 History = list[dict[str, float]]
 
 
 class Diverged(ArithmeticError):  # noqa: N818
-    """NaN or Inf in training. `step` (from 1), `batch`, and `state`, which is that before the step: nothing is lost."""
+    """NaN or Inf in training. `step` (from 1), `batch`, `state`, which is that before the step, and `history`."""
 
     def __init__(self, message: str, step: int, state: State, batch: Any):
         super().__init__(message)
@@ -44,46 +49,35 @@ def fit(
 
     history has one row a step: the number of the step since `start`, its loss, the norm of its gradient, its
     `measures`, functions of (output, *targets) such as `accuracy`. Every `every` steps and at the end, `check(params)`,
-    if given, adds what it finds to the row, the accuracy on held-out data say, and a line is printed. The state that is
-    given is taken over, as by `step`.
+    if given, adds what it finds to the row, the accuracy on held-out data say, and a line is printed; the parameters
+    are its own, a copy. The state that is given is taken over, as by `step`. A batch of another size, the last one
+    perhaps, costs one compilation, and a line says so. Called again with the same net, loss, optimizer and measures
+    (functions that are the same objects), fit compiles nothing.
 
-    Raises Diverged at the first NaN or Inf, with the step and the layer that made it, and ValueError if there are no
-    batches. Any other error that passes through here, Ctrl-C too, leaves with `error.state` and `error.history`.
+    Raises Diverged at the first NaN or Inf, with the step and the layer that made it; LayerError if there are no
+    batches, if one has another tree than the first, and if the state is that of another optimizer or was given away.
+    These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from which
+    training can go on, and `error.history`, a row for every step that was taken.
     """
-    run = jax.jit(take_step(net, loss, optimizer, measures), donate_argnums=0)
-    history: History = []
-    pending, good = None, jnp.ones((), bool)
+    for name, number in (("steps", steps), ("every", every)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise LayerError(net, f"got {name}={number!r}; expected a whole number, 1 or more. Or leave it out.")
+    if not isinstance(batches, Iterable):
+        raise LayerError(
+            net, f"got batches {show(batches)}; expected an iterable of (x, *targets). Write [(x, target)]."
+        )
+    run = compiled(net, loss, optimizer, True, **measures)
+    training = _Training(net, loss, optimizer, state, run)
     total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
-    begun = int(state.steps)
 
-    def settle():
-        """Read what the step before has measured. By now the device has its next step, and does not wait for us."""
-        nonlocal pending
-        if pending is None:
-            return
-        batch, metrics = pending
-        pending, number = None, begun + len(history) + 1
-        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not row.pop("finite"):
-            try:
-                why = cause(net, loss, state.params, batch)
-            except LayerError as error:
-                why = str(error)
-            raise Diverged(
-                f"Step {number}: NaN or Inf in training, loss {row['loss']}. {why} "
-                "The error has the batch, and in .state the state before this step.",
-                number,
-                state,
-                batch,
-            )
-        history.append({"step": number} | row)
-        bar.update(task, advance=1, said=_said(row))
+    def say(text):
+        bar.console.print(f"{title}: {text}", highlight=False)
 
     def look():
+        row = training.history[-1]
         if check is not None:
-            found = {name: float(value) for name, value in check(state.params).items()}
-            history[-1].update(found)
-        bar.console.print(f"{title}: step {history[-1]['step']:.0f}, {_said(history[-1])}", highlight=False)
+            row.update({name: float(value) for name, value in check(copied(training.state.params)).items()})
+        say(f"step {row['step']:.0f}, {_said(row)}")
 
     columns = (
         SpinnerColumn(),
@@ -92,26 +86,150 @@ def fit(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total, said="compiling")
-        try:
+    bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True)
+    try:
+        with bar, training.interruptible():
+            task = bar.add_task(title, total=total, said="compiling")
             for batch in islice(batches, steps):
-                state, metrics = run(state, good, *batch)
-                good = metrics["finite"]
-                settle()
-                pending = batch, metrics
-                if every and (len(history) + 1) % every == 0:
-                    settle()
+                news = training.look_at(batch)
+                if news:
+                    say(news)
+                training.step(batch)
+                if every and training.taken % every == 0:
+                    training.settle()
                     look()
-            settle()
-            if not history:
-                raise ValueError("fit: got no batches; expected one (x, target) or more. Is the iterator used up?")
-            if not every or len(history) % every:
+                if training.history:
+                    bar.update(task, completed=len(training.history), said=_said(training.history[-1]))
+            training.settle()
+            if not training.history:
+                raise LayerError(
+                    net, "got no batches; expected one (x, target) or more. Is the iterator used up? Make it anew."
+                )
+            if not every or training.taken % every:
                 look()
-        except BaseException as error:
-            vars(error).update(state=state, history=history)
+            if steps is not None and training.taken < steps:
+                say(f"the batches ended after {training.taken} of {steps} steps")
+        return training.state, training.history
+    except BaseException as error:
+        training.leave(error)
+        raise
+
+
+class _Training:
+    """A state on its way, the rows of the steps that it has taken, and the steps whose rows are not read yet."""
+
+    def __init__(self, net: Layer, loss: Layer, optimizer: optax.GradientTransformation, state: State, run: Any):
+        self.net, self.loss, self.optimizer, self.state, self.run = net, loss, optimizer, state, run
+        if given_away(state):
+            raise spent(net)
+        self.begun = int(state.steps) if isinstance(state, State) else 0
+        self.history: History = []
+        self.unread: list[tuple[int, Any, Any]] = []
+        self.good = jnp.ones((), bool)
+        self.first, self.known, self.told = None, set(), False
+        self.leaving: State | None = None  # the state that a step is about to take over
+        self.interrupt: Callable[[], Any] | None = None  # Ctrl-C that came when it had
+
+    @property
+    def taken(self) -> int:
+        """How many steps were taken."""
+        return len(self.history) + len(self.unread)
+
+    def look_at(self, batch: Any) -> str | None:
+        """What is worth saying of a batch. An error if it is no batch, or not one like the first."""
+        structure, sizes = shapes(batch)
+        if (structure, sizes) in self.known:
+            return None
+        bad = [a for a in jax.tree.leaves(batch) if array(a) is None and not isinstance(a, int | float)]
+        if not isinstance(batch, tuple | list) or not batch or bad:
+            raise LayerError(
+                self.net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write (x, target)."
+            )
+        self.known.add((structure, sizes))
+        if self.first is None:
+            self.first = batch
+        if structure != jax.tree.structure(self.first):
+            raise LayerError(
+                self.net,
+                f"got the batch {show(batch)} after {show(self.first)}; expected one tree for all. "
+                "Give every batch the same inputs and targets.",
+            )
+        if len(self.known) == 1 or self.told:
+            return None
+        self.told = True
+        return f"a batch of another size, {show(batch)} after {show(self.first)}; each new size is compiled once"
+
+    def step(self, batch: Any) -> None:
+        """Start a step, and read what the one before has measured: the device has its next, and does not wait."""
+        number = self.begun + self.taken + 1
+        self.leaving = self.state
+        try:
+            self.state, metrics = self.run(self.state, self.good, *batch)
+            self.unread.append((number, batch, metrics))
+        except (ValueError, RuntimeError) as error:
+            if "deleted" in str(error) and given_away(self.state):
+                raise spent(self.net) from error
             raise
-    return state, history
+        finally:
+            self.leaving = None
+        self.good = metrics["finite"]
+        if self.interrupt is not None:
+            self.interrupt()
+        self.settle(but=1)
+
+    def settle(self, but: int = 0) -> None:
+        """Read the rows of the steps taken, but for the last few. Raises Diverged at the first that was not sound."""
+        while len(self.unread) > but:
+            number, batch, metrics = self.unread[0]
+            if number > self.begun + len(self.history):  # else Ctrl-C came between the row and its removal
+                row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                if not row.pop("finite"):
+                    raise self._diverged(number, batch, row["loss"])
+                self.history.append({"step": number} | row)
+            self.unread.pop(0)
+
+    def _diverged(self, number, batch, loss):
+        try:
+            why = cause(self.net, self.loss, self.optimizer, self.state, batch)
+        except LayerError as error:
+            why = str(error)
+        return Diverged(
+            f"Step {number}: NaN or Inf in training, loss {loss}. {why} "
+            "The error has the batch, and in .state the state before this step.",
+            number,
+            self.state,
+            batch,
+        )
+
+    def leave(self, error: BaseException) -> None:
+        """Give the error the state, from which training can go on, and a row for every step that led to it."""
+        vars(error).update(state=self.state, history=self.history)
+        if isinstance(error, Diverged):
+            return
+        with suppress(
+            ArithmeticError, RuntimeError
+        ):  # the last step was not sound, or never ran: the state is before it
+            self.settle()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C inside waits, where a step has taken over the state, until the new one is at hand: microseconds."""
+        before = signal.getsignal(signal.SIGINT)
+        if not callable(before) or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number, frame):
+            if self.leaving is not None and given_away(self.leaving):
+                self.interrupt = partial(before, number, frame)
+            else:
+                before(number, frame)
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _said(row: dict[str, float]) -> str:

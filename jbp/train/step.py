@@ -1,15 +1,21 @@
 """One step of training: the sweep, the optimizer and the buffers as one compiled function that reuses its memory."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
+from jbp.bridge import as_function
+from jbp.errors import LayerError, show
 from jbp.layer import Layer
-from jbp.params import apply_updates, trainable
+from jbp.params import apply_updates, buffers, merge, trainable
 from jbp.sweep import initialize, value_and_grad
 
 Metrics = dict[str, Any]
@@ -34,14 +40,28 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any)
 
     Every array is a copy of its own, since `step` takes them all over.
     """
+    must_be_optimizer(net, optimizer)
     params = initialize(net, key, x)
-    state = State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32))
-    return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
+    return copied(State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32)))
+
+
+def copied(tree: Any) -> Any:
+    """The tree with arrays of its own, which no step takes over."""
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)
 
 
 def finite(tree: Any) -> Any:
     """Whether no floating leaf holds NaN or Inf, as one boolean array. Integers and keys always are."""
     checks = [jnp.isfinite(a).all() for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.stack(checks).all() if checks else jnp.ones((), bool)
+
+
+def sound(old: Any, new: Any) -> Any:
+    """Whether every number of `new` is finite, or what it was in `old`: a bias of −inf, a best loss of inf."""
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    checks = [
+        (jnp.isfinite(b) | (b == a)).all() for a, b in pairs if b is not a and jnp.issubdtype(b.dtype, jnp.inexact)
+    ]
     return jnp.stack(checks).all() if checks else jnp.ones((), bool)
 
 
@@ -51,42 +71,186 @@ def norm(tree: Any) -> Any:
         return optax.tree.norm(tree)
 
 
-def optimized(optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    """(params, state) after the optimizer's update; Buffers stay."""
+def optimized(
+    optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any, **extra: Any
+) -> tuple[Any, Any]:
+    """(params, state) after the optimizer's update, which is given what it asks for of `extra`; Buffers stay."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats, which "strict" forbids
-        updates, state = optimizer.update(grads, state, trainable(params))
+        updates, state = optimizer.update(grads, state, trainable(params), **_asked(optimizer, extra))
         return apply_updates(params, updates), state
+
+
+def _asked(optimizer, extra):
+    """What of `extra` the update takes: what it names, and what optax hands through a chain if it takes anything."""
+    names = inspect.signature(optimizer.update).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    return {k: v for k, v in extra.items() if k in names or (anything and k in ("value", "grad", "value_fn"))}
+
+
+class Again:
+    """The loss of one batch as functions of what is trained, for optimizers that look again: line searches, SAM.
+
+    The buffers are those before the step, so that dropout draws what it drew. `used` tells whether one was called.
+    """
+
+    def __init__(self, net: Layer, loss: Layer, params: Any, x: Any, targets: tuple[Any, ...]):
+        self.net, self.loss, self.fixed, self.x, self.targets = net, loss, buffers(params), x, targets
+        self.used = False
+
+    def value(self, trained: Any) -> Any:
+        """The loss. `jax.grad` of it is the hand-written sweep."""
+        self.used = True
+        output, _ = as_function(self.net, has_aux=True)(merge(trained, self.fixed), self.x)
+        return as_function(self.loss)((), (output, *self.targets))
+
+    def gradient(self, trained: Any, _: Any = None) -> Any:
+        """The gradient; SAM also passes the number of its turn."""
+        self.used = True
+        sweep = value_and_grad(self.net, self.loss, has_aux=True)
+        return sweep(merge(trained, self.fixed), self.x, *self.targets)[1]
+
+    def extra(self, value: Any, grads: Any) -> dict[str, Any]:
+        """What optax's transformations may ask for beside the gradient, by the names that they use."""
+        return {"value": value, "grad": grads, "value_fn": self.value, "grad_fn": self.gradient}
 
 
 def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, measures: dict[str, Measure]) -> Any:
     """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
+    must_be_optimizer(net, optimizer)
     sweep = value_and_grad(net, loss, has_aux=True)
 
     def run(state, go, x, *targets):
+        _must_fit(net, optimizer, state)
         (value, aux), grads = sweep(state.params, x, *targets)
-        good = go & finite((value, grads))
+        again = Again(net, loss, state.params, x, targets)
 
         def moved():
-            params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params)
+            extra = again.extra(value, grads)
+            params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params, **extra)
             return State(params, optimizer_state, state.steps + 1)
 
+        new = moved()
+        if shapes(new) != shapes(state):
+            raise LayerError(
+                net,
+                f"got an optimizer that makes {show(new.optimizer)} of {show(state.optimizer)}; expected its state to "
+                "keep shapes and dtypes. Cast the parameters to one dtype, or look at the optimizer's dtypes.",
+            )
+        good = go & finite((value, grads)) & sound(state, new)
         metrics = {name: measure(aux.output, *targets) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": norm(grads), "finite": good}
-        # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16.
-        return jax.lax.cond(good, moved, lambda: state), metrics
+        # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So the
+        # update is written out twice, once for its soundness alone, unless it runs the network again.
+        return jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: state), metrics
 
     return run
+
+
+def must_be_optimizer(net: Layer, optimizer: Any) -> None:
+    """An error unless it has optax's two functions."""
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        raise LayerError(
+            net,
+            f"got the optimizer {getattr(optimizer, '__name__', None) or show(optimizer)}; expected an optax "
+            "transformation. Write optax.adam(1e-3), for example.",
+        )
+
+
+def _must_fit(net, optimizer, state):
+    """An error unless the state is one for this optimizer."""
+    if not isinstance(state, State):
+        raise LayerError(
+            net, f"got the state {show(state)}; expected a State. Make it with start(net, optimizer, key, x)."
+        )
+    first = jax.eval_shape(lambda params: optimizer.init(trainable(params)), state.params)
+    if shapes(first) != shapes(state.optimizer):
+        raise LayerError(
+            net,
+            f"got the optimizer's state {show(state.optimizer)}; expected {show(first)}. "
+            "Is it that of another optimizer or network? Make it with start(net, optimizer, key, x).",
+        )
+
+
+def shapes(tree: Any) -> Any:
+    """The structure of a tree with the shapes and dtypes of its leaves, to compare."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(a), getattr(a, "dtype", type(a))) for a in leaves)
+
+
+def given_away(state: Any) -> bool:
+    """Whether a step has taken over arrays of this state."""
+    return any(
+        isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.is_deleted() for a in jax.tree.leaves(state)
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """f(state, x, *targets) -> (state, metrics): a compiled function, which says so if a state is used twice."""
+
+    net: Layer
+    compiled: Any
+
+    def __call__(self, state: State, *batch: Any) -> tuple[State, Metrics]:
+        try:
+            return self.compiled(state, *batch)
+        except (ValueError, RuntimeError) as error:
+            if "deleted" in str(error) and given_away(state):
+                raise spent(self.net) from error
+            raise
+
+    def lower(self, *args: Any) -> Any:
+        """The program for these arguments, to compile ahead or to look at, as `jax.jit` has it."""
+        return self.compiled.lower(*args)
+
+
+def spent(net: Layer) -> LayerError:
+    """The error for a state that was used twice."""
+    return LayerError(
+        net,
+        "got a state whose arrays were deleted, for an earlier step took over its memory; expected one that no step "
+        "has had. Go on with the state that came back, or keep a copy: jax.tree.map(jnp.copy, state).",
+    )
 
 
 def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **measures: Measure) -> Any:
     """f(state, x, *targets) -> (state, metrics), compiled. It takes the memory of the state that it is given.
 
     loss is a layer on (output, *targets). metrics has the loss, the `norm` of the gradient, the `measures`, functions
-    of (output, *targets) such as `accuracy`, and `finite`. Where the loss or a gradient is NaN or Inf, `finite` is
-    false and the state comes back untouched, so that the cause can be looked for; `fit` does.
+    of (output, *targets) such as `accuracy`, and `finite`. Where the loss, a gradient, a new parameter, a buffer or the
+    optimizer's new state is NaN or Inf, `finite` is false and the state comes back untouched, so that the cause can be
+    looked for; `fit` does.
 
-    Any optax transformation will do. A state that was given away once cannot be used again: jax raises an error that
-    says it was deleted. Keep the one that comes back.
+    Any optax transformation will do. One that asks for more than the gradient is given it: `value` (reduce_on_plateau,
+    polyak_sgd), `grad` and `value_fn` (lbfgs and its line searches), `grad_fn` (sam in opaque mode). Evaluate what
+    schedule_free has trained, as optax asks, with the average that it keeps:
+
+        averaged = optax.contrib.schedule_free_eval_params(state.optimizer, trainable(state.params))
+        y, _ = net.evaluation().forward(merge(averaged, buffers(state.params)), x)
+
+    The same net, loss, optimizer and measures give the same compiled function, of which the last 16 are kept. Raises
+    LayerError if the state is that of another optimizer, or was given away to a step before.
     """
-    run = take_step(net, loss, optimizer, measures)
-    return jax.jit(lambda state, x, *targets: run(state, jnp.ones((), bool), x, *targets), donate_argnums=0)
+    return Step(net, compiled(net, loss, optimizer, False, **measures))
+
+
+def compiled(
+    net: Layer, loss: Layer, optimizer: optax.GradientTransformation, chained: bool, **measures: Measure
+) -> Any:
+    """`take_step`, compiled, from a cache; with `chained` it takes `go` too."""
+    key = net, loss, optimizer, chained, tuple(measures.items())
+    try:
+        hash(key)
+    except TypeError:  # an optimizer or a measure of somebody's that has no hash
+        return _compiled.__wrapped__(*key)
+    return _compiled(*key)
+
+
+@lru_cache(maxsize=16)
+def _compiled(net, loss, optimizer, chained, measures):
+    run = take_step(net, loss, optimizer, dict(measures))
+
+    def alone(state, x, *targets):
+        return run(state, jnp.ones((), bool), x, *targets)
+
+    return jax.jit(run if chained else alone, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Where NaN and Inf come from: the first layer, on the way up or on the way down, that made one out of finite numbers.
+"""Where NaN and Inf come from: the first layer, forward or backward, that made one out of finite numbers.
 
 Every layer of the network is put into a `_Watched`, which leaves a `_Flag` among the residuals and the deltas: which
 layer, and whether what went in and what came out was finite. So the flags travel through every combinator, and out of
@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jbp.combinators import Remat, Repeat
 from jbp.layer import Layer, map_children
 from jbp.sweep import children
-from jbp.train.step import finite
+from jbp.train.step import Again, State, finite, optimized, sound
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,21 @@ def _first(tree: Any, way: str) -> Any:
     return min(found, key=lambda row: row[0])[1:] if found else None
 
 
-def cause(net: Layer, loss: Layer, params: Any, batch: Any) -> str:
+def _unsound(old: Any, new: Any) -> str | None:
+    """The path of the first leaf that holds a NaN or Inf which was not there before."""
+    before = jax.tree.leaves(old)
+    for (path, leaf), a in zip(jax.tree_util.tree_leaves_with_path(new), before, strict=True):
+        if not sound(a, leaf):
+            return jax.tree_util.keystr(path)
+    return None
+
+
+def cause(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, state: State, batch: Any) -> str:
     """Which layer made the first NaN or Inf of one training step, in words. Runs that step again, uncompiled.
 
     Raises LayerError where a layer can say what is wrong with the values that it was given: a label out of range, say.
     """
-    x, *target = batch
+    params, (x, *target) = state.params, batch
     for name, tree in {"params": params, "batch": batch}.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not finite(leaf):
@@ -111,14 +121,27 @@ def cause(net: Layer, loss: Layer, params: Any, batch: Any) -> str:
         return f"The first is the loss, {loss!r}. The output of the network was finite."
     (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
     if not finite(dy):
-        return f"The first is in the error dy that the loss, {loss!r}, sends down. The loss itself was finite."
+        return f"The first is in the error dy of the loss, {loss!r}. The loss itself was finite."
     _, deltas = watched.backward(params, residuals, dy)
     bad = _first(deltas, "down")
     if bad:
         where, good = bad
         what = "the gradient of the parameters" if good["dx"] else "the error dx"
-        return f"The first is on the way back, in {what} of {where}. The error dy that it was given was finite."
+        return f"The first is in the backward pass, in {what} of {where}. The error dy that it was given was finite."
     grads = watched.gradient(residuals, deltas)
     if not finite(grads):
         return "The first is a sum of gradients: one parameter is used in several places."
+    advanced = net.advance(params, net.forward(params, x)[1])
+    where = _unsound(params, advanced)
+    if where:
+        return f"The first is in the buffer {where} that the network moves on. Is the batch empty?"
+    extra = Again(net, loss, params, x, tuple(target)).extra(value, grads)
+    moved, optimizer_state = optimized(optimizer, grads, state.optimizer, advanced, **extra)
+    for name, old, new in (("optimizer", state.optimizer, optimizer_state), ("params", advanced, moved)):
+        where = _unsound(old, new)
+        if where:
+            return (
+                f"The first is in {name}{where}, and the optimizer made it: loss and gradients were finite. "
+                "Lower the learning rate, or look at its schedule."
+            )
     return "When the step was run again, layer by layer, all was finite: it lies at the edge of the dtype's range."
