@@ -91,7 +91,7 @@ def check_cotangent(layer: Any, y: Any, dy: Any, whence: str = "") -> None:
     def fits(a, d):
         if d is None:
             return not jnp.issubdtype(a.dtype, jnp.inexact)
-        return jnp.shape(d) == a.shape and getattr(d, "dtype", None) == a.dtype
+        return getattr(d, "shape", None) == jnp.shape(a) and getattr(d, "dtype", None) == jnp.result_type(a)
 
     if dys is None or not all(map(fits, ys, dys)):
         raise LayerError(
