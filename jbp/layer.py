@@ -85,4 +85,4 @@ def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
     shown = is_dataclass(layer) and not getattr(layer, "sealed", False)  # sealed: of use to that combinator alone
     names = [f.name for f in fields(layer)] if shown else []
     new = {n: changed("" if n in ("layer", "layers") else f".{n}", getattr(layer, n)) for n in names}
-    return replace(layer, **new) if new else layer
+    return replace(layer, **new) if new else layer  # pyright: ignore[reportArgumentType]
