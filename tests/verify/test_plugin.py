@@ -15,6 +15,9 @@ from verify.command import CommandError
 ROOT = Path(__file__).parents[2]
 
 TESTS = """
+import os
+import time
+
 import jax
 import pytest
 import verify
@@ -35,6 +38,19 @@ def wrong(x):
 
 wrong.defvjp(lambda x: (x * x, x), lambda x, dy: (3 * x * dy,))
 x = jax.numpy.arange(4.0) + 1
+
+
+def ends(x):
+    os._exit(0)
+
+
+def waits(x):
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("f", [ends, waits])
+def test_hostile(audit, f):
+    audit(f, x, reference=plain)
 
 
 def test_right(audit):
@@ -76,14 +92,16 @@ def test_loading_it_does_not_import_jax(tmp_path):
 def test_audits_pass_and_fail_with_the_report(tmp_path):
     (tmp_path / "test_rules.py").write_text(TESTS)
     (tmp_path / "math_of.py").write_text("def plain(x):\n    return x * x * x\n")
-    done = run(tmp_path, "--verify-level", "quick", "--strict-markers")
+    done = run(tmp_path, "--verify-level", "quick", "--strict-markers", "--verify-timeout", "20")
     assert done.returncode == 1, done.stdout
-    assert "3 failed, 2 passed" in done.stdout, done.stdout  # the last has nothing to be compared with
+    assert "5 failed, 2 passed" in done.stdout, done.stdout  # the last has nothing to be compared with
+    assert "it ended its process with exit code 0" in done.stdout
+    assert "it gave no answer in 20 s and was stopped" in done.stdout
     assert "FAIL: wrong" in done.stdout
     assert "constant factor 1.5" in done.stdout
     assert "test_each[by hand]" in done.stdout
     chosen = run(tmp_path, "--collect-only", "-m", "verify")
-    assert "4/5 tests collected" in chosen.stdout, chosen.stdout
+    assert "4/7 tests collected" in chosen.stdout, chosen.stdout
 
 
 def test_the_entry_point_names_the_module():
