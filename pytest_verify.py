@@ -38,7 +38,7 @@ def pytest_unconfigure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
     config = item.config
-    here = _inside or config.option.verify_here or config.option.usepdb or config.option.trace
+    here = _inside or config.option.verify_here or _debugs(config)
     if here or hasattr(config, "workerinput") or "audit" not in getattr(item, "fixturenames", ()):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -46,6 +46,10 @@ def pytest_runtest_protocol(item, nextitem):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def _debugs(config):
+    return getattr(config.option, "usepdb", False) or getattr(config.option, "trace", False)
 
 
 def _reports(item):

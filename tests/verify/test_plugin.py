@@ -92,11 +92,11 @@ def test_loading_it_does_not_import_jax(tmp_path):
 def test_audits_pass_and_fail_with_the_report(tmp_path):
     (tmp_path / "test_rules.py").write_text(TESTS)
     (tmp_path / "math_of.py").write_text("def plain(x):\n    return x * x * x\n")
-    done = run(tmp_path, "--verify-level", "quick", "--strict-markers", "--verify-timeout", "20")
+    done = run(tmp_path, "--verify-level", "quick", "--strict-markers", "--verify-timeout", "15")
     assert done.returncode == 1, done.stdout
     assert "5 failed, 2 passed" in done.stdout, done.stdout  # the last has nothing to be compared with
     assert "it ended its process with exit code 0" in done.stdout
-    assert "it gave no answer in 20 s and was stopped" in done.stdout
+    assert "it gave no answer in 15 s and was stopped" in done.stdout
     assert "FAIL: wrong" in done.stdout
     assert "constant factor 1.5" in done.stdout
     assert "test_each[by hand]" in done.stdout
