@@ -154,6 +154,7 @@ def test_fractional_windows():
         jax.random.key_data(layer.advance(params, residuals)["key"].value) != jax.random.key_data(params["key"].value)
     ).any()
     still = layer.evaluation()
+    assert jbp.sweep.advancing(jbp.Serial(layer, still)) == [layer]
     assert still.advance(params, residuals) is params
     assert still.forward(params, x)[0].ravel().tolist() == [2, 4, 6, 7]
 

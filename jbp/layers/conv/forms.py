@@ -1,7 +1,7 @@
 """The three products of a convolution, each in the form that its platform does best.
 
-`convolve` is the way up, `spread_back` its transpose, `kernel_gradient` what the kernel is told. Channels come last and
-the kernel's axes first: x (b, n..., i), w (kernel..., i / groups, o), y (b, m..., o). Three forms:
+`convolve` is the forward product, `spread_back` its transpose, `kernel_gradient` the gradient of the kernel. Channels
+come last and the kernel's axes first: x (b, n..., i), w (kernel..., i / groups, o), y (b, m..., o). Four forms:
 
 - a kernel of one place, anywhere: a matrix product, with x taken every `stride` places;
 - one channel a group, on CPUs: a sum of shifted, scaled copies, since XLA's loop there is slow (10 to 30 times);
@@ -153,7 +153,7 @@ def _kernel_gradient(x, dy, kernel, stride, pads, dilation, groups, dtype):
         rhs_dilation=stride,
         batch_group_count=groups,
         dimension_numbers=numbers,
-        preferred_element_type=dtype,
+        preferred_element_type=None if dtype == x.dtype else dtype,
     )
 
 

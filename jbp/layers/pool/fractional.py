@@ -121,8 +121,12 @@ class FractionalMaxPool(Layer):
     def gradient(self, residuals, delta, /):
         return {"key": None} if residuals[1] is None else ()
 
+    @property
+    def advances(self) -> bool:
+        return self.sample is None
+
     def advance(self, params, residuals, /):
-        drawn = residuals[1] is None and self.sample is None
+        drawn = residuals[1] is None and self.advances
         return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])} if drawn else params
 
     def evaluation(self):
