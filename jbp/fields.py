@@ -70,6 +70,11 @@ def is_layer(value: Any) -> bool:
     return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in names)
 
 
+def _any_layer(hint: type) -> bool:
+    """Whether it is `Layer` that is asked for, and no kind of layers in particular."""
+    return hasattr(hint, "forward") and hint.__bases__ == (object,)
+
+
 def check(layer: Any) -> None:
     """Each field of the layer as its annotation has it, or a LayerError that names the field."""
     for f, hint in _hints(type(layer)):
@@ -114,7 +119,7 @@ def _fit(value, hint):
     if hint in _SCALARS:
         return _scalar(value, hint)
     if isinstance(hint, type) and hint is not Any:
-        if not isinstance(value, hint) and not (hasattr(hint, "forward") and is_layer(value)):
+        if not isinstance(value, hint) and not (_any_layer(hint) and is_layer(value)):
             raise MisfitError(_a(hint.__name__))
         return value
     return value  # Any, a Callable, a name of its own: nothing to hold it against
