@@ -44,34 +44,33 @@ class PairwiseDistance(_OfTwo):
         return (y if self.keepdim else y[..., 0]).astype(a.dtype), e.astype(a.dtype)
 
     def _norm(self, e):
-        """(y, |e| / its largest, the latter): so scaled no power is out of range."""
+        """(y, |e| / its largest, y / the largest): so scaled no power is out of range. Ties, and ∞, are exactly 1."""
         size = jnp.abs(e)
         top = size.max(-1, keepdims=True, initial=0)
-        size = size / jnp.where(top == 0, 1, top)
-        if self.p is None:
-            return top, size, top
-        return top * (size**self.p).sum(-1, keepdims=True) ** (1 / self.p), size, top
+        size = jnp.where(size == top, 1, size / jnp.where(top == 0, 1, top))
+        total = 1 if self.p is None else (size**self.p).sum(-1, keepdims=True) ** (1 / self.p)
+        return top * total, size, total
 
     def backward(self, params, e, dy, /):
         dy = wide(dy if self.keepdim else dy[..., None])
-        y, size, top = self._norm(wide(e))
+        _, size, total = self._norm(wide(e))
         if self.p is None:
             ties = (size == 1).astype(size.dtype)
             slope = ties / jnp.maximum(ties.sum(-1, keepdims=True), 1)
         else:
-            share = size / jnp.where(y == 0, 1, y / jnp.where(top == 0, 1, top))  # |e| / y
+            share = size / jnp.maximum(total, 1)
             slope = jnp.where(share == 0, 0, jnp.where(share == 0, 1, share) ** (self.p - 1))
         da = (jnp.sign(wide(e)) * slope * dy).astype(e.dtype)
         return (da, -da), ()
 
     def reference(self, params, x, /):
         e = x[0] - x[1] + self.eps
-        size = jnp.where(e > 0, e, jnp.where(e < 0, -e, 0))
+        size = jnp.where(e == 0, 0, jnp.where(e > 0, e, -e))
         if self.p is None:
             y = jnp.max(size, -1, keepdims=True, initial=0)
         else:
-            some = jnp.sum(jnp.where(size > 0, jnp.where(size > 0, size, 1) ** self.p, 0), -1, keepdims=True)
-            y = jnp.where(some > 0, jnp.where(some > 0, some, 1) ** (1 / self.p), 0)
+            total = jnp.sum(jnp.where(size == 0, 0, jnp.where(size == 0, 1, size) ** self.p), -1, keepdims=True)
+            y = jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / self.p))
         return y if self.keepdim else y[..., 0]
 
 
@@ -92,7 +91,7 @@ class CosineSimilarity(_OfTwo):
         top = jnp.abs(v).max(-1, keepdims=True, initial=0)
         v = v / jnp.where(top == 0, 1, top)
         length = jnp.sqrt(jnp.square(v).sum(-1, keepdims=True)) * top
-        long = length > self.eps
+        long = ~(length <= self.eps)
         length = jnp.where(long, length, self.eps)
         return v * (top / length), length, long
 
@@ -110,8 +109,8 @@ class CosineSimilarity(_OfTwo):
     def reference(self, params, x, /):
         def length(v):
             square = jnp.sum(v * v, -1)
-            some = square > self.eps**2
-            return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), self.eps)
+            short = square <= self.eps**2
+            return jnp.where(short, self.eps, jnp.sqrt(jnp.where(short, 1, square)))
 
         return jnp.sum(x[0] * x[1], -1) / (length(x[0]) * length(x[1]))
 

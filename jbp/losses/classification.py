@@ -64,7 +64,7 @@ class BinaryCrossEntropy(Pointwise):
         w = w if isinstance(w, float) else along(jnp.asarray(w, z.dtype), z)
         if self.given == "probabilities":
             least = math.exp(-100)
-            yes, no = jnp.where(z > least, z, least), jnp.where(1 - z > least, 1 - z, least)
+            yes, no = jnp.where(z <= least, least, z), jnp.where(1 - z <= least, least, 1 - z)
             return -w * t * jnp.log(yes) - (1 - t) * jnp.log(no)
 
         def positive(z, share):
@@ -91,12 +91,12 @@ class Hinge(Loss):
 
     def terms_backward(self, params, residuals, dl, dn, /):
         z, t = residuals
-        each = jnp.where(wide(t) * wide(z) < 1, -dl, 0)
+        each = jnp.where(wide(t) * wide(z) >= 1, 0, -dl)
         return ((each * wide(t)).astype(z.dtype), (each * tamed(wide(z), each)).astype(t.dtype)), ()
 
     def terms_reference(self, params, x, /):
         margin = x[1] * x[0]
-        return jnp.where(margin < 1, 1 - margin, 0), None
+        return jnp.where(margin >= 1, 0, 1 - margin), None
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class KLDiv(Pointwise):
         if self.log_target:
             never = t == -jnp.inf
             return jnp.where(never, 0, jnp.exp(t)) * (jnp.where(never, 0, t) - jnp.where(never, 0, q))
-        some = t > 0
-        return jnp.where(some, t * (jnp.log(jnp.where(some, t, 1)) - jnp.where(some, q, 0)), 0)
+        none = t <= 0
+        return jnp.where(none, 0, t * (jnp.log(jnp.where(none, 1, t)) - jnp.where(none, 0, q)))
 
 
 def _apart(z, u, log_z, log_u):

@@ -116,14 +116,14 @@ class Triplet(Loss):
 
     def terms_backward(self, params, residuals, dl, dn, /):
         near, far = residuals
-        each = jnp.where(self._over(near, far) > 0, 2 * dl, 0)[..., None]
+        each = jnp.where(self._over(near, far) <= 0, 0, 2 * dl)[..., None]
         dpositive, dnegative = (-wide(near) * each).astype(near.dtype), (wide(far) * each).astype(far.dtype)
         return (-(dpositive + dnegative), dpositive, dnegative), ()
 
     def terms_reference(self, params, x, /):
         a, p, n = x
         over = jnp.sum((a - p) ** 2, -1) - jnp.sum((a - n) ** 2, -1) + self.margin
-        return jnp.where(over > 0, over, 0), None
+        return jnp.where(over <= 0, 0, over), None
 
 
 EUCLID = PairwiseDistance()
@@ -157,7 +157,7 @@ class TripletMargin(Loss):
             nearer = other[0] < far
             far = jnp.where(nearer, other[0], far)
         over = near - far + self.margin
-        return (jnp.maximum(over, 0), None), (kept, over > 0, nearer)
+        return (jnp.maximum(over, 0), None), (kept, ~(over <= 0), nearer)
 
     def terms_backward(self, params, residuals, dl, dn, /):
         kept, counts, nearer = residuals
@@ -178,7 +178,7 @@ class TripletMargin(Loss):
             other = self.distance.reference((), (p, n))
             far = jnp.where(other < far, other, far)
         over = self.distance.reference((), (a, p)) - far + self.margin
-        return jnp.where(over > 0, over, 0), None
+        return jnp.where(over <= 0, 0, over), None
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class CosineEmbedding(Loss):
     def terms_reference(self, params, x, /):
         a, b, t = x
         c = CosineSimilarity().reference((), (a, b))
-        return jnp.where(t == 1, 1 - c, jnp.where(c > self.margin, c - self.margin, 0)), None
+        return jnp.where(t == 1, 1 - c, jnp.where(c <= self.margin, 0, c - self.margin)), None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from jbp.cases import Case, f, i
-from jbp.errors import LayerError, floats, show
+from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import Fraction, NonNegative
 from jbp.losses.cross_entropy import Classes
 from jbp.losses.loss import Loss, Pointwise, is_float
@@ -81,7 +82,7 @@ class HingeEmbedding(Pointwise):
         return ((slope.astype(dl.dtype) * dl).astype(own), dt), ()
 
     def _plain(self, d, t):
-        return jnp.where(t == 1, d, jnp.where(d < self.margin, self.margin - d, 0))
+        return jnp.where(t == 1, d, jnp.where(d >= self.margin, 0, self.margin - d))
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ class MarginRanking(Pointwise):
 
     def terms_backward(self, params, residuals, dl, dn, /):
         e, t = residuals
-        each = jnp.where(self._gap(e, t) > 0, -dl, 0)
+        each = jnp.where(self._gap(e, t) <= 0, 0, -dl)
         da = (each * t.astype(dl.dtype)).astype(e.dtype)
         return (da, -da, (each * tamed(wide(e), each)).astype(t.dtype) if is_float(t) else None), ()
 
     def _plain(self, a, b, t):
         gap = self.margin - t * (a - b)
-        return jnp.where(gap > 0, gap, 0)
+        return jnp.where(gap <= 0, 0, gap)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class MultiMargin(Classes):
         w = jnp.asarray(self.weights or [1.0] * classes, z.dtype)[labels]
         z = jnp.where((here & (w != 0))[..., None], z, 0)
         gap = self.margin - jnp.take_along_axis(z, labels[..., None], -1) + z
-        gap = jnp.where((gap > 0) & (labels[..., None] != along(jnp.arange(classes, dtype=labels.dtype), z)), gap, 0)
+        own = labels[..., None] == along(jnp.arange(classes, dtype=labels.dtype), z)
+        gap = jnp.where((gap <= 0) | own, 0, gap)
         return jnp.where(here, w * jnp.mean(gap**self.p, -1), 0), here.astype(z.dtype)
 
 
@@ -185,7 +187,8 @@ class MultiLabelMargin(Loss):
         listed = jnp.cumsum((labels < 0).astype(jnp.int32), -1) == 0
         times = (chosen(labels, 0, z.shape[-1]) & listed[..., None]).sum(-2, dtype=jnp.int32)
         gap = 1 - wide(z)[..., :, None] + wide(z)[..., None, :]
-        gap = jnp.where((times > 0)[..., :, None] & (times == 0)[..., None, :] & (gap > 0), gap, 0)
+        counts = (times > 0)[..., :, None] & (times == 0)[..., None, :]
+        gap = jnp.where(counts & ~(gap <= 0), gap, 0)
         return gap, times.astype(gap.dtype)
 
     def terms(self, params, x, /):
@@ -197,6 +200,7 @@ class MultiLabelMargin(Loss):
                 f"got scores {show(z)} and labels {show(labels)}; expected integers of one shape with them. "
                 "Fill the rest of each row with -1.",
             )
+        indices(self, np.maximum(np.asarray(labels), 0) if known(labels) else labels, z.shape[-1], "labels")
         gap, times = self._pairs(z, labels)
         return ((times * gap.sum(-1)).sum(-1) / max(z.shape[-1], 1), None), (z, labels)
 
@@ -217,7 +221,7 @@ class MultiLabelMargin(Loss):
         total = jnp.zeros(z.shape[:-1], z.dtype)
         for j in range(classes):
             gap = 1 - z[..., j : j + 1] + z
-            total = total + times[..., j] * jnp.sum(jnp.where((times == 0) & (gap > 0), gap, 0), -1) / classes
+            total = total + times[..., j] * jnp.sum(jnp.where((times == 0) & ~(gap <= 0), gap, 0), -1) / classes
         return total, None
 
 

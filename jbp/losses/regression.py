@@ -65,7 +65,7 @@ class MeanAbsoluteError(_Difference):
         return jnp.sign(e)
 
     def _plain(self, p, t):
-        return jnp.where(p > t, p - t, jnp.where(p < t, t - p, 0))
+        return jnp.where(p == t, 0, jnp.where(p > t, p - t, t - p))
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class SmoothL1(_Difference):
     def _plain(self, p, t):
         e, b = p - t, self.beta
         near = (e < b) & (e > -b)
-        far = jnp.where(e > 0, e, jnp.where(e < 0, -e, 0)) - b / 2
+        far = jnp.where(e == 0, 0, jnp.where(e > 0, e, -e)) - b / 2
         return jnp.where(near, e**2 / (2 * b if b else 1), far)
 
 
@@ -201,7 +201,7 @@ class Quantile(_Difference):
 
     def _plain(self, p, t):
         q = along(jnp.asarray(self.q, p.dtype), p) if isinstance(self.q, tuple) else self.q
-        return jnp.where(t > p, q * (t - p), jnp.where(t < p, (1 - q) * (p - t), 0))
+        return jnp.where(t == p, 0, jnp.where(t > p, q * (t - p), (1 - q) * (p - t)))
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class GaussianNLL(Pointwise):
         return dm, -dm, dv
 
     def _plain(self, m, t, v):
-        v = jnp.exp(v) if self.log else jnp.where(v > self.eps, v, self.eps)
+        v = jnp.exp(v) if self.log else jnp.where(v <= self.eps, self.eps, v)
         log_density = -((m - t) ** 2) / (2 * v) - 0.5 * jnp.log(2 * math.pi * v)
         return -log_density - (0 if self.full else 0.5 * math.log(2 * math.pi))
 
