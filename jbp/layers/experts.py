@@ -12,7 +12,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, at, floats, show, take
 from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, outer, wide
 
 __all__ = ["MixtureOfExperts", "WithTotal"]
 
@@ -152,8 +152,8 @@ class MixtureOfExperts(Layer):
         dp = jnp.zeros_like(p).at[jnp.arange(n, dtype=chosen.dtype)[:, None], chosen].add(dgates)
         dp = dp + (wide(dbalance) * self.experts * share)[None]
         ds = (p * (dp - (p * dp).sum(-1, keepdims=True))).astype(dy.dtype)
-        dx = (dx + ds @ params["w"].T).reshape(shape.value)
-        return (dx, None) if masked.value else dx, (inner, ds)
+        dx = (dx + ds @ params["w"].astype(ds.dtype).T).reshape(shape.value)
+        return (dx, None) if masked.value else dx, (inner, ds.astype(params["w"].dtype))
 
     def backward(self, params, residuals, dy, /):
         return self._down(self.expert.backward, params, residuals, dy)
@@ -162,11 +162,11 @@ class MixtureOfExperts(Layer):
         tokens, kept = residuals[0], residuals[6]
         inner, ds = delta
         with at(self, ".expert"):
-            return {"w": tokens.T @ ds, "experts": jax.vmap(self.expert.gradient)(kept, inner)}
+            return {"w": outer(tokens, ds), "experts": jax.vmap(self.expert.gradient)(kept, inner)}
 
     def pull(self, params, residuals, dy, /):
         dx, (inner, ds) = self._down(self.expert.pull, params, residuals, dy)
-        return dx, {"w": residuals[0].T @ ds, "experts": inner}
+        return dx, {"w": outer(residuals[0], ds), "experts": inner}
 
     def advance(self, params, residuals, /):
         return params | {"experts": jax.vmap(self.expert.advance)(params["experts"], residuals[6])}

@@ -10,6 +10,7 @@ from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import floats, take
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.numerics import along, outer, time_first, wide, wide_dtype
 
@@ -49,7 +50,7 @@ class DiagonalStateSpace(Layer):
     Initialization of Diagonal State Space Models*, 2022.) Raises LayerError for another rank.
     """
 
-    states: int
+    states: Size
 
     def _shapes(self, x):
         f, n = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.states
@@ -76,7 +77,8 @@ class DiagonalStateSpace(Layer):
 
     def forward(self, params, x, /):
         shapes = self._shapes(x)
-        nu, theta, b, c, d = take(self, params, x.dtype, **shapes)
+        nu, theta, *rest = take(self, params, x.dtype, **shapes)
+        b, c, d = (w.astype(x.dtype) for w in rest)
         u = jnp.split(wide(time_first(x) @ b), 2, -1)
         h = jnp.concatenate(recurrence(self._eigenvalues(nu, theta), tuple(u)), -1).astype(x.dtype)
         return time_first(h @ c) + along(d, x) * x, (x, h)
@@ -84,7 +86,8 @@ class DiagonalStateSpace(Layer):
     def backward(self, params, residuals, dy, /):
         _, h = residuals
         real, imaginary = self._eigenvalues(params["nu"], params["theta"])
-        e = jnp.split(wide(time_first(dy) @ params["c"].T), 2, -1)
+        (b, c, d), dtype = (params[name].astype(dy.dtype) for name in "bcd"), params["nu"].dtype
+        e = jnp.split(wide(time_first(dy) @ c.T), 2, -1)
         g = recurrence((real, -imaginary), tuple(e), reverse=True)
         before = jnp.split(wide(jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])), 2, -1)
         d_real, d_imaginary = _turn((before[0], -before[1]), g)
@@ -92,8 +95,8 @@ class DiagonalStateSpace(Layer):
         dnu = -turned[0] * jnp.exp(wide(params["nu"]))[None]
         dtheta = turned[1] * jnp.exp(wide(params["theta"]))[None]
         g = time_first(jnp.concatenate(g, -1)).astype(dy.dtype)
-        dx = g @ params["b"].T + along(params["d"], dy) * dy
-        return dx, (g, dy, dnu.astype(dy.dtype), dtheta.astype(dy.dtype))
+        dx = g @ b.T + along(d, dy) * dy
+        return dx, tuple(part.astype(dtype) for part in (g, dy, dnu, dtheta))
 
     def gradient(self, residuals, delta, /):
         (x, h), (g, dy, dnu, dtheta) = residuals, delta
@@ -102,7 +105,7 @@ class DiagonalStateSpace(Layer):
             "theta": dtheta.sum(0),
             "b": outer(x, g),
             "c": outer(h, time_first(dy)),
-            "d": (x * dy).sum((0, 1)),
+            "d": (x.astype(dy.dtype) * dy).sum((0, 1)),
         }
 
     def reference(self, params, x, /):
@@ -142,8 +145,8 @@ class SelectiveStateSpace(Layer):
     State Spaces*, 2023, §3.2, algorithm 2.) Raises LayerError for another rank.
     """
 
-    states: int
-    rank: int = 1
+    states: Size
+    rank: Size = 1
 
     def _shapes(self, x):
         f, n, r = floats(self, x, "(batch, time, features)", rank=3).shape[-1], self.states, self.rank
@@ -163,7 +166,8 @@ class SelectiveStateSpace(Layer):
 
     def forward(self, params, x, /):
         shapes = self._shapes(x)
-        a, p, r, bias, w_b, w_c, d = take(self, params, x.dtype, **shapes)
+        a, *rest = take(self, params, x.dtype, **shapes)
+        p, r, bias, w_b, w_c, d = (w.astype(x.dtype) for w in rest)
         p = x @ p
         z = p @ r
         z = z + along(bias, z)
@@ -201,12 +205,13 @@ class SelectiveStateSpace(Layer):
         parts = (*map(_chunks, (x, delta, b, c, dy)), starts)
         (_, da), down = lax.scan(chunk, (zero, zero), parts, reverse=True)
         dx, ddelta, db, dc = (_whole(v, x) for v in down)
+        w, dtype = {name: p.astype(dy.dtype) for name, p in params.items()}, params["a"].dtype
         dq = (ddelta * -jnp.expm1(-wide(delta))).astype(dy.dtype)
-        db, dc, da = (v.astype(dy.dtype) for v in (db, dc, da * negative[None]))
-        dp = dq @ params["r"].T
-        dx = dx.astype(dy.dtype) + along(params["d"], dy) * dy
-        dx = dx + db @ params["w_b"].T + dc @ params["w_c"].T + dp @ params["p"].T
-        return dx, (db, dc, dp, dq, dy, da)
+        db, dc, da = db.astype(dy.dtype), dc.astype(dy.dtype), da * negative[None]
+        dp = dq @ w["r"].T
+        dx = dx.astype(dy.dtype) + along(w["d"], dy) * dy
+        dx = dx + db @ w["w_b"].T + dc @ w["w_c"].T + dp @ w["p"].T
+        return dx, tuple(part.astype(dtype) for part in (db, dc, dp, dq, dy, da))
 
     def gradient(self, residuals, delta, /):
         (x, p, *_), (db, dc, dp, dq, dy, da) = residuals, delta
@@ -218,7 +223,7 @@ class SelectiveStateSpace(Layer):
             "b": dq.sum((0, 1)),
             "w_b": outer(x, db),
             "w_c": outer(x, dc),
-            "d": (x * dy).sum((0, 1)),
+            "d": (x.astype(dy.dtype) * dy).sum((0, 1)),
         }
 
     def reference(self, params, x, /):

@@ -270,7 +270,8 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
     rows = jax.tree.map(lambda *several: unblocked(jnp.concatenate(several), n), *found)
     dq, dk, dv = rows.pop("q"), carry.pop("k").mT.astype(dtype), carry.pop("v").mT.astype(dtype)
     carry |= {"sinks": tuple(x.mT for x in carry["sinks"])} if "sinks" in parts else {}
-    return dq, dk, dv, jax.tree.map(lambda x: x.astype(dtype), rows | carry)
+    more = rows | carry
+    return dq, dk, dv, {name: jax.tree.map(lambda d, x: d.astype(x.dtype), more[name], parts[name]) for name in more}
 
 
 def _summed(bias, ds, start):

@@ -8,10 +8,11 @@ from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, take
+from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.attention import blockwise
 from jbp.layers.attention.blockwise import blocks, unblocked
-from jbp.numerics import wide
+from jbp.numerics import product, wide
 
 # In the functions below a product of rows is φ(q_i) · φ(k_j), summed over all j, or over j <= i if causal; index key:
 # n queries or keys of a block, d features of φ, e of a value. What runs from block to block is one d×e matrix a head.
@@ -80,12 +81,12 @@ class LinearAttention(Layer):
     rank, or if heads does not divide f.
     """
 
-    heads: int
+    heads: Size
     causal: bool = False
 
     def _shapes(self, x):
         f = floats(self, x, "(batch, n, features)", rank=3).shape[-1]
-        if self.heads < 1 or f % self.heads:
+        if f % self.heads:
             raise LayerError(
                 self,
                 f"got {f} features; expected a multiple of heads={self.heads}. Choose heads that divide the features.",
@@ -98,7 +99,7 @@ class LinearAttention(Layer):
         return {n: jax.random.normal(k, s, x.dtype) * scale for k, (n, s) in zip(keys, shapes.items(), strict=True)}
 
     def forward(self, params, x, /):
-        qkv, out = take(self, params, x.dtype, **self._shapes(x))
+        qkv, out = (w.astype(x.dtype) for w in take(self, params, x.dtype, **self._shapes(x)))
         q, k, v = jnp.einsum("bnf,fchd->cbhnd", x, qkv)
         q, k = _phi(q), _phi(k)
         u = read(q, k, _with_ones(v), self.causal)
@@ -108,17 +109,19 @@ class LinearAttention(Layer):
 
     def backward(self, params, residuals, dy, /):
         _, q, k, v, o, c = residuals
-        do = wide(jnp.einsum("bnf,hdf->bhnd", dy, params["o"]))
+        qkv, out = (params[name].astype(dy.dtype) for name in ("qkv", "o"))
+        do = wide(jnp.einsum("bnf,hdf->bhnd", dy, out))
         du = do / (_EPSILON + c)
         dc = -(du * wide(o)).sum(-1, keepdims=True)
         dq, dk, dv = read_back(q, k, _with_ones(v), jnp.concatenate([du, dc], -1), self.causal)
         dq, dk = dq * jnp.minimum(wide(q), 1), dk * jnp.minimum(wide(k), 1)
         dqkv = jnp.stack([dq, dk, dv[..., :-1]]).astype(dy.dtype)
-        return jnp.einsum("cbhnd,fchd->bnf", dqkv, params["qkv"]), (dqkv, dy)
+        dtype = params["o"].dtype
+        return jnp.einsum("cbhnd,fchd->bnf", dqkv, qkv), (dqkv.astype(dtype), dy.astype(dtype))
 
     def gradient(self, residuals, delta, /):
         (x, _, _, _, o, _), (dqkv, dy) = residuals, delta
-        return {"qkv": jnp.einsum("bnf,cbhnd->fchd", x, dqkv), "o": jnp.einsum("bhnd,bnf->hdf", o, dy)}
+        return {"qkv": product("bnf,cbhnd->fchd", x, dqkv), "o": product("bhnd,bnf->hdf", o, dy)}
 
     def reference(self, params, x, /):
         """With the whole matrix of scores."""

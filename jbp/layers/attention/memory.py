@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
-from jbp.numerics import Static, wide, wide_dtype
+from jbp.numerics import Static, outer, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MemoryHop(Layer):
                 "of integers or booleans. Give (u, memories) or (u, memories, mask).",
             )
         u, x, *mask = x
-        return u, x, mask[0].astype(bool) if mask else None
+        return u, x, mask[0] if mask else None
 
     def _shapes(self, u, x):
         d, e = u.shape[-1], x.shape[-1]
@@ -62,7 +62,8 @@ class MemoryHop(Layer):
 
     def forward(self, params, x, /):
         u, x, mask = self._parts(x)
-        a, c, *h = take(self, params, u.dtype, **self._shapes(u, x))
+        mask = None if mask is None else mask.astype(bool)
+        a, c, *h = (w.astype(u.dtype) for w in take(self, params, u.dtype, **self._shapes(u, x)))
         x = x if mask is None else jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
         s = jnp.einsum("bme,be->bm", x, u @ a.T, preferred_element_type=wide_dtype(u.dtype))
         if mask is not None:
@@ -76,23 +77,26 @@ class MemoryHop(Layer):
 
     def backward(self, params, residuals, dy, /):
         u, x, p, masked = residuals
-        dr = dy @ params["c"].T
+        a, c = (params[name].astype(dy.dtype) for name in "ac")
+        dr = dy @ c.T
         wide_p = wide(p)  # and dp: what is left of it below is a difference, for which p, rounded, must add up to one
         dp, total = jnp.einsum("be,bme->bm", dr, x, preferred_element_type=wide_p.dtype), wide_p.sum(-1, keepdims=True)
         mean = (wide_p * dp).sum(-1, keepdims=True) / jnp.where(total > 0, total, 1)
         ds = (wide_p * (dp - mean)).astype(dy.dtype)
-        q, dq = u @ params["a"].T, jnp.einsum("bm,bme->be", ds, x)
-        du = (dy @ params["h"].T if self.linear else dy) + dq @ params["a"]
+        q, dq = u @ a.T, jnp.einsum("bm,bme->be", ds, x)
+        du = (dy @ params["h"].astype(dy.dtype).T if self.linear else dy) + dq @ a
         dx = p[..., None] * dr[:, None] + ds[..., None] * q[:, None]
-        return (du, dx, None) if masked.value else (du, dx), (dq, dy)
+        delta = dq.astype(params["a"].dtype), dy.astype(params["c"].dtype)
+        return (du, dx, None) if masked.value else (du, dx), delta
 
     def gradient(self, residuals, delta, /):
         (u, x, p, _), (dq, dy) = residuals, delta
         r = jnp.einsum("bm,bme->be", p, x)
-        return {"a": dq.T @ u, "c": r.T @ dy} | ({"h": u.T @ dy} if self.linear else {})
+        return {"a": outer(dq, u), "c": outer(r, dy)} | ({"h": outer(u, dy)} if self.linear else {})
 
     def reference(self, params, x, /):
         u, x, mask = self._parts(x)
+        mask = None if mask is None else mask.astype(bool)
         x = x if mask is None else jnp.where(mask[..., None], x, 0)
         m, c = x @ params["a"], x @ params["c"]
         seen = jnp.ones(m.shape[:2], bool) if mask is None else mask

@@ -15,7 +15,7 @@ from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
 from jbp.layers.attention.core import NONE, kept_by, plain_softmax, scores_of, seen_by
 from jbp.layers.attention.rotary import rotated
-from jbp.numerics import Static
+from jbp.numerics import Static, product
 from jbp.params import Buffer
 
 NAMES = "x", "source", "keys", "values", *beside.BESIDE
@@ -255,7 +255,7 @@ class MultiHeadAttention(Layer):
 
     def _weights(self, params, given):
         shapes = self._shapes(given)
-        return dict(zip(shapes, take(self, params, given["x"].dtype, **shapes), strict=True))
+        return _cast(dict(zip(shapes, take(self, params, given["x"].dtype, **shapes), strict=True)), given["x"].dtype)
 
     def _attended(self, params, w, parts, q, k, v):
         """(y, o)."""
@@ -269,15 +269,16 @@ class MultiHeadAttention(Layer):
     def backward(self, params, residuals, dy, /):
         given, came, q, k, v, _ = residuals
         dy, dp = dy if self.weights else (dy, None)
-        do = jnp.einsum("bnf,grdf->bgrnd", dy, params["o"])
+        w, dtype = _cast(params, dy.dtype), params["q"].dtype
+        do = jnp.einsum("bnf,grdf->bgrnd", dy, w["o"])
         do = do if dp is None else jnp.concatenate([do, dp.reshape(*do.shape[:4], dp.shape[-1])], -1)
         marked, parts = self._weighing(v, self._parts(params, self._beside(given), q.shape[0], q.dtype))
         dq, dk, dv, more = attend_back(self._rule(), parts, q, k, marked, do)
         dv = dv[..., : v.shape[-1]]
         if self.rotary:
             dq, dk = rotated(dq, BASE, -1), rotated(dk, BASE, -1)
-        dx = jnp.einsum("bgrnd,fgrd->bnf", dq, params["q"])
-        dkeys, dvalues = jnp.einsum("bgmd,egd->bme", dk, params["k"]), jnp.einsum("bgmd,egd->bme", dv, params["v"])
+        dx = jnp.einsum("bgrnd,fgrd->bnf", dq, w["q"])
+        dkeys, dvalues = jnp.einsum("bgmd,egd->bme", dk, w["k"]), jnp.einsum("bgmd,egd->bme", dv, w["v"])
         kind, names = came.value
         down = {"x": dx, "keys": dkeys, "values": dvalues, "bias": more.pop("bias", None)}
         if "source" in names:
@@ -289,7 +290,8 @@ class MultiHeadAttention(Layer):
             more["sinks"] = tuple(d[:, :, 0, : v.shape[-1]] for d in more["sinks"])
         else:
             more.pop("sinks", None)
-        return (down if kind is dict else tuple(down.values()) if kind else down["x"]), (dq, dk, dv, dy, more)
+        delta = jax.tree.map(lambda d: d.astype(dtype), (dq, dk, dv, dy, more))
+        return (down if kind is dict else tuple(down.values()) if kind else down["x"]), delta
 
     def _finite(self, given, dx):
         """dx of the queries, zero where x was taken as zero."""
@@ -303,10 +305,10 @@ class MultiHeadAttention(Layer):
         dq, dk, dv, dy, more = delta
         x, keys, values = self._cleared(given, self._beside(given))
         grads = {
-            "q": jnp.einsum("bnf,bgrnd->fgrd", x, dq),
-            "k": jnp.einsum("bme,bgmd->egd", keys, dk),
-            "v": jnp.einsum("bme,bgmd->egd", values, dv),
-            "o": jnp.einsum("bgrnd,bnf->grdf", o, dy),
+            "q": product("bnf,bgrnd->fgrd", x, dq),
+            "k": product("bme,bgmd->egd", keys, dk),
+            "v": product("bme,bgmd->egd", values, dv),
+            "o": product("bgrnd,bnf->grdf", o, dy),
         }
         if self.bias:
             grads |= {"b_q": dq.sum((0, 3)), "b_k": dk.sum((0, 2)), "b_v": dv.sum((0, 2)), "b_o": dy.sum((0, 1))}
@@ -357,7 +359,7 @@ class MultiHeadAttention(Layer):
         x = floats(self, given["x"], "(batch, n, features)", rank=3)
         (b, n, _), (*_, m, _), at = x.shape, cache["k"].shape, cache["at"]
         other = cache.get("other")
-        w = params if other is not None else self._weights(params, {"x": x, "keys": x, "values": x})
+        w = self._weights(params, {"x": x, "keys": x, "values": x}) if other is None else _cast(params, x.dtype)
         q, k, v = self._queries(w, x, at), cache["k"], cache["v"]
         if other is None:
             if n > m or (known(at) and int(at) + n > m):
@@ -420,6 +422,11 @@ class MultiHeadAttention(Layer):
             y = y + p @ jnp.concatenate([v, more_v], 1) @ params["o"][g, r]
         y = y + params["b_o"][None, None] if self.bias else y
         return (y, jnp.stack(weights, 1)) if self.weights else y
+
+
+def _cast(params, dtype):
+    """The weights in the dtype of what they are multiplied with."""
+    return {name: p.astype(dtype) for name, p in params.items() if name != "key"}
 
 
 def _turned(x, place):
