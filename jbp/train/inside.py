@@ -74,7 +74,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
                 return lax.fori_loop(0, layer.times, one, (params, state, good))
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
         new = optimized(optimizer, grads, state, layer.advance(params, residuals), value=value, grad=grads)
-        good &= sound((params, state), new)
+        good &= sound((params, state), new, params)
         return *jax.tree.map(partial(jnp.where, good), new, (params, state)), good
 
     def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
