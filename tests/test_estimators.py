@@ -208,7 +208,7 @@ def test_settings_out_of_range():
         ),
         (lambda: jbp.layers.LeakyIntegrateAndFire(surrogate="step"), "expected 'superspike', 'arctan'"),  # pyright: ignore
         (lambda: jbp.layers.GumbelSoftmax(0.0), "got temperature=0.0; expected a finite number, more than 0"),
-        (lambda: jbp.layers.RestrictedBoltzmann(3, 0), "expected 1 step or more"),
+        (lambda: jbp.layers.RestrictedBoltzmann(3, 0), "got steps=0; expected a whole number, 1 or more"),
     ):
         with pytest.raises(jbp.LayerError, match=says):
             make()

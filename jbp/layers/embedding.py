@@ -162,7 +162,7 @@ class EmbeddingBag(Layer):
             y, places = self._greatest(ids, offsets, bags, e)
             return y, ((ids, offsets, w), places, form)
         a = self._coefficients(ids, offsets, w, wide_dtype(e.dtype))
-        if bags is None:
+        if offsets is None:
             y = jnp.einsum("...n,...nd->...d", a, wide(e))
         else:
             y = jnp.zeros((offsets.shape[0], self.features), a.dtype).at[bags].add(a[:, None] * wide(e), mode="drop")
@@ -216,7 +216,7 @@ class EmbeddingBag(Layer):
         a = self._shares(ids, offsets, dtype)
         return a if w is None else jnp.where(self._counts(ids, dtype) > 0, a * w.astype(dtype), 0)
 
-    def _greatest(self, ids, offsets, bags, e):
+    def _greatest(self, ids: Any, offsets: Any, bags: Any, e: Any) -> tuple[Any, Any]:
         """The greatest of each bag, and the id of the first that is, or one that is out of range."""
         e = e if self.padding is None else jnp.where((ids != self.padding)[..., None], e, -jnp.inf)
         shape = (*ids.shape[:-1], self.features) if bags is None else (offsets.shape[0], self.features)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import LayerError, floats, take
+from jbp.errors import floats, take
+from jbp.fields import Count, Size
 from jbp.layer import Estimator, Layer
 from jbp.numerics import along, leading, outer, softplus, wide
 from jbp.params import Buffer
@@ -92,26 +93,18 @@ class RestrictedBoltzmann(_Machine, Estimator):
 
     Contrastive divergence, CD-k: it stands for the gradient of −log p(v), which it is not, for v' is near the data.
     With `chains` = m > 0 the fantasies come from m chains that live from step to step. y has no meaning of its own. F
-    as at the head of this file. `Serial(RestrictedBoltzmann(64))` is trained with Add() as the loss, on one input:
-    `fit(net, Add(), optimizer, state, [(v,), ...])`, the next one of a deep-belief network as `Serial(Frozen(
-    first.evaluation()), RestrictedBoltzmann(32))`. Keeps v and v'. Buffers: the key and the chains, moved by `advance`.
-    `evaluation` gives RestrictedBoltzmannInference: h. Shapes: v (..., visible) in [0, 1], W (visible, hidden), b
-    (visible,), c (hidden,), the chains (m, visible), y (). (Hinton, *Training Products of Experts*, 2002; Tieleman,
-    *Training Restricted Boltzmann Machines*, 2008.) Raises LayerError for steps < 1 or chains < 0.
+    is the free energy, F(v) = −v·b − Σ softplus(v W + c). `Serial(RestrictedBoltzmann(64))` is trained with Add() as
+    the loss, on one input: `fit(net, Add(), optimizer, state, [(v,), ...])`, the next one of a deep-belief network as
+    `Serial(Frozen(first.evaluation()), RestrictedBoltzmann(32))`. Keeps v and v'. Buffers: the key and the chains,
+    moved by `advance`. `evaluation` gives RestrictedBoltzmannInference: h. Shapes: v (..., visible) in [0, 1], W
+    (visible, hidden), b (visible,), c (hidden,), the chains (m, visible), y (). (Hinton, *Training Products of
+    Experts*, 2002; Tieleman, *Training Restricted Boltzmann Machines*, 2008.) Raises LayerError for steps < 1 or chains
+    < 0.
     """
 
-    hidden: int
-    steps: int = 1
-    chains: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.steps < 1 or self.chains < 0:
-            raise LayerError(
-                self,
-                f"got steps={self.steps} and chains={self.chains}; expected 1 step or more and 0 chains or more. "
-                "Try steps=1, and as many chains as a batch has rows.",
-            )
+    hidden: Size
+    steps: Size = 1
+    chains: Count = 0
 
     def forward(self, params, v, /):
         self._take(params, v)
@@ -171,8 +164,8 @@ class RestrictedBoltzmannInference(_Machine):
     hidden), c (hidden,), h (..., hidden). (Hinton et al., *A Fast Learning Algorithm for Deep Belief Nets*, 2006.)
     """
 
-    hidden: int
-    chains: int = 0
+    hidden: Size
+    chains: Count = 0
 
     def forward(self, params, v, /):
         h = _hidden(params, self._take(params, v))

@@ -28,7 +28,7 @@ from jbp.layers.attention.rotary import Rotary
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.distance import CosineSimilarity, PairwiseDistance
-from jbp.layers.embedding import Embedding, Positions
+from jbp.layers.embedding import Embedding, FrequencyScaledEmbedding, Positions
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.linear.lowrank import Bilinear, LoRA, LowRank
 from jbp.layers.norm.batch import BatchNormInference
@@ -246,6 +246,9 @@ def _(layer, ids, dy, /):
     ids = jnp.where((ids >= 0) & (ids < layer.vocabulary), ids, -1).reshape(dy.shape[:2])
     same = (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, :, None]
     return jnp.where(same, jnp.einsum("btf,bsf->bts", dy, dy), 0).sum((1, 2))
+
+
+_register(FrequencyScaledEmbedding)(_norms.dispatch(Layer))  # its counts are of all examples together
 
 
 @_register(Positions)

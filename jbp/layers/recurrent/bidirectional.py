@@ -1,6 +1,7 @@
 """A layer run both ways through time."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class Bidirectional(OverTime):
     """
 
     layer: Layer
+    both_ways: ClassVar = True
 
     @property
     def return_state(self):  # pyright: ignore[reportIncompatibleVariableOverride]

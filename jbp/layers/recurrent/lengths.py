@@ -1,13 +1,13 @@
 """Sequences of their own lengths in one batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Literal
 
 import jax.numpy as jnp
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, at, show
-from jbp.layer import Layer
+from jbp.layer import Layer, map_children
 from jbp.layers.recurrent.elman import Elman
 from jbp.layers.recurrent.gru import GRU
 from jbp.layers.recurrent.lstm import LSTM
@@ -38,6 +38,15 @@ class Lengths(OverTime):
 
     layer: Layer
     pool: Literal["last", "mean", "max"] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.layer, OverTime) and any(getattr(f, "both_ways", False) for f in _inside(self.layer)):
+            raise LayerError(
+                self,
+                "got a Bidirectional among the layers inside, which would begin its way through time in the padding; "
+                "expected layers that look back in time only. Write a Lengths for each: Lengths(Bidirectional(f)).",
+            )
 
     @property
     def return_state(self):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -89,7 +98,7 @@ class Lengths(OverTime):
             place = like(jnp.maximum(n, 1) - 1, y)
             return jnp.take_along_axis(y, place, 1)[:, 0], ()
         valid = like(jnp.arange(y.shape[1], dtype=n.dtype)[None] < n[:, None], y)
-        place = jnp.where(valid, y, -jnp.inf).argmax(1, keepdims=True).astype(jnp.int32)
+        place = jnp.where(valid, y, -jnp.inf).argmax(1, keepdims=True).astype(n.dtype)
         return jnp.take_along_axis(y, place, 1)[:, 0], place
 
     def _spread(self, dy, n, kept, t):
@@ -153,6 +162,13 @@ class Lengths(OverTime):
             better = like(t < n, nothing) & ((y[:, t] > best) | (t == 0) if self.pool == "max" else True)
             best = jnp.where(better, y[:, t], best)
         return best
+
+
+def _inside(layer):
+    found = [layer]
+    if is_dataclass(layer):
+        map_children(lambda _, child: found.extend(_inside(child)) or child, layer)
+    return found
 
 
 def gives_state(layer: Layer) -> bool:
