@@ -19,7 +19,7 @@ from jbp.layers import (
     MaxUnpool,
 )
 
-INF = np.inf
+INF, KEY = np.inf, jax.random.key(0)
 
 
 def row(*numbers):
@@ -188,8 +188,8 @@ def test_only_valid_places_count(dtype):
         (lambda: AdaptiveAveragePool((0, 1)), r"got sizes=\(0, 1\); expected"),
         (lambda: FractionalMaxPool(2, ratio=1.5), "got ratio=1.5; expected"),
         (lambda: FractionalMaxPool(2), "expected one of the two. Write ratio=0.7"),
-        (lambda: FractionalMaxPool(2, sizes=4).init(None, row(1, 2, 3)), "expected windows and an output that fit"),
-        (lambda: FractionalMaxPool(2, sizes=1).init(None, (row(1, 2), row(1, 2))), "expected floats in"),
+        (lambda: FractionalMaxPool(2, sizes=4).init(KEY, row(1, 2, 3)), "expected windows and an output that fit"),
+        (lambda: FractionalMaxPool(2, sizes=1).init(KEY, (row(1, 2), row(1, 2))), "expected floats in"),
         (lambda: MaxPool(2).forward((), row(1)), "expected spatial sizes of at least the window's"),
         (lambda: AveragePool(2, padding=2).forward((), row(1, 2)), "expected 0 to less than the window"),
         (lambda: MaxPool(2, padding=-1).forward((), row(1, 2, 3, 4)), "expected 0 to less than the window"),
@@ -197,7 +197,10 @@ def test_only_valid_places_count(dtype):
         (lambda: MaxPool(2).forward((), jnp.ones((2, 3))), "expected 3 or more axes"),
         (lambda: GlobalAveragePool().forward((), jnp.ones((2, 0, 3))), "expected at least one place in each axis"),
         (lambda: GlobalMaxPool().forward((), (row(1, 2), row(1, 2))), "expected booleans or integers"),
+        (lambda: GlobalMaxPool().forward((), (row(1, 2), None)), "expected booleans or integers"),
+        (lambda: FractionalMaxPool(2, sizes=1).init(KEY, (row(1, 2), None)), "expected floats in"),
         (lambda: MaxUnpool(2).forward((), row(1, 2)), "expected the tuple"),
+        (lambda: MaxUnpool(2).forward((), (row(1, 2), None)), "expected an integer array"),
         (lambda: MaxUnpool(2).forward((), (row(1, 2), jnp.array([[[0], [4]]]))), "got indices between 0 and 4"),
     ],
 )

@@ -279,13 +279,13 @@ class MaxUnpool(Layer):
         x, index = parts(self, x, "values", "indices")
         spatial(self, x, "window", "stride", "padding", "sizes")
         sizes = self._sizes(x.shape[1:-1])
+        indices(self, index, max(math.prod(sizes), 1), "indices")
         if min(sizes) < 1 or index.shape != x.shape:
             raise LayerError(
                 self,
                 f"got values {show(x)} and indices {show(index)}; expected one shape, and an output with some places. "
                 "Give what MaxPool(..., return_indices=True) gives.",
             )
-        indices(self, index, math.prod(sizes), "indices")
         b, *m, c = x.shape
         index, last = _last(index.reshape(b, math.prod(m), c), math.prod(sizes))
         flat = jnp.where(last, x.reshape(index.shape), 0)
@@ -367,10 +367,11 @@ class GlobalMaxPool(Layer):
 
 def valid(layer: Any, given: Any) -> tuple[Any, Any]:
     """x and its mask as booleans, None where there is none."""
-    x, mask = parts(layer, given, "x", "mask") if isinstance(given, tuple | list) else (given, None)
+    masked = isinstance(given, tuple | list)
+    x, mask = parts(layer, given, "x", "mask") if masked else (given, None)
     floats(layer, x, "(batch, n, ..., channels)", least=3)
     some_places(layer, x)
-    if mask is None:
+    if not masked:
         return x, None
     dtype = getattr(mask, "dtype", None)
     whole = dtype is not None and (np.dtype(dtype).kind == "b" or jnp.issubdtype(dtype, jnp.integer))

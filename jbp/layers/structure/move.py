@@ -54,7 +54,7 @@ class Reshape(Layer):
 
 def one_tuple(several: tuple[Any, ...], one: Any) -> Any:
     """Sizes that were written one by one, or as one tuple or list."""
-    if one is not None:
+    if not several:
         return one
     return several[0] if len(several) == 1 and isinstance(several[0], tuple | list) else several
 

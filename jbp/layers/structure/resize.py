@@ -16,7 +16,7 @@ from jbp.layers.windows import Axes, agree, spatial, spread
 from jbp.numerics import Static, wide
 
 Mode = Literal["nearest", "linear", "bilinear", "trilinear", "cubic", "bicubic"]
-Factor = Annotated[float, Range(1)]
+Factor = Annotated[float, Range(1, 2**16)]
 Factors = Annotated[
     Factor | tuple[Factor, ...],
     Hint("Write one number for every spatial axis, or a tuple with one for each. Resize makes inputs smaller."),
