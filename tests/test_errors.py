@@ -252,7 +252,7 @@ WRONG_INPUT = {
     "CTC blank": (CTC(9), (ones(1, 3, 4), jnp.array([[1]])), "got blank=9 and 4 classes"),
     "CTC alone": (CTC(), ones(2, 3, 4), "expected the tuple (scores, labels) or"),
     "TensorProduct": (TensorProduct(), (ones(2, 3), ones(3, 3)), "expected a pair of arrays that differ in their last"),
-    "EmbeddingBag": (EmbeddingBag(3, 2), (jnp.array([0, 1]), ones(3)), "expected ids (..., n), or (ids, weights)"),
+    "EmbeddingBag": (EmbeddingBag(3, 2), (jnp.array([0, 1]), ones(3)), "expected ids (..., n), (ids, weights)"),
     "LIF": (LeakyIntegrateAndFire(), ones(2, 3), "expected 3 axes (batch, time, neurons)"),
     "divergence": (StandardNormalDivergence(), ones(2, 3), "got x float32[2, 3]; expected (..., 2 n), n means and"),
 }  # fmt: skip
