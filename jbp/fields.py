@@ -31,6 +31,10 @@ class Range:
         above = value > self.low if self.open in ("low", "both") else value >= self.low
         return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
 
+    def broken(self, value: Any) -> str:
+        """What value is not."""
+        return f"at most {self.high:.10g}" if value > self.high and not self.open else str(self)
+
     def __str__(self):
         low = f"more than {self.low:g}" if self.open in ("low", "both") else f"{self.low:g} or more"
         high = f"less than {self.high:g}" if self.open in ("high", "both") else f"at most {self.high:g}"
@@ -135,8 +139,7 @@ def _within(value, hint, marks):
         raise MisfitError(", ".join([str(misfit), *map(str, ranges)])) from None
     for mark in ranges:
         if not mark.holds(value):
-            told = f"at most {mark.high:.10g}" if value > mark.high and not mark.open else mark
-            raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {told}")
+            raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {mark.broken(value)}")
     return value
 
 

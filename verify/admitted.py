@@ -55,7 +55,7 @@ def _unread(bench: Bench, draws: list[Draw], leaves: list[int]) -> Iterator[Draw
         x = case.floats[k]
         if not found or x.ndim == 0 or x.size < 2:
             continue
-        moved = sum(np.abs(sample.cotangents[k]) for sample in found)
+        moved = np.sum([np.abs(sample.cotangents[k]) for sample in found], axis=0)
         rows = np.broadcast_to(moved.sum(-1, keepdims=True) == 0, x.shape) if x.ndim > 1 else moved == 0
         if not rows.any() or rows.all():
             continue
