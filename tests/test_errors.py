@@ -28,6 +28,7 @@ from jbp.layer import Layer
 from jbp.layers import (
     LSTM,
     Add,
+    Attention,
     BatchNorm,
     BatchNormInference,
     Bidirectional,
@@ -196,6 +197,16 @@ WRONG_INPUT = {
     "attention bias": (
         MultiHeadAttention(2), {"x": ones(1, 2, 4), "bias": ones(1, 3, 2, 2)}, "[1, 3, 2, 2]; expected a bias",
     ),
+    "attention apart": (
+        MultiHeadAttention(1), {"x": ones(1, 2, 4), "keys": ones(1, 3, 4), "values": ones(1, 2, 4)},
+        "expected as many keys as values",
+    ),
+    "attention core": (Attention(), (ones(1, 2, 4),) * 3, "got x float32[1, 2, 4]; expected 4 axes (batch, heads, n,"),
+    "attention core heads": (
+        Attention(), (ones(1, 3, 2, 4), ones(1, 2, 2, 4), ones(1, 2, 2, 4)), "of one dtype, where g divides h",
+    ),
+    "attention core names": (Attention(), {"q": ones(1, 1, 2, 4)}, "expected a dict with 'q', 'k', 'v' and perhaps"),
+    "experts mask": (MixtureOfExperts(Dense(3), 2), (ones(2, 3), ones(2)), "expected a mask of booleans or integers"),
     "attention rotary": (MultiHeadAttention(2, rotary=True), ones(1, 2, 6), "expected an even number of features"),
     "attention causal": (CausalSelfAttention(1), (ones(1, 2, 4), ones(1, 3, 4)), "got 2 queries and 3 keys"),
     "Rotary": (Rotary(), ones(2, 3), "got x float32[2, 3]; expected an even number of features"),

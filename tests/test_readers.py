@@ -17,6 +17,7 @@ from jbp import (
     Repeat,
     Residual,
     Serial,
+    Sublayer,
     Tied,
     buffers,
     cast,
@@ -49,6 +50,7 @@ from jbp.layers import (
     MaxPool,
     MemoryHop,
     MinimalGRU,
+    MultiHeadAttention,
     Positions,
     Recurrent,
     SelectiveStateSpace,
@@ -139,6 +141,15 @@ PLAIN = {
     ),
     "attention": (
         Serial(Embedding(3, 4), Positions(8), Residual(CausalSelfAttention(2)), LayerNorm(), Flatten(), Dense(CLASSES)),
+        IDS,
+    ),
+    "attention with biases and keys that all see": (
+        Serial(
+            Embedding(3, 4),
+            Sublayer(MultiHeadAttention(2, bias=True, bias_kv=True), ("x",), residual=True),
+            Flatten(),
+            Dense(CLASSES),
+        ),
         IDS,
     ),
 }

@@ -17,10 +17,6 @@ SELF = "mask", "bias", "segments"
 CROSS = ("mask", "memory_mask"), ("bias", "memory_bias")
 
 
-def _norm(bias: bool) -> LayerNorm:
-    return LayerNorm(**({} if bias else {"bias": False}))
-
-
 def _dropped(*layers: Layer, rate: float) -> tuple[Layer, ...]:
     return (*layers, Dropout(rate)) if rate else layers
 
@@ -59,8 +55,8 @@ def transformer_encoder_layer(
     """
     attention = _attention(heads, dropout, bias, causal)
     feedforward = _feedforward(width, hidden, dropout, activation, bias)
-    first = _step(attention, _norm(bias), norm_first, ("x",), SELF)
-    return Serial(*first, *_step(feedforward, _norm(bias), norm_first))
+    first = _step(attention, LayerNorm(bias=bias), norm_first, ("x",), SELF)
+    return Serial(*first, *_step(feedforward, LayerNorm(bias=bias), norm_first))
 
 
 def transformer_encoder(
@@ -81,7 +77,7 @@ def transformer_encoder(
     this is a language model.
     """
     one = transformer_encoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
-    last = _norm(bias) if (norm_first if norm is None else norm) else Identity()
+    last = LayerNorm(bias=bias) if (norm_first if norm is None else norm) else Identity()
     return Serial(Repeat(one, layers), Sublayer(last, into=None))
 
 
@@ -103,9 +99,9 @@ def transformer_decoder_layer(
     """
     own, other = _attention(heads, dropout, bias, causal), _attention(heads, dropout, bias)
     feedforward = _feedforward(width, hidden, dropout, activation, bias)
-    first = _step(own, _norm(bias), norm_first, ("x",), SELF)
-    second = _step(other, _norm(bias), norm_first, ("x", ("source", "memory")), CROSS)
-    return Serial(*first, *second, *_step(feedforward, _norm(bias), norm_first))
+    first = _step(own, LayerNorm(bias=bias), norm_first, ("x",), SELF)
+    second = _step(other, LayerNorm(bias=bias), norm_first, ("x", ("source", "memory")), CROSS)
+    return Serial(*first, *second, *_step(feedforward, LayerNorm(bias=bias), norm_first))
 
 
 def transformer_decoder(
@@ -122,7 +118,7 @@ def transformer_decoder(
 ) -> Serial:
     """Several `transformer_decoder_layer`s in one scan: y (batch, n, width). `norm` is as in `transformer_encoder`."""
     one = transformer_decoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
-    last = _norm(bias) if (norm_first if norm is None else norm) else Identity()
+    last = LayerNorm(bias=bias) if (norm_first if norm is None else norm) else Identity()
     return Serial(Repeat(one, layers), Sublayer(last, into=None))
 
 
