@@ -101,6 +101,16 @@ ODD = (  # sizes that the catalogue leaves out: off-block, one, none
         jbp.layers.Recurrent(jbp.Serial(jbp.layers.Concatenate(), jbp.layers.Dense(3), jbp.layers.FanOut()), 3),
         f(2, 0, 3),
     ),
+    Case(jbp.layers.GRU(1, return_state=True), (f(0, 3, 2), i(0, below=4)), (f(2, 0, 3), f(2, 1)), f(2, 0, 1)),
+    Case(jbp.layers.LSTM(1, projection=1, return_state=True), (f(2, 0, 3), (f(2, 1), f(2, 1))), f(0, 3, 2)),
+    Case(jbp.layers.LSTM(1), (f(2, 0, 3), (f(2, 1), f(2, 1)))),
+    *(
+        Case(jbp.layers.Lengths(jbp.layers.Elman(1), pool), (f(0, 3, 2), i(0, below=4)), (f(2, 0, 1), i(2, below=1)))
+        for pool in ("last", "mean", "max")
+    ),
+    Case(jbp.layers.Stack(jbp.layers.GRU(1), 1, dropout=0.5), f(1, 1, 1), f(0, 2, 1)),
+    Case(jbp.layers.Recurrent(jbp.layers.LSTMCell(1), return_state=True), f(0, 3, 2), f(2, 0, 1)),
+    Case(jbp.layers.LSTMCell(1), (f(2), (f(1), f(1))), (f(0, 2), (f(0, 1), f(0, 1)))),
     Case(jbp.layers.DiagonalStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
     Case(jbp.layers.SelectiveStateSpace(2), f(1, 1, 1), f(0, 3, 2), f(2, 0, 3)),
     Case(jbp.layers.SelectiveStateSpace(1, rank=2), f(1, 19, 2)),
