@@ -101,7 +101,7 @@ def _hints(cls):
     return tuple((f, hints[f.name]) for f in fields(cls))
 
 
-def _fit(value, hint):
+def _fit(value: Any, hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _within(value, args[0], args[1:])

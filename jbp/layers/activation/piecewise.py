@@ -226,7 +226,7 @@ class PReLU(Layer):
 
     def reference(self, params, x, /):
         a = params["a"] if self.shared else along(params["a"], x)
-        return jnp.maximum(x, 0) + a * jnp.minimum(x, 0)
+        return jnp.where(x > 0, x, x * jnp.broadcast_to(a, x.shape))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,9 @@ class RReLU(Layer):
     def _slopes(self, key, x):
         if not self.advances:
             return _constant(self.low, x)
-        return jax.random.uniform(key, x.shape, jnp.float32, self.low, self.high).astype(x.dtype)
+        # the bits in float32, which every program draws alike, the arithmetic in x's dtype
+        u = jax.random.uniform(key, x.shape, jnp.float32).astype(x.dtype)
+        return self.low + (self.high - self.low) * u
 
     def forward(self, params, x, /):
         (key,) = take(self, params, floats(self, x, "of any shape", least=0).dtype, key=())
@@ -278,7 +280,7 @@ class RReLU(Layer):
         return RReLU(middle, middle)
 
     def reference(self, params, x, /):
-        return jnp.maximum(x, 0) + self._slopes(params["key"].value, x) * jnp.minimum(x, 0)
+        return jnp.where(x > 0, x, x * self._slopes(params["key"].value, x))
 
 
 CASES = (
