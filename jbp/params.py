@@ -50,8 +50,18 @@ def merge(first: Any, second: Any) -> Any:
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
-    """`optax.apply_updates` on what is trainable; Buffers stay. `updates` has None where `params` has a Buffer."""
-    return merge(optax.apply_updates(trainable(params), updates), buffers(params))
+    """`optax.apply_updates` on what is trainable; Buffers stay. `updates` has None where `params` has a Buffer.
+
+    Raises TreeError where the two do not fit, as an update of another shape, which would be broadcast.
+    """
+    trained = trainable(params)
+    sizes = [jax.tree.map(jnp.shape, tree) for tree in (trained, updates)]
+    if sizes[0] != sizes[1]:
+        raise TreeError(
+            f"apply_updates: got updates {show(updates)} for {show(trained)}; expected one structure and shapes. "
+            "Pass what optimizer.update(grads, state, trainable(params)) gives."
+        )
+    return merge(optax.apply_updates(trained, updates), buffers(params))
 
 
 def cast(params: Any, dtype: Any) -> Any:

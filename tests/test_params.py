@@ -56,6 +56,21 @@ def test_merge_says_what_does_not_fit():
         merge(trainable(PARAMS), buffers(PARAMS)[:2])
 
 
+def test_updates_that_do_not_fit_are_refused():
+    weights = trainable(PARAMS)
+    for updates in (
+        weights[:2],
+        jax.tree.map(lambda p: p[None], weights),
+        jax.tree.map(lambda p: p.sum(), weights),
+        3.0,
+    ):
+        with pytest.raises(
+            TreeError, match=r"apply_updates: got updates .* for .*; expected one structure .* Pass what"
+        ):
+            apply_updates(PARAMS, updates)
+    same(apply_updates(PARAMS, jax.tree.map(jnp.zeros_like, weights)), PARAMS)
+
+
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adamw(0.1), optax.chain(optax.clip(0.1), optax.lion(0.1))])
 def test_updates_reach_what_is_trained_and_nothing_else(optimizer):
     weights = trainable(PARAMS)
