@@ -157,6 +157,15 @@ def test_frames_in_which_a_class_cannot_be():
     assert not dz.any()
 
 
+def test_frames_that_do_not_count_may_hold_anything():
+    z, labels = draw(f(1, 3, 3)).at[:, 2].set(jnp.nan), jnp.array([[1]])
+    (y, (dz, *_)), _ = both(CTC(), (z, labels, jnp.array([2])))
+    (want, (dz_want, _)), _ = both(CTC(), (z[:, :2], labels))
+    np.testing.assert_allclose(y, want, rtol=1e-12)
+    np.testing.assert_allclose(dz[:, :2], dz_want, rtol=1e-12)
+    assert not dz[:, 2].any()
+
+
 def test_ctc_is_never_below_zero():
     z = 40 * jax.nn.one_hot(jnp.array([[0, 1, 0, 2, 2, 0]] * 3), 3, dtype=jnp.float32)
     z = z.at[1].multiply(0.4).at[2].multiply(0.45)

@@ -23,12 +23,12 @@ class LinearCrossEntropy(Entropy):
 
     A piece is `chunk` rows by `columns` of the vocabulary: no more of z exists at a time. Each is made twice, once on
     each way, four products where storing z takes three, and dz is used where it is made: delta is (dW, db) itself. All
-    options of SoftmaxCrossEntropy, and its equations for them. Keeps x, the labels, l and Σ t, two
-    numbers a row. Shapes: x (..., i), W (i, vocabulary), b (vocabulary,), labels (...) of integers or (...,
-    vocabulary) of floats, y (); any number of rows. W starts normal with variance 1/i. To train with it put it into
-    the network, `Serial(Parallel(body, Identity()), LinearCrossEntropy(v))` on (x, labels), and take Add() for the
-    loss. (Wijmans et al., *Cut Your Losses in Large-Vocabulary Language Models*, 2025, §4.) Raises LayerError as
-    SoftmaxCrossEntropy does.
+    options of SoftmaxCrossEntropy, and its equations for them. Keeps x, the labels, l and Σ t, two numbers a row.
+    Shapes: x (..., i), W (i, vocabulary), b (vocabulary,), labels (...) of integers or (..., vocabulary) of floats, y
+    (); any number of rows. W starts normal with variance 1/i. To train with it put it into the network,
+    `Serial(Parallel(body, Identity()), LinearCrossEntropy(v))` on (x, labels), and take Add() for the loss. `Each` of
+    it gives the losses of single words, with no more of the logits. (Wijmans et al., *Cut Your Losses in
+    Large-Vocabulary Language Models*, 2025, §4.) Raises LayerError as SoftmaxCrossEntropy does.
     """
 
     vocabulary: Size
