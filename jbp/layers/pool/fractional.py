@@ -74,8 +74,8 @@ class FractionalMaxPool(Layer):
                 f"got x {show(x)}; expected windows and an output that fit into it, size + window − 1 places in each "
                 "axis. Use a smaller window, or fewer outputs.",
             )
-        whole = hasattr(u, "dtype") and jnp.issubdtype(u.dtype, jnp.floating)
-        if x is not given and not (whole and u.shape == (x.shape[0], x.shape[-1], rank)):
+        whole = jnp.issubdtype(getattr(u, "dtype", bool), jnp.floating)
+        if x is not given and (u is None or not whole or u.shape != (x.shape[0], x.shape[-1], rank)):
             raise LayerError(
                 self,
                 f"got x {show(x)} and samples {show(u)}; expected floats in [0, 1) of the shape "

@@ -375,7 +375,7 @@ def valid(layer: Any, given: Any) -> tuple[Any, Any]:
         return x, None
     dtype = getattr(mask, "dtype", None)
     whole = dtype is not None and (np.dtype(dtype).kind == "b" or jnp.issubdtype(dtype, jnp.integer))
-    if not whole or mask.shape != x.shape[:-1]:
+    if mask is None or not whole or mask.shape != x.shape[:-1]:
         raise LayerError(
             layer,
             f"got x {show(x)} and mask {show(mask)}; expected booleans or integers {list(x.shape[:-1])}, true where x "
