@@ -116,6 +116,21 @@ def test_a_mask_is_never_a_source():
         layer.init(jax.random.key(0), {"x": x, "keys": x})
 
 
+def test_what_is_none_is_left_out():
+    x, layer = draw(f(2, 3, 4)), MultiHeadAttention(2)
+    params = parameters(layer, x)
+    wanted, dx_wanted, _ = both_ways(layer, params, x)
+    for given in ({"x": x, "mask": None, "source": None}, (x, None)):
+        y, dx, _ = both_ways(layer, params, given)
+        assert_near((y, dx["x"] if isinstance(dx, dict) else dx[0]), (wanted, dx_wanted), 1e-15)
+        assert jax.tree.structure(dx) == jax.tree.structure(given)
+    q = draw(f(2, 2, 3, 4))
+    assert_near(both_ways(Attention(), (), (q, q, q, None))[1][:3], both_ways(Attention(), (), (q, q, q))[1], 1e-15)
+    for wrong in ((), {}, [None]):
+        with pytest.raises(jbp.LayerError):
+            layer.init(jax.random.key(0), wrong)
+
+
 def test_small_segments_and_segments_of_two_dtypes():
     x, layer = draw(f(1, 4, 2)), MultiHeadAttention(1)
     params = parameters(layer, x)

@@ -59,7 +59,8 @@ class Attention(Layer):
         named = isinstance(x, dict)
         if not named and not (isinstance(x, tuple | list) and len(x) in (3, 4)):
             self._wrong(x, "the tuple (q, k, v) or (q, k, v, mask), or a dict with 'q', 'k' and 'v'")
-        given: dict[str, Any] = x if named else dict(zip(("q", "k", "v", "mask"), x, strict=False))
+        whole: dict[str, Any] = x if named else dict(zip(("q", "k", "v", "mask"), x, strict=False))
+        given = {name: part for name, part in whole.items() if part is not None}  # as where it is left out
         if set(given) - set(NAMES) or {"q", "k", "v"} - set(given):
             self._wrong(x, f"a dict with 'q', 'k', 'v' and perhaps {', '.join(map(repr, NAMES[3:]))}")
         q, k, v = (floats(self, given[name], "(batch, heads, n, features)", rank=4) for name in "qkv")
@@ -97,7 +98,10 @@ class Attention(Layer):
             take(self, params, None, key=())
         q, k, v, parts = self._all(params, given)
         o = attend(self._rule(), parts, q, k, v)
-        return o.reshape(*given["q"].shape[:3], v.shape[-1]), (given, Static((named, tuple(given))))
+        return o.reshape(*given["q"].shape[:3], v.shape[-1]), (
+            given,
+            Static((named, tuple(x) if named else ("q", "k", "v", "mask")[: len(x)])),
+        )
 
     def backward(self, params, residuals, dy, /):
         given, came = residuals

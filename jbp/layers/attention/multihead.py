@@ -112,8 +112,8 @@ class MultiHeadAttention(Layer):
                 )
             else:
                 given["source"] = part
-        m, mask = given.get("source", first).shape[1:2], tuple(getattr(given.get("mask"), "shape", ()))
-        if size[:1] == size[1:2] != (1,) and mask == size[:1] + m:
+        m, mask = (tuple(getattr(given.get(name, first), "shape", ())) for name in ("source", "mask"))
+        if size[:1] == size[1:2] != (1,) and mask == size[:1] + m[1:2]:
             self._wrong(
                 x,
                 "a mask that could be (b, m) or (n, m) by its name",
@@ -124,7 +124,9 @@ class MultiHeadAttention(Layer):
     def _inputs(self, x: Any) -> tuple[dict[str, Any], Static]:
         """The inputs by name, checked, `keys` and `values` among them, and how they came."""
         named = self._named(x)
-        came = Static((dict if isinstance(x, dict) else tuple if isinstance(x, tuple | list) else None, tuple(named)))
+        kind, names = dict if isinstance(x, dict) else tuple if isinstance(x, tuple | list) else None, tuple(named)
+        named = {name: part for name, part in named.items() if part is not None}  # as where it is left out
+        came = Static((kind, names, tuple(named)))
         if "x" not in named or set(named) - set(NAMES):
             self._wrong(named, f"a dict with 'x' and perhaps {', '.join(map(repr, NAMES[1:]))}")
         apart = {"keys", "values"} & set(named)
@@ -279,13 +281,13 @@ class MultiHeadAttention(Layer):
             dq, dk = rotated(dq, BASE, -1), rotated(dk, BASE, -1)
         dx = jnp.einsum("bgrnd,fgrd->bnf", dq, w["q"])
         dkeys, dvalues = jnp.einsum("bgmd,egd->bme", dk, w["k"]), jnp.einsum("bgmd,egd->bme", dv, w["v"])
-        kind, names = came.value
+        kind, names, there = came.value
         down = {"x": dx, "keys": dkeys, "values": dvalues, "bias": more.pop("bias", None)}
-        if "source" in names:
+        if "source" in there:
             down["source"] = dkeys + dvalues
-        elif "keys" not in names:
+        elif "keys" not in there:
             down["x"] = self._finite(given, dx) + (dkeys + dvalues)
-        down = {name: down.get(name) for name in names}
+        down = {name: down[name] if name in there and name in down else None for name in names}
         if self.bias_kv:
             more["sinks"] = tuple(d[:, :, 0, : v.shape[-1]] for d in more["sinks"])
         else:
@@ -334,7 +336,7 @@ class MultiHeadAttention(Layer):
         given, came = self._inputs(x)
         (b, *_), dtype = given["x"].shape, given["x"].dtype
         g, d, at = self.groups or self.heads, self._size(given["x"]), jnp.zeros((), jnp.int32)
-        if {"source", "keys"} & set(came.value[1]):
+        if {"source", "keys"} & set(came.value[2]):
             parts = self._beside(given)
             _, keys, values = self._cleared(given, parts)
             k, v = self._keys(self._weights(params, given), keys, values)
