@@ -621,6 +621,19 @@ def test_clipping_inside_the_sweep_keeps_the_state_from_nan_and_refuses_what_it_
         inside.step(net, LOSS, optimizer, 0)
 
 
+def test_clipping_inside_the_sweep_keeps_the_optimizers_nan_out():
+    optimizer = optax.sgd(ill)
+    for net in (Serial(Dense(4), Dense(3)), Serial(Dense(4), Repeat(Dense(4), 2), Dense(3))):
+        run, state = inside.step(net, LOSS, optimizer, 1.0), inside.start(net, optimizer, KEY, X)
+        for _ in range(2):
+            state, metrics = run(state, X, T)
+            assert metrics["finite"]
+        before = copied(state)
+        state, metrics = run(state, X, T)
+        assert not metrics["finite"]
+        same(state, before)
+
+
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "net", [Serial(*[Dense(512), Tanh()] * 16), Repeat(Serial(Dense(512), Tanh()), 16)], ids=["Serial", "Repeat"]

@@ -49,7 +49,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     gradients together, another clip_by_global_norm say, does not. The layers inside of a Tied or of another combinator
     than Serial, Parallel, Residual and Repeat count as one, and so does what a Repeat repeats. metrics has the loss,
     the `norm` before clipping, and `finite`: where it is false the state comes back untouched, but where only what the
-    optimizer made of one layer is NaN or Inf, the layers above it have moved already; it and those below have not.
+    optimizer makes of one layer is NaN or Inf: then that layer and those below it stay as they were.
 
     Raises LayerError if max_norm is not positive, if the state is not one of this module's `start`, and if it was given
     away to a step before.
@@ -60,21 +60,37 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     must_be_layer("loss", loss)
     must_be_optimizer(net, optimizer)
 
-    def moved(layer, scale, value, good, params, state, residuals, delta):
-        """(params, state, good) of the layer, as they were from the first on that is not good."""
+    def moved(layer, scale, value, params, state, residuals, delta):
         if isinstance(layer, Repeat):
 
-            def one(i, now):
-                *done, good = now
+            def one(i, done):
                 at_i = partial(jax.tree.map, lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False))
-                *new, good = moved(layer.layer, scale, value, good, *at_i(done), *at_i((residuals, delta)))
-                return *_written(tuple(done), tuple(new), i), good
+                return _written(done, moved(layer.layer, scale, value, *at_i(done), *at_i((residuals, delta))), i)
 
             with at(layer):
-                return lax.fori_loop(0, layer.times, one, (params, state, good))
+                return lax.fori_loop(0, layer.times, one, (params, state))
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
-        new = optimized(optimizer, grads, state, layer.advance(params, residuals), value=value, grad=grads)
-        good &= sound((params, state), new, params)
+        return optimized(optimizer, grads, state, layer.advance(params, residuals), value=value, grad=grads)
+
+    def well(layer, scale, value, *parts):
+        """Whether `moved` makes no NaN or Inf, in a pass of its own."""
+        if not isinstance(layer, Repeat):
+            return sound(parts[:2], moved(layer, scale, value, *parts), parts[0])
+
+        def one(i, good):
+            now = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), parts)
+            return good & well(layer.layer, scale, value, *now)
+
+        return lax.fori_loop(0, layer.times, one, jnp.ones((), bool))
+
+    def guarded(layer, scale, value, params, state, residuals, delta):
+        """(params, state, good), as they were where `moved` would not be good."""
+        if isinstance(layer, Repeat):  # to select, all that is repeated would have to be held twice
+            parts = params, state, residuals, delta
+            good = well(layer, scale, value, *parts)
+            return *lax.cond(good, partial(moved, layer, scale, value), lambda p, s, *_: (p, s), *parts), good
+        new = moved(layer, scale, value, params, state, residuals, delta)
+        good = sound((params, state), new, params)
         return *jax.tree.map(partial(jnp.where, good), new, (params, state)), good
 
     def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
@@ -101,13 +117,9 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
             # A cond, for with a select of every array XLA copies the optimizer's state first.
             new, new_state, good = lax.cond(
                 good,
-                partial(moved, layer, scale, value),
-                lambda good, p, s, *_: (p, s, good),
-                good,
-                p,
-                s,
-                r,
-                _after(d, turn),
+                partial(guarded, layer, scale, value),
+                lambda p, s, *_: (p, s, jnp.zeros((), bool)),
+                *(p, s, r, _after(d, turn)),
             )
             turn = _turn(turn, trainable(new))
             params.append(new)
