@@ -251,7 +251,7 @@ def test_bags_and_padding():
         (jbp.layers.Embedding(3, 2, padding=1), ids[:, 0], [[1, 10], [0, 0]]),
     ):
         np.testing.assert_allclose(bag.forward(e, x)[0], y)
-    for make in (lambda: jbp.layers.Embedding(3, 2, padding=3), lambda: jbp.layers.EmbeddingBag(3, 2, "max")):  # pyright: ignore
+    for make in (lambda: jbp.layers.Embedding(3, 2, padding=3), lambda: jbp.layers.EmbeddingBag(3, 2, "most")):  # pyright: ignore
         with pytest.raises(jbp.LayerError, match=r"got (padding|mode)="):
             make()
 
