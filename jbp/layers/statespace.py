@@ -138,7 +138,7 @@ class SelectiveStateSpace(Layer):
         dW_B = xᵀ dB      dW_C = xᵀ dC      dP = xᵀ dp      dR = pᵀ dq      db = Σ dq      dD = Σ x dy
 
     delta is (dB, dC, dp, dq, dy, dα of each example). Keeps x, p, Δ, B, C and the state at the start of every 16 steps;
-    the states between, which are `states` times as large as x, are made again on the way back, a chunk at a time by an
+    the states between, which are `states` times as large as x, are made again in backward, a chunk at a time by an
     associative scan, and on CPUs one by one: there the scan's parallel steps are only more work. Shapes: x and
     y (b, t, f), α (f, n), P (f, rank), R (rank, f), W_B and W_C (f, n), b and D (f,).
     A starts at −1, ..., −n, Δ between 0.001 and 0.1. (Gu & Dao, *Mamba: Linear-Time Sequence Modeling with Selective

@@ -1,9 +1,9 @@
-"""Attention by blocks of query rows: memory linear in the lengths, both ways.
+"""Attention by blocks of query rows: memory linear in the lengths, forward and backward.
 
 Index key: b batch, g groups of heads that share keys and values, r heads in a group, n queries, m keys, d features of
 a head, e of a value; q (b, g, r, n, d), k (b, g, m, d), v (b, g, m, e). The scores of BLOCK queries are there at a
-time, with all keys that these may see, and never those of all queries. On the way back they are made again as on the
-way up, and the softmax is taken of them again: what is kept from the way up is only its result, so no rounding comes
+time, with all keys that these may see, and never those of all queries. The backward pass makes them again as the
+forward one did, and takes their softmax again: what is kept from forward is only its result, so no rounding comes
 between the two.
 """
 

@@ -33,7 +33,7 @@ class Attention(Layer):
     floats have a cotangent.
 
     Options: `causal`, `window`, `cap`, `alibi`, `dropout` as in MultiHeadAttention, and `scale`, 1 / √d unless given.
-    Parameters are dropout's key, a Buffer, if there is dropout. Keeps its inputs: memory is linear in n and m both ways
+    Parameters are dropout's key, a Buffer, if there is dropout. Keeps its inputs: memory is linear in n and m
     (`attend_back`). Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e), y (b, h, n, e), where g divides h: head i
     reads the keys and values i // (h / g). Rotary takes q and k of these shapes. (Vaswani et al., *Attention Is All You
     Need*, 2017, §3.2.1.) Raises LayerError for other shapes and names.

@@ -75,7 +75,7 @@ class LinearAttention(Layer):
 
     q, k, v = x W_qkv, split over `heads`; j runs over all places, or over j <= i if `causal`. Time is linear in n: the
     sums over j are one matrix a head, (Σ φ(k_j) v_jᵀ | Σ φ(k_j)). delta is (dq|dk|dv, dy). Keeps x, φ(q), φ(k), v, o
-    and c: no matrix n×n, and none of the running d×d matrices, for both ways run through blocks with one at a time.
+    and c: no matrix n×n, and none of the running d×d matrices, for both passes run through blocks with one at a time.
     Shapes: x and y (b, n, f), W_qkv (f, 3, heads, f / heads), W_o (heads, f / heads, f); any n. ε = 1e-6, as in the
     authors' program. (Katharopoulos et al., *Transformers are RNNs*, 2020, §3.2–3.3.) Raises LayerError for another
     rank, or if heads does not divide f.

@@ -44,14 +44,14 @@ class MultiHeadAttention(Layer):
     et al., *GQA*, 2023); `causal`; a `window`, |i − j| < window; `cap`, s = cap tanh(s / cap) (*Gemma 2*, 2024, §2);
     `alibi`, s − 2^(−8 h / heads) |i − j| (Press et al., 2022); `rotary`, q and k turned by their places (Rotary);
     `distances=c`, a learned bias for each head and distance j − i, the same beyond c (Raffel et al., 2020, §2.1, with
-    no buckets); `dropout`, the rate at which weights after the softmax are left out, drawn again on the way back from
+    no buckets); `dropout`, the rate at which weights after the softmax are left out, drawn again in backward from
     the key, a Buffer; `evaluation` stops it. `bias`: q, k, v and y have one, as by default in PyTorch, Keras and Flax.
     `bias_kv`: one more key and value, learned, that all queries see; `zero_attention`: one more, of zeros (PyTorch's
     add_bias_kv and add_zero_attn). `key_size`, the features of a head, f / heads unless given. `weights`: y is the pair
     (y, p), p (b, heads, n, m) the weights after dropout, more than m with `bias_kv` or `zero_attention`; they take
     memory n×m.
 
-    delta is (dq, dk, dv, dy) and the gradients of the learned bias and of `bias_kv`, which are made on the way down.
+    delta is (dq, dk, dv, dy) and the gradients of the learned bias and of `bias_kv`, which are made in backward.
     Keeps its inputs, q, k, v and o: never an n×m matrix, unless a bias or mask of that size was given. Shapes: y like
     x, d = f / heads, W_q (f, g, r, d), W_k (e, g, d), W_v (c, g, d), W_o (g, r, d, f), with g groups of r heads.
     (Vaswani et al., *Attention Is All You Need*, 2017, §3.2.) Raises LayerError for other ranks and names, sizes that
@@ -350,7 +350,7 @@ class MultiHeadAttention(Layer):
         """(y, cache) for the next places x (b, t, f), t = 1 for one: y as `forward` has it there, having seen them all.
 
         `x` may be a dict with a mask (b, length), or (b, t, length), and a bias (b, heads, t, length), over all places
-        of the cache. There is no way back. Places beyond the cache are an error, and NaN where that cannot be known.
+        of the cache. It has no backward pass. Places beyond the cache are an error, and NaN where that cannot be known.
         Raises LayerError with dropout, which `evaluation` takes out.
         """
         if self.dropout:
