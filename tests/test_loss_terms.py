@@ -23,6 +23,7 @@ from jbp.losses import (
     Weighted,
 )
 from jbp.train.watch import cause
+from verify.protocol import children, replace_at
 
 
 @partial(jax.jit, static_argnums=0)
@@ -149,3 +150,10 @@ def test_losses_in_losses_train_and_are_looked_into_for_nan():
     )
     x = draw((f(4, 3), i(4, below=3), f(4)))
     assert cause(net, jbp.layers.Add(), audit(net, x), (x,)).startswith("When the step was run again")
+
+
+def test_what_asks_its_inside_for_more_than_a_layer_has_is_taken_as_a_whole():
+    """Audits put other layers in the place of what a combinator holds; a loss inside of a loss must stay one."""
+    for layer in (Each(MeanSquaredError()), Weighted(Sum(CTC())), jbp.layers.GatedDense(2), jbp.losses.TripletMargin()):
+        assert children(layer) == jbp.sweep.children(layer) == []
+        assert replace_at(jbp.Serial(layer), lambda _, node: node) == jbp.Serial(layer)

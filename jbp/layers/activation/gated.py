@@ -23,6 +23,7 @@ from jbp.numerics import Static, wide
 
 
 class Gated(Layer):
+    sealed = True  # the activation is asked for its function and slope, which no layer in its place need have
     activation: Elementwise
     axis: int
 
@@ -129,6 +130,7 @@ class GatedDense(Layer):
     does.
     """
 
+    sealed = True
     features: Size
     activation: Elementwise = _SILU
     bias: bool = True
