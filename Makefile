@@ -9,12 +9,12 @@ THREADS ?= 2
 MINOR = $(shell $(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCK = $(if $(CI),$(addprefix -c ,$(wildcard .ci/lock-$(MINOR).txt)))
 
-.PHONY: help demo gallery test test-quick lint lock bench bench-quick clean
+.PHONY: help demo gallery test test-quick test-slow lint lock bench bench-quick clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
 	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: under ten minutes"
-	@echo "make test         lint, types and all tests"
+	@echo "make test         lint, types and all tests but the slow: make test-slow has those, audits of half a minute"
 	@echo "make test-quick   the tests of jbp, and of verify what is quick, as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
@@ -28,7 +28,10 @@ gallery: $(VENV)/.installed-examples
 	$(RUN) -m examples.gallery
 
 test: lint
-	$(RUN) -m pytest -n $(THREADS)
+	$(RUN) -m pytest -n $(THREADS) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(RUN) -m pytest -n $(THREADS) -m slow
 
 test-quick: $(VENV)/.installed-test
 	$(RUN) -m pytest -n $(THREADS) -m "not slow" --ignore tests/verify --ignore tests/test_gallery.py

@@ -81,7 +81,7 @@ def projected(p, state, x):
         (GRU(3, bias=False), GRUCell(3, bias=False), reset_after),
         (LSTM(3, projection=2), LSTMCell(3, projection=2), projected),
     ],
-    ids=repr,
+    ids=lambda v: getattr(v, "__name__", repr(v)),
 )
 def test_by_plain_numpy_one_step_at_a_time(layer, cell, step):
     x, state = draw(f(2, 3, 4)), draw((f(2, 2), f(2, 3)) if isinstance(cell, LSTMCell) else f(2, 3), 1)
