@@ -96,10 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     show(records, console)
     if args.all:
         for r in records:
-            for u in r["unsaid"]:
-                console.print(f"unsaid   {r['module']} {u['sample']}: {u['why']}", markup=False, highlight=False)
-            for d in r["disagree"]:
-                console.print(f"disagree {r['module']} {d['sample']}: {d['what']}", markup=False, highlight=False)
+            lines = [f"unsaid   {r['module']} {u['sample']}: {u['why']}" for u in r["unsaid"]]
+            lines += [f"disagree {r['module']} {d['sample']}: {d['what']}" for d in r["disagree"]]
+            print(*lines, sep="\n", end="\n" * bool(lines))
     if args.json:
         versions = {"torch": torch.__version__, "jax": jax.__version__}
         found = {**versions, "tolerance": TOLERANCE, **page.totals(records), "modules": records}

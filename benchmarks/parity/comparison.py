@@ -5,8 +5,10 @@ around one `call`, and PyTorch carries the gradients back through the moved axes
 inputs. What stands around `call` may move numbers but not compute with them: `Moves` raises Unsaid otherwise.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,10 @@ class _Ours:
         return [None if g is None else g for g, n in zip(found, self.count, strict=True) for _ in range(n)]
 
 
-def array(tensor: torch.Tensor) -> jax.Array:
+def array(tensor: torch.Tensor | jax.Array) -> jax.Array:
+    """The numbers of a tensor; a JAX array (a random key) as it is."""
+    if isinstance(tensor, jax.Array):
+        return tensor
     return jnp.asarray(tensor.detach().resolve_conj().contiguous().numpy())
 
 
@@ -91,13 +96,25 @@ MOVES = {
 
 
 class Moves(TorchDispatchMode):
-    """Lets numbers be moved, masks be negated, and nothing else."""
+    """Lets numbers be moved, masks be negated, and nothing else but what `allowed` names."""
+
+    more: ClassVar[set[str]] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name not in MOVES:
+        if name not in MOVES | self.more:
             raise Unsaid(f"the translation computes: {name}")
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def allowed(*names: str) -> Iterator[None]:
+    """Lets a translation compute by these operations, where two of PyTorch's parameters make one of ours."""
+    Moves.more.update(names)
+    try:
+        yield
+    finally:
+        Moves.more.difference_update(names)
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 from torch import nn
 
+import jbp
 from benchmarks.parity.comparison import Unsaid, call
 from jbp import layers
 
@@ -25,19 +27,19 @@ def softmax(name: str) -> Any:
 
 def prelu(m, x):
     if m.num_parameters == 1:
-        return call(layers.PReLU(shared=True), {"a": m.weight}, x)
+        return call(layers.PReLU(shared=True), {"a": m.weight[0]}, x)
     return call(layers.PReLU(), {"a": m.weight}, x.movedim(1, -1)).movedim(-1, 1)
 
 
 def gelu(m, x):
-    return call(layers.GELU() if m.approximate == "none" else layers.GELUTanh(), (), x)
+    return call(layers.GELU(m.approximate), (), x)
 
 
 def rrelu(m, x):
     if m.training:
         raise Unsaid("random slopes")
-    layer = layers.RReLU(m.lower, m.upper).evaluation()
-    return call(layer, (), x)
+    key = jbp.Buffer(jax.random.key(0))  # which evaluation does not use
+    return call(layers.RReLU(m.lower, m.upper).evaluation(), {"key": key}, x)
 
 
 def glu(m, x):

@@ -23,7 +23,7 @@ def spatial(x: torch.Tensor, rank: int, function: Any) -> Any:
     return tuple(map(back, y)) if isinstance(y, tuple) else back(y)
 
 
-def channels(m: Any, x: torch.Tensor, rank: int, layer: Any, params: Any = ()) -> Any:
+def channels(x: torch.Tensor, rank: int, layer: Any, params: Any = ()) -> Any:
     """The layer on channels last."""
     return spatial(x, rank, lambda x: call(layer, params, x))
 

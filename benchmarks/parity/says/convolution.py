@@ -1,39 +1,44 @@
 """Convolutions and transposed ones."""
 
+from typing import Any
+
 from torch import nn
 
-from benchmarks.parity.says.axes import channels, each, only
+from benchmarks.parity.says.axes import channels, only
 from jbp import layers
-
-MODES = {"zeros": "zeros", "reflect": "reflect", "replicate": "edge", "circular": "circular"}
 
 
 def conv(m, x):
-    rank = len(m.kernel_size)
-    padding = m.padding if isinstance(m.padding, str) else tuple((p, p) for p in m.padding)
-    if padding == "same":  # PyTorch puts the odd one of the padding high, as jbp does
-        padding = tuple(((d * (k - 1)) // 2, d * (k - 1) - (d * (k - 1)) // 2)
-                        for d, k in zip(m.dilation, m.kernel_size, strict=True))  # fmt: skip
-    options = {} if m.padding_mode == "zeros" else {"mode": MODES[m.padding_mode]}
-    options |= {} if m.bias is not None else {"bias": False}
+    rank, kernel = len(m.kernel_size), m.kernel_size
+    padding: Any = m.padding if isinstance(m.padding, str) else tuple(m.padding)
     layer = layers.Conv(
-        m.out_channels, m.kernel_size, stride=m.stride, padding=padding, dilation=m.dilation, groups=m.groups, **options
+        m.out_channels,
+        kernel,
+        stride=m.stride,
+        padding=padding,
+        dilation=m.dilation,
+        groups=m.groups,
+        bias=m.bias is not None,
+        padding_mode=m.padding_mode,
     )
-    return channels(m, x, rank, layer, only(w=m.weight.movedim((0, 1), (-1, -2)), b=m.bias))
+    return channels(x, rank, layer, only(w=m.weight.movedim((0, 1), (-1, -2)), b=m.bias))
 
 
 def transposed(m, x):
-    rank = len(m.kernel_size)
-    *_, kernel = (m.kernel_size,)
-    cut = tuple((p, p - more) for p, more in zip(each(m.padding, rank), each(m.output_padding, rank), strict=True))
-    w = m.weight  # (i, o / groups, kernel...); ours has (kernel..., i / groups, o)
-    w = w.reshape(m.groups, m.in_channels // m.groups, *w.shape[1:]).movedim((0, 1, 2), (-2, -3, -1))
-    w = w.reshape(*kernel, m.in_channels // m.groups, m.out_channels)
-    options = {} if m.bias is not None else {"bias": False}
+    rank, kernel, each = len(m.kernel_size), m.kernel_size, m.in_channels // m.groups
+    # PyTorch's weight is (i, o / groups, kernel...), ours (kernel..., i / groups, o), where the groups are those of o
+    w = m.weight.reshape(m.groups, each, *m.weight.shape[1:]).movedim((0, 1, 2), (-2, -3, -1))
     layer = layers.ConvTranspose(
-        m.out_channels, kernel, stride=m.stride, padding=cut, dilation=m.dilation, groups=m.groups, **options
+        m.out_channels,
+        kernel,
+        stride=m.stride,
+        padding=m.padding,
+        dilation=m.dilation,
+        groups=m.groups,
+        bias=m.bias is not None,
+        output_padding=m.output_padding,
     )
-    return channels(m, x, rank, layer, only(w=w, b=m.bias))
+    return channels(x, rank, layer, only(w=w.reshape(*kernel, each, m.out_channels), b=m.bias))
 
 
 SAYS = {

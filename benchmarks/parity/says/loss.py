@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from benchmarks.parity.comparison import Unsaid, call
-from benchmarks.parity.says.axes import last
+from benchmarks.parity.says.axes import last, only
+from benchmarks.parity.says.linear import linear
 from jbp import losses
 
 
@@ -28,7 +30,7 @@ def plain(make: Any) -> Any:
     return lambda m, *x: call(reduced(m, make(m)), (), x)
 
 
-def classes(m, z):
+def classes(m: Any, z: torch.Tensor) -> torch.Tensor:
     """Scores with the classes, PyTorch's second axis, last; a single row as a batch of one, if it must."""
     return z if z.dim() == 1 else last(z)
 
@@ -42,21 +44,38 @@ def negative_log_likelihood(m, z, target):
     return call(reduced(m, loss), (), (classes(m, z), target))
 
 
-def cross_entropy(m, z, target):
+def _options(m: Any, target: torch.Tensor) -> dict[str, Any]:
     options = class_weights(m) | ({"smoothing": m.label_smoothing} if m.label_smoothing else {})
-    if target.is_floating_point():
-        target = classes(m, target)
-    else:
-        options["ignore"] = m.ignore_index
-    return call(reduced(m, losses.SoftmaxCrossEntropy(**options)), (), (classes(m, z), target))
+    soft = target.is_floating_point() or m.ignore_index is None
+    return options if soft else options | {"ignore": m.ignore_index}
+
+
+def cross_entropy(m, z, target):
+    loss = losses.SoftmaxCrossEntropy(**_options(m, target))
+    target = classes(m, target) if target.is_floating_point() else target
+    return call(reduced(m, loss), (), (classes(m, z), target))
 
 
 def linear_cross_entropy(m, x, target):
-    raise NotImplementedError
+    options = _options(m, target)
+    if not m.out_features:
+        layer = losses.LinearCrossEntropy(m.num_classes, bias=m.linear.bias is not None, **options)
+        return call(reduced(m, layer), only(w=m.linear.weight.T, b=m.linear.bias), (x, target))
+    z = linear(m.linear, x).reshape(*x.shape[:-1], m.num_classes, *m.out_features)
+    target = last(target) if target.is_floating_point() else target
+    return call(reduced(m, losses.SoftmaxCrossEntropy(**options)), (), (last(z), target))
 
 
 def ctc(m, z, target, lengths, target_lengths):
-    raise NotImplementedError
+    """PyTorch has time first, and labels of all examples in one vector or padded with anything."""
+    counts = [int(n) for n in target_lengths]
+    rows = target.split(counts) if target.dim() == 1 else [row[:n] for row, n in zip(target, counts, strict=True)]
+    labels = torch.full((len(rows), max(counts)), m.blank, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        labels[i, : len(row)] = row
+    loss = losses.CTC(m.blank, per_label=m.reduction == "mean", zero_infinity=m.zero_infinity)
+    frames = torch.tensor([int(n) for n in lengths])
+    return call(reduced(m, loss), (), (z.transpose(0, 1), labels, frames))
 
 
 def binary(m, p, target):

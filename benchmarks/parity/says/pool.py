@@ -1,65 +1,63 @@
 """Pools."""
 
+from typing import Any
+
 from torch import nn
 
-from benchmarks.parity.says.axes import channels, each, rank_of
+from benchmarks.parity.comparison import call
+from benchmarks.parity.says.axes import channels, each, rank_of, spatial
 from jbp import layers
 
 
-def _pads(m, rank):
-    return tuple((p, p) for p in each(m.padding, rank))
-
-
-def _geometry(m):
+def _geometry(m: Any) -> tuple[int, dict[str, Any]]:
     rank = rank_of(m)
     stride = m.stride if m.stride not in (None, ()) else m.kernel_size
-    return rank, each(m.kernel_size, rank), each(stride, rank)
+    return rank, {"window": each(m.kernel_size, rank), "stride": each(stride, rank), "ceil_mode": m.ceil_mode}
 
 
 def maximum(m, x):
-    rank, window, stride = _geometry(m)
-    options = {"dilation": each(m.dilation, rank)} if max(each(m.dilation, rank)) > 1 else {}
-    options |= {"ceil": True} if m.ceil_mode else {}
-    options |= {"indices": True} if m.return_indices else {}
-    layer = layers.MaxPool(window, stride=stride, padding=_pads(m, rank), **options)
-    return channels(m, x, rank, layer)
+    rank, options = _geometry(m)
+    options |= {"padding": m.padding, "dilation": each(m.dilation, rank), "return_indices": m.return_indices}
+    return channels(x, rank, layers.MaxPool(**options))
 
 
 def average(m, x):
-    rank, window, stride = _geometry(m)
-    options = {"count_padding": True} if m.count_include_pad and max(each(m.padding, rank)) else {}
-    options |= {"ceil": True} if m.ceil_mode else {}
-    divisor = getattr(m, "divisor_override", None)
-    options |= {"divisor": divisor} if divisor is not None else {}
-    return channels(m, x, rank, layers.AveragePool(window, stride=stride, padding=_pads(m, rank), **options))
-
-
-def adaptive(name):
-    def say(m, x):
-        rank = rank_of(m)
-        layer = getattr(layers, name)(each(m.output_size, rank))
-        return channels(m, x, rank, layer)
-
-    return say
+    rank, options = _geometry(m)
+    options |= {"padding": m.padding, "count_include_pad": m.count_include_pad}
+    layer = layers.AveragePool(**options, divisor_override=getattr(m, "divisor_override", None))
+    return channels(x, rank, layer)
 
 
 def lp(m, x):
-    rank, window, stride = _geometry(m)
-    options = {"ceil": True} if m.ceil_mode else {}
-    return channels(m, x, rank, layers.LPPool(m.norm_type, window, stride=stride, **options))
+    rank, options = _geometry(m)
+    return channels(x, rank, layers.LPPool(m.norm_type, **options))
+
+
+def adaptive_average(m, x):
+    return channels(x, rank_of(m), layers.AdaptiveAveragePool(each(m.output_size, rank_of(m))))
+
+
+def adaptive_maximum(m, x):
+    layer = layers.AdaptiveMaxPool(each(m.output_size, rank_of(m)), return_indices=m.return_indices)
+    return channels(x, rank_of(m), layer)
 
 
 def fractional(m, x):
-    raise NotImplementedError
+    rank = rank_of(m)
+    sizes = None if m.output_size is None else each(m.output_size, rank)
+    ratio = None if m.output_ratio is None else each(m.output_ratio, rank)
+    layer = layers.FractionalMaxPool(
+        each(m.kernel_size, rank), ratio=ratio, sizes=sizes, return_indices=m.return_indices
+    )
+    u = m._random_samples  # (b, c, axes), the last axis first
+    return spatial(x, rank, lambda x: call(layer, (), (x, u.flip(-1))))
 
 
 SAYS = {
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), maximum),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), average),
-    **dict.fromkeys(
-        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), adaptive("AdaptiveAveragePool")
-    ),
-    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), adaptive("AdaptiveMaxPool")),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), adaptive_average),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), adaptive_maximum),
     **dict.fromkeys((nn.LPPool1d, nn.LPPool2d, nn.LPPool3d), lp),
     **dict.fromkeys((nn.FractionalMaxPool2d, nn.FractionalMaxPool3d), fractional),
 }
