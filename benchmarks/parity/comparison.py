@@ -8,6 +8,7 @@ inputs. What stands around `call` may move numbers but not compute with them: `M
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -25,12 +26,22 @@ class Unsaid(Exception):  # noqa: N818 (it is no error of the program's)
     """Why a sample cannot be said in jbp."""
 
 
+@partial(jax.jit, static_argnums=0)
+def _forward(layer, params, x):
+    return layer.forward(params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pull(layer, params, residuals, dy):
+    return layer.pull(params, residuals, dy)
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, ours, *leaves):
-        with _disable_current_modes():
+        with _disable_current_modes(), jax.disable_jit(not ours.compiled):
             params, x = jax.tree.unflatten(ours.tree, [array(t) for t in leaves])
-            y, ctx.residuals = ours.layer.forward(params, x)
+            y, ctx.residuals = _forward(ours.layer, params, x)
             ours.advanced = ours.layer.advance(params, ctx.residuals) if ours.advance else None
             ctx.ours, ctx.params = ours, params
             found, ours.outputs = jax.tree.flatten(y)
@@ -44,7 +55,8 @@ class _Layer(torch.autograd.Function):
         ours = ctx.ours
         dys = [array(dy) if real else None for dy, real in zip(dys, ctx.like, strict=True)]
         dy = jax.tree.unflatten(ours.outputs, dys)
-        dx, dparams = ours.layer.pull(ctx.params, ctx.residuals, dy)
+        with jax.disable_jit(not ours.compiled):
+            dx, dparams = _pull(ours.layer, ctx.params, ctx.residuals, dy)
         grads = ours.flatten((dparams, dx))
         return (None, *(None if g is None else torch.from_numpy(np.array(g)) for g in grads))
 
@@ -55,6 +67,7 @@ class _Ours:
     tree: Any
     count: list[int]
     advance: bool
+    compiled: bool
     outputs: Any = None
     advanced: Any = None
 
@@ -71,12 +84,15 @@ def array(tensor: torch.Tensor | jax.Array) -> jax.Array:
     return jnp.asarray(tensor.detach().resolve_conj().contiguous().numpy())
 
 
-def call(layer: Any, params: Any, x: Any, advance: bool = False) -> Any:
-    """layer(params, x) of trees of tensors; with `advance` a pair, with the parameters moved on by one step."""
+def call(layer: Any, params: Any, x: Any, advance: bool = False, compiled: bool = False) -> Any:
+    """layer(params, x) of trees of tensors; with `advance` a pair, with the parameters moved on by one step.
+
+    Not `compiled` unless said, for that takes longer than the few small steps of most samples.
+    """
     is_buffer = lambda p: isinstance(p, jbp.Buffer)  # noqa: E731
     count = [len(jax.tree.leaves(p)) for p in jax.tree.leaves((params, x), is_leaf=is_buffer)]
     leaves, tree = jax.tree.flatten((params, x))
-    ours = _Ours(layer, tree, count, advance)
+    ours = _Ours(layer, tree, count, advance, compiled)
     found = _Layer.apply(ours, *leaves)
     y = jax.tree.unflatten(ours.outputs, found)
     if not advance:

@@ -8,7 +8,7 @@ from torch import nn
 from benchmarks.parity.comparison import Unsaid, call
 from benchmarks.parity.says.axes import last, only
 from benchmarks.parity.says.linear import linear
-from jbp import losses
+from jbp import layers, losses
 
 
 def reduced(m: Any, loss: Any) -> Any:
@@ -40,7 +40,7 @@ def class_weights(m: Any) -> dict[str, Any]:
 
 
 def negative_log_likelihood(m, z, target):
-    loss = losses.NegativeLogLikelihood(ignore=m.ignore_index, **class_weights(m))
+    loss = losses.NLL(ignore=m.ignore_index, **class_weights(m))
     return call(reduced(m, loss), (), (classes(m, z), target))
 
 
@@ -75,17 +75,29 @@ def ctc(m, z, target, lengths, target_lengths):
         labels[i, : len(row)] = row
     loss = losses.CTC(m.blank, per_label=m.reduction == "mean", zero_infinity=m.zero_infinity)
     frames = torch.tensor([int(n) for n in lengths])
-    return call(reduced(m, loss), (), (z.transpose(0, 1), labels, frames))
+    return call(reduced(m, loss), (), (z.transpose(0, 1), labels, frames), compiled=True)
 
 
 def binary(m, p, target):
-    return weighed(m, losses.BinaryCrossEntropy(of="probabilities"), (p, target), m.weight)
+    return weighed(m, losses.BinaryCrossEntropy(given="probabilities"), (p, target), m.weight)
 
 
 def binary_of_scores(m, z, target):
-    if m.pos_weight is not None:
-        raise Unsaid("pos_weight")
-    return weighed(m, losses.BinaryCrossEntropy(), (z, target), m.weight)
+    if m.pos_weight is not None and m.pos_weight.dim() > 1:
+        raise Unsaid("pos_weight of several axes")
+    yes = None if m.pos_weight is None else m.pos_weight.tolist()
+    yes = tuple(yes) if isinstance(yes, list) else yes
+    return weighed(m, losses.BinaryCrossEntropy(yes), (z, target), m.weight)
+
+
+def multi_label_soft_margin(m, z, target):
+    loss = losses.MultiLabelSoftMargin(**class_weights(m))
+    return call(reduced(m, loss), (), (z, target.to(z.dtype)))
+
+
+def triplet(m, *x):
+    distance = layers.PairwiseDistance(m.p, m.eps)
+    return call(reduced(m, losses.TripletMargin(m.margin, distance, m.swap)), (), x)
 
 
 SAYS = {
@@ -93,11 +105,24 @@ SAYS = {
     nn.MSELoss: plain(lambda m: losses.MeanSquaredError()),
     nn.HuberLoss: plain(lambda m: losses.Huber(m.delta)),
     nn.SmoothL1Loss: plain(lambda m: losses.SmoothL1(m.beta)),
+    nn.KLDivLoss: plain(lambda m: losses.KLDiv(m.log_target)),
+    nn.PoissonNLLLoss: plain(lambda m: losses.PoissonNLL(m.log_input, m.full, m.eps)),
+    nn.GaussianNLLLoss: plain(lambda m: losses.GaussianNLL(m.full, m.eps)),
+    nn.CosineEmbeddingLoss: plain(lambda m: losses.CosineEmbedding(m.margin)),
+    nn.MarginRankingLoss: plain(lambda m: losses.MarginRanking(m.margin)),
+    nn.HingeEmbeddingLoss: plain(lambda m: losses.HingeEmbedding(m.margin)),
+    nn.SoftMarginLoss: plain(lambda m: losses.SoftMargin()),
+    nn.MultiLabelMarginLoss: plain(lambda m: losses.MultiLabelMargin()),
+    nn.MultiMarginLoss: plain(lambda m: losses.MultiMargin(m.p, m.margin, **class_weights(m))),
+    nn.MultiLabelSoftMarginLoss: multi_label_soft_margin,
+    nn.TripletMarginLoss: triplet,
     nn.NLLLoss: negative_log_likelihood,
     nn.CrossEntropyLoss: cross_entropy,
     nn.CTCLoss: ctc,
     nn.BCELoss: binary,
     nn.BCEWithLogitsLoss: binary_of_scores,
+    nn.PairwiseDistance: lambda m, *x: call(layers.PairwiseDistance(m.norm, m.eps, m.keepdim), (), x),
+    nn.CosineSimilarity: lambda m, *x: call(layers.CosineSimilarity(m.eps), (), x),
 }
 if hasattr(nn, "LinearCrossEntropyLoss"):
     SAYS[nn.LinearCrossEntropyLoss] = linear_cross_entropy

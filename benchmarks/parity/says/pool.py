@@ -49,8 +49,8 @@ def fractional(m, x):
     layer = layers.FractionalMaxPool(
         each(m.kernel_size, rank), ratio=ratio, sizes=sizes, return_indices=m.return_indices
     )
-    u = m._random_samples  # (b, c, axes), the last axis first
-    return spatial(x, rank, lambda x: call(layer, (), (x, u.flip(-1))))
+    u = m._random_samples if rank == 3 else m._random_samples.flip(-1)  # of two axes PyTorch has the last one first
+    return spatial(x, rank, lambda x: call(layer, (), (x, u)))
 
 
 SAYS = {

@@ -1,5 +1,8 @@
 """What pads, folds, resizes and reshapes."""
 
+import math
+from typing import Any
+
 from torch import nn
 
 from benchmarks.parity.comparison import Unsaid, call
@@ -45,17 +48,26 @@ def resized(m, x):
     return channels(x, rank, layers.Upsample(each(m.scale_factor, rank), **options))
 
 
-def _window(m, rank=2):
-    names = {"kernel_size": "window", "stride": "stride", "padding": "padding", "dilation": "dilation"}
-    return {ours: each(getattr(m, theirs), rank) for theirs, ours in names.items()}
+def _window(m: Any) -> dict[str, Any]:
+    names = {"window": m.kernel_size, "stride": m.stride, "padding": m.padding, "dilation": m.dilation}
+    return {name: each(value, 2) for name, value in names.items()}
 
 
 def unfold(m, x):
-    raise NotImplementedError
+    y = call(layers.Unfold(**_window(m)), (), last(x))
+    y = y.flatten(1, 2).unflatten(-1, (-1, x.shape[1]))  # (b, windows, places, c), PyTorch (b, c · places, windows)
+    return y.permute(0, 3, 2, 1).flatten(1, 2)
 
 
 def fold(m, x):
-    raise NotImplementedError
+    alone = x.dim() == 2
+    x = x[None] if alone else x
+    window = _window(m)
+    sizes, places = each(m.output_size, 2), math.prod(window["window"])
+    number = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *window.values(), strict=True)]
+    x = x.unflatten(1, (-1, places)).unflatten(-1, number).permute(0, 3, 4, 2, 1).flatten(-2)
+    y = first(call(layers.Fold(sizes, **window), (), x))
+    return y[0] if alone else y
 
 
 SAYS = {
