@@ -165,9 +165,24 @@ def compare(sample: Any, say: Any) -> Compared:
     parts = {name: _error(ours.found[name], theirs.found[name]) for name in theirs.found}
     worst = max(parts.values(), default=0.0)
     wrong = {name: error for name, error in parts.items() if not error <= TOLERANCE}
+    if wrong and _not_finite(sample, wrong, ours, theirs):
+        return Compared("not a number", worst=worst, theirs="PyTorch gives NaN of finite inputs, where ours is finite")
     fault = ", ".join(f"{name} by {error:.1e}" for name, error in wrong.items())
     blame = wrong and all(name.startswith("gradient") for name in wrong)
     return Compared(fault, worst=worst, theirs=_blame(sample, dys, ours, theirs) if blame else "")
+
+
+def _not_finite(sample, wrong, ours, theirs):
+    """Whether all that differs is what is NaN or infinite of PyTorch's alone, with finite numbers given."""
+    given = [t for t in tensors((sample.inputs, sample.named)) if t.is_floating_point()]
+    if not all(t.isfinite().all() for t in given):
+        return False
+    for name in wrong:
+        a, b = ours.found[name], theirs.found[name]
+        seen = b.isfinite()
+        if a.shape != b.shape or not a.isfinite().all() or _error(a[seen], b[seen]) > TOLERANCE:
+            return False
+    return True
 
 
 def _blame(sample, dys, ours, theirs):

@@ -11,10 +11,10 @@ from benchmarks.parity.says.linear import linear
 from jbp import layers, losses
 
 
-def reduced(m: Any, loss: Any) -> Any:
+def reduced(m: Any, loss: Any, axes: int = 1) -> Any:
     """The loss by the module's `reduction`; its own forward is the mean."""
     if m.reduction == "batchmean":
-        return losses.PerExample(loss)
+        return losses.PerExample(loss) if axes else losses.Sum(loss)
     return {"mean": loss, "sum": losses.Sum(loss), "none": losses.Each(loss)}[m.reduction]
 
 
@@ -22,12 +22,12 @@ def weighed(m: Any, loss: Any, x: tuple, w: Any) -> Any:
     """With PyTorch's `weight`: of elements, and not counted in the mean."""
     if w is None:
         return call(reduced(m, loss), (), x)
-    return call(reduced(m, losses.Weighted(loss, normalize=False)), (), (*x, w))
+    return call(reduced(m, losses.Weighted(loss, normalize=False)), (), (*x, w.expand(x[0].shape)))
 
 
 def plain(make: Any) -> Any:
     """A loss of (prediction, target)."""
-    return lambda m, *x: call(reduced(m, make(m)), (), x)
+    return lambda m, *x: call(reduced(m, make(m), x[0].dim()), (), x)
 
 
 def classes(m: Any, z: torch.Tensor) -> torch.Tensor:
@@ -90,6 +90,16 @@ def binary_of_scores(m, z, target):
     return weighed(m, losses.BinaryCrossEntropy(yes), (z, target), m.weight)
 
 
+def multi_label_margin(m, z, labels):
+    z, labels = (v if v.dim() else v[None] for v in (z, labels))
+    return call(reduced(m, losses.MultiLabelMargin()), (), (z, labels))
+
+
+def multi_margin(m, z, labels):
+    z = z[None] if z.dim() == labels.dim() else z
+    return call(reduced(m, losses.MultiMargin(m.p, m.margin, **class_weights(m))), (), (z, labels))
+
+
 def multi_label_soft_margin(m, z, target):
     loss = losses.MultiLabelSoftMargin(**class_weights(m))
     return call(reduced(m, loss), (), (z, target.to(z.dtype)))
@@ -112,8 +122,8 @@ SAYS = {
     nn.MarginRankingLoss: plain(lambda m: losses.MarginRanking(m.margin)),
     nn.HingeEmbeddingLoss: plain(lambda m: losses.HingeEmbedding(m.margin)),
     nn.SoftMarginLoss: plain(lambda m: losses.SoftMargin()),
-    nn.MultiLabelMarginLoss: plain(lambda m: losses.MultiLabelMargin()),
-    nn.MultiMarginLoss: plain(lambda m: losses.MultiMargin(m.p, m.margin, **class_weights(m))),
+    nn.MultiLabelMarginLoss: multi_label_margin,
+    nn.MultiMarginLoss: multi_margin,
     nn.MultiLabelSoftMarginLoss: multi_label_soft_margin,
     nn.TripletMarginLoss: triplet,
     nn.NLLLoss: negative_log_likelihood,

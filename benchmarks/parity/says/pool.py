@@ -50,7 +50,7 @@ def fractional(m, x):
         each(m.kernel_size, rank), ratio=ratio, sizes=sizes, return_indices=m.return_indices
     )
     u = m._random_samples if rank == 3 else m._random_samples.flip(-1)  # of two axes PyTorch has the last one first
-    return spatial(x, rank, lambda x: call(layer, (), (x, u)))
+    return spatial(x, rank, lambda x: call(layer, (), (x, u[: len(x)])))
 
 
 SAYS = {
