@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
+import torch
 from torch import nn
 
-from benchmarks.parity.comparison import call
+from benchmarks.parity.comparison import Unsaid, call
 from benchmarks.parity.says.axes import only
-from jbp import layers
+from jbp import layers, recipes
 
 
 def weights(m: Any) -> dict[str, Any]:
@@ -65,4 +67,122 @@ def attention(m, query, key, value, key_padding_mask=None, attn_mask=None):
     return y if m.batch_first else y.transpose(0, 1), p
 
 
-SAYS = {nn.MultiheadAttention: attention}
+def norm(m: Any) -> dict[str, Any]:
+    return only(g=m.weight, b=m.bias)
+
+
+def dense(m: Any) -> dict[str, Any]:
+    return only(w=m.weight.T, b=m.bias)
+
+
+def _activation(m: Any) -> Any:
+    if m.activation in (nn.functional.relu, torch.relu) or isinstance(m.activation, nn.ReLU):
+        return layers.ReLU()
+    if m.activation is nn.functional.gelu or isinstance(m.activation, nn.GELU):
+        return layers.GELU()
+    raise Unsaid(f"the activation {m.activation!r}")
+
+
+def _common(m: Any) -> dict[str, Any]:
+    """The arguments of a recipe of those of one layer."""
+    if m.dropout.p:
+        raise Unsaid("dropout, which is random")
+    return {
+        "width": m.linear1.in_features,
+        "heads": m.self_attn.num_heads,
+        "hidden": m.linear1.out_features,
+        "dropout": 0.0,
+        "activation": _activation(m),
+        "norm_first": m.norm_first,
+        "bias": m.linear1.bias is not None,
+        "causal": False,
+    }
+
+
+def _steps(m: Any, parts: list[tuple[Any, Any]]) -> tuple:
+    """The parameters of (layers, norm) one after the other, the norm inside in front or after."""
+    if m.norm_first:
+        return tuple((norm(n), *inside) for inside, n in parts)
+    return tuple(p for inside, n in parts for p in (inside, norm(n)))
+
+
+def encoder_layer_weights(m: Any) -> tuple:
+    forward = dense(m.linear1), (), dense(m.linear2)
+    return _steps(m, [((weights(m.self_attn),), m.norm1), (forward, m.norm2)])
+
+
+def decoder_layer_weights(m: Any) -> tuple:
+    forward = dense(m.linear1), (), dense(m.linear2)
+    own, other = (weights(m.self_attn),), (weights(m.multihead_attn),)
+    return _steps(m, [(own, m.norm1), (other, m.norm2), (forward, m.norm3)])
+
+
+def stacked(of: Any, several: Any) -> Any:
+    """The parameters of equal layers as those of a Repeat."""
+    return jax.tree.map(lambda *p: torch.stack(p), *map(of, several))
+
+
+def _turned(m: Any, *several: torch.Tensor) -> tuple[list[torch.Tensor], Any]:
+    """Inputs with the batch in front, and the way back."""
+    if several[0].dim() == 2:
+        return [x[None] for x in several], lambda y: y[0]
+    if m.batch_first:
+        return list(several), lambda y: y
+    return [x.transpose(0, 1) for x in several], lambda y: y.transpose(0, 1)
+
+
+def encoder_layer(m, src, src_mask=None, src_key_padding_mask=None):
+    (x,), back = _turned(m.self_attn, src)
+    given = only(x=x, mask=seen(m.self_attn.num_heads, src_mask, src_key_padding_mask))
+    y = call(recipes.transformer_encoder_layer(**_common(m)), encoder_layer_weights(m), given)
+    return back(y["x"])
+
+
+def encoder(m, src, mask=None, src_key_padding_mask=None):
+    (x,), back = _turned(m.layers[0].self_attn, src)
+    given = only(x=x, mask=seen(m.layers[0].self_attn.num_heads, mask, src_key_padding_mask))
+    layer = recipes.transformer_encoder(**_common(m.layers[0]), layers=len(m.layers), norm=m.norm is not None)
+    params = stacked(encoder_layer_weights, m.layers), norm(m.norm) if m.norm is not None else ()
+    return back(call(layer, params, given))
+
+
+def decoder_layer(
+    m, tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None, memory_key_padding_mask=None
+):
+    (x, memory), back = _turned(m.self_attn, tgt, memory)
+    heads = m.self_attn.num_heads
+    own, other = seen(heads, tgt_mask, tgt_key_padding_mask), seen(heads, memory_mask, memory_key_padding_mask)
+    given = only(x=x, memory=memory, mask=own, memory_mask=other)
+    y = call(recipes.transformer_decoder_layer(**_common(m)), decoder_layer_weights(m), given)
+    return back(y["x"])
+
+
+def transformer(
+    m, src, tgt, src_mask=None, tgt_mask=None, memory_mask=None,
+    src_key_padding_mask=None, tgt_key_padding_mask=None, memory_key_padding_mask=None,
+):  # fmt: skip
+    one = m.encoder.layers[0]
+    (source, x), back = _turned(m, src, tgt)
+    heads = m.nhead
+    given = only(
+        source=source,
+        x=x,
+        source_mask=seen(heads, src_mask, src_key_padding_mask),
+        mask=seen(heads, tgt_mask, tgt_key_padding_mask),
+        memory_mask=seen(heads, memory_mask, memory_key_padding_mask),
+    )
+    counts = {"encoder_layers": len(m.encoder.layers), "decoder_layers": len(m.decoder.layers)}
+    params = (
+        (stacked(encoder_layer_weights, m.encoder.layers), norm(m.encoder.norm)),
+        (stacked(decoder_layer_weights, m.decoder.layers), norm(m.decoder.norm)),
+    )
+    return back(call(recipes.transformer(**_common(one), **counts), params, given))
+
+
+SAYS = {
+    nn.MultiheadAttention: attention,
+    nn.TransformerEncoderLayer: encoder_layer,
+    nn.TransformerEncoder: encoder,
+    nn.TransformerDecoderLayer: decoder_layer,
+    nn.Transformer: transformer,
+}
