@@ -2,6 +2,7 @@
 whose weights are taken over."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,39 @@ def test_the_committed_table_has_what_was_asked_for():
     assert found["agree"] - chunks >= 1200  # without the one module that has 865 of the samples
 
 
+def table_of_names():
+    """The rows of docs/names.md: (names here, names in PyTorch)."""
+    page = TABLE.parents[2] / "docs" / "names.md"
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
+    return [tuple(re.findall(r"`([A-Za-z0-9_.]+)`", cell) for cell in row[:2]) for row in rows]
+
+
+def test_every_name_of_ours_in_the_table_of_names_is_there():
+    found = [name for ours, _ in table_of_names() for name in ours]
+    assert len(found) >= 75
+    places = (layers, jbp.losses, jbp)
+    assert not [n for n in found if not any(reached(place, n) for place in places)]
+
+
+def reached(place, dotted):
+    for name in dotted.split("."):
+        place = getattr(place, name, None)
+    return place is not None
+
+
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[parity]'")
 comparison: Any = pytest.importorskip("benchmarks.parity.comparison")
 database: Any = pytest.importorskip("benchmarks.parity.database")
 says: Any = pytest.importorskip("benchmarks.parity.says")
 nn = torch.nn
 call = comparison.call
+
+
+def test_every_name_of_pytorchs_in_the_table_of_names_is_there():
+    found = [name for _, theirs in table_of_names() for name in theirs]
+    assert len(found) >= 75
+    places = nn, nn.utils.parametrizations
+    assert not [n for n in found if not any(reached(place, n) for place in places)]
 
 
 @pytest.fixture(autouse=True)

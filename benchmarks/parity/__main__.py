@@ -1,8 +1,9 @@
 """PyTorch's own module tests, run against jbp in float64.
 
     python -m benchmarks.parity                      all samples, a table
-    python -m benchmarks.parity --only conv          modules whose name contains the word
-    python -m benchmarks.parity --json results.json  also written: results.json and results.md
+    python -m benchmarks.parity --only conv          modules whose name this pattern is found in
+    python -m benchmarks.parity --json results.json  also written: results.json and results.md; of a file that is
+                                                     there, the modules that were not run are kept
 
 Needs the extra `parity`. Exit status 1 where a sample disagrees that is not one of PyTorch's own faults.
 """
@@ -83,7 +84,7 @@ def show(records: list[dict], console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="modules whose name contains this word")
+    parser.add_argument("--only", default="", help="modules whose name this pattern is found in")
     parser.add_argument("--json", type=Path, help="write the table there, and beside it as .md")
     parser.add_argument("--all", action="store_true", help="print every sample that is not said or disagrees")
     args = parser.parse_args(argv)
@@ -101,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
             print(*lines, sep="\n", end="\n" * bool(lines))
     if args.json:
         versions = {"torch": torch.__version__, "jax": jax.__version__}
+        before = json.loads(args.json.read_text())["modules"] if args.json.exists() else []
+        records = page.merged(before, records)
         found = {**versions, "tolerance": TOLERANCE, **page.totals(records), "modules": records}
         args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         args.json.with_suffix(".md").write_text(page.markdown(found))

@@ -107,7 +107,7 @@ MOVES = {
     "index_select", "repeat", "roll", "arange", "new_zeros", "new_full", "ones", "ones_like", "new_ones", "new_empty",
     "logical_not", "bitwise_not", "logical_and", "bitwise_and", "logical_or", "bitwise_or", "constant_pad_nd",
     "diag_embed", "item", "_local_scalar_dense", "unfold", "as_strided", "empty_strided", "fill_", "new_empty_strided",
-    "slice_backward", "select_backward", "fill",
+    "slice_backward", "select_backward", "fill", "ge", "all",
 }  # fmt: skip
 
 
@@ -249,7 +249,9 @@ def _run(function, module, sample):
     buffers = {}
     if isinstance(module, torch.nn.Module):
         leaves |= {name: p for name, p in module.named_parameters() if p.requires_grad}
-        buffers = {f"buffer {n}": b.clone() for n, b in module.named_buffers()}
+        # a count of calls moves no value; PyTorch's counts empty batches too, and that of InstanceNorm nothing
+        named = ((n, b) for n, b in module.named_buffers() if not n.endswith("num_batches_tracked"))
+        buffers = {f"buffer {n}": b.clone() for n, b in named}
     return _Side(values, leaves, {f"output {i}": v.detach() for i, v in enumerate(values)} | buffers)
 
 

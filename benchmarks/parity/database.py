@@ -8,6 +8,7 @@ are in neither. Seeds are fixed for each module; parameters and buffers are draw
 import copy
 import functools
 import inspect
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -58,11 +59,11 @@ class Sample:
 
 
 def samples(only: str = "") -> Iterator[Sample]:
-    """Every sample whose module's name contains `only`."""
+    """Every sample whose module's name the pattern `only` is found in, in any case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for made in (_of_module_db, _of_common_nn):
-            yield from made(only.lower())
+            yield from made(re.compile(only, re.IGNORECASE).search)
 
 
 def _seed(name):
@@ -85,7 +86,7 @@ def _drawn(module, training):
 def _of_module_db(only):
     for info in common_modules.module_db:
         name = info.module_cls.__name__
-        if only not in name.lower():
+        if not only(name):
             continue
         for training in (True, False) if info.train_and_eval_differ else (True,):
             _seed(name)
@@ -128,7 +129,7 @@ def _of_common_nn(only):
             yield from _function(given, module, inputs, only)
             continue
         name = type(module).__name__
-        if only in name.lower():
+        if only(name):
             training = not isinstance(module, nn.RReLU)  # its slopes are random in training
             module = _drawn(module.to(torch.float64), training)
             words = f"{_plain(module)} of ({_words(inputs, {})})"
@@ -156,7 +157,7 @@ def _function(given, module, inputs, only):
             fn(*inputs, **kwargs)
     function, args, kwargs = calls[0]
     cls = FUNCTIONS[function.__name__]
-    if only not in cls.__name__.lower():
+    if not only(cls.__name__):
         return
     bound = inspect.signature(function).bind(*args, **kwargs).arguments
     fields = inspect.signature(cls).parameters

@@ -14,6 +14,12 @@ def totals(records: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
+def merged(before: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records by module, the new ones in place of those before."""
+    by_name = {r["module"]: r for r in (*before, *records)}
+    return [by_name[name] for name in sorted(by_name)]
+
+
 def markdown(found: dict[str, Any]) -> str:
     """A page of the whole record."""
     rows = [

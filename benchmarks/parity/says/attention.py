@@ -45,7 +45,7 @@ def seen(heads: int, mask: Any, padding: Any) -> Any:
         return None
     if mask is not None and mask.dim() == 3:
         mask = mask.reshape(-1, heads, *mask.shape[1:])
-    hidden = mask
+    hidden: Any = mask
     if padding is not None:
         padding = (padding[None] if padding.dim() == 1 else padding)[:, None, None]
         hidden = padding if mask is None else mask | padding
@@ -171,7 +171,7 @@ def transformer(
         mask=seen(heads, tgt_mask, tgt_key_padding_mask),
         memory_mask=seen(heads, memory_mask, memory_key_padding_mask),
     )
-    counts = {"encoder_layers": len(m.encoder.layers), "decoder_layers": len(m.decoder.layers)}
+    counts: dict[str, Any] = {"encoder_layers": len(m.encoder.layers), "decoder_layers": len(m.decoder.layers)}
     params = (
         (stacked(encoder_layer_weights, m.encoder.layers), norm(m.encoder.norm)),
         (stacked(decoder_layer_weights, m.decoder.layers), norm(m.decoder.norm)),

@@ -90,6 +90,12 @@ def binary_of_scores(m, z, target):
     return weighed(m, losses.BinaryCrossEntropy(yes), (z, target), m.weight)
 
 
+def divergence(m, q, p):
+    if not (m.log_target or (p >= 0).all()):
+        raise Unsaid("a target that is no probability: below 0, or NaN")
+    return call(reduced(m, losses.KLDiv(m.log_target), q.dim()), (), (q, p))
+
+
 def multi_label_margin(m, z, labels):
     z, labels = (v if v.dim() else v[None] for v in (z, labels))
     return call(reduced(m, losses.MultiLabelMargin()), (), (z, labels))
@@ -115,7 +121,7 @@ SAYS = {
     nn.MSELoss: plain(lambda m: losses.MeanSquaredError()),
     nn.HuberLoss: plain(lambda m: losses.Huber(m.delta)),
     nn.SmoothL1Loss: plain(lambda m: losses.SmoothL1(m.beta)),
-    nn.KLDivLoss: plain(lambda m: losses.KLDiv(m.log_target)),
+    nn.KLDivLoss: divergence,
     nn.PoissonNLLLoss: plain(lambda m: losses.PoissonNLL(m.log_input, m.full, m.eps)),
     nn.GaussianNLLLoss: plain(lambda m: losses.GaussianNLL(m.full, m.eps)),
     nn.CosineEmbeddingLoss: plain(lambda m: losses.CosineEmbedding(m.margin)),

@@ -42,7 +42,7 @@ def running(m: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
         return first(call(layer, params, last(x)))
     y, moved = call(layer, params, last(x), advance=True)
     with torch.no_grad():
-        for name, b in (("mean", m.running_mean), ("variance", m.running_var), ("steps", steps)):
+        for name, b in (("mean", m.running_mean), ("variance", m.running_var)):
             b.copy_(moved[name].value)
     return first(y)
 

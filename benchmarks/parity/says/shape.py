@@ -10,7 +10,7 @@ from benchmarks.parity.says.axes import channels, each, first, last, rank_of
 from jbp import layers
 
 
-def padded(mode: str):
+def padded(mode: Any) -> Any:
     def say(m, x):
         rank = rank_of(m)
         sides = each(m.padding, 2 * rank)
