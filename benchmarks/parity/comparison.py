@@ -152,12 +152,15 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 def compare(sample: Any, say: Any) -> Compared:
     """Values, the gradients of parameters and of inputs, and buffers after the call, of one sample."""
-    theirs = _run(lambda: sample.run(*sample.inputs, **sample.named), sample.run, sample)
+    theirs = _side(sample.run(*sample.inputs, **sample.named), sample.run, sample)
     dys = [torch.randn_like(v) for v in theirs.values if v.is_floating_point()]
     theirs.down(dys)
-    ours = _run(lambda: _said(say, sample), sample.module, sample)
-    if isinstance(ours, Compared):
-        return ours
+    try:
+        with Moves():
+            y = say(sample.module, *sample.inputs, **sample.named)
+    except Unsaid as reason:
+        return Compared(unsaid=str(reason))
+    ours = _side(y, sample.module, sample)
     if [v.shape for v in ours.values] != [v.shape for v in theirs.values]:
         shapes = [[tuple(v.shape) for v in side.values] for side in (ours, theirs)]
         return Compared(fault=f"shapes {shapes[0]}, expected {shapes[1]}")
@@ -215,11 +218,6 @@ def _blame(sample, dys, ours, theirs):
     return ""
 
 
-def _said(say, sample):
-    with Moves():
-        return say(sample.module, *sample.inputs, **sample.named)
-
-
 @dataclass
 class _Side:
     values: list
@@ -238,11 +236,7 @@ class _Side:
             self.found[f"gradient of {name}"] = g.to_dense() if g.is_sparse else g
 
 
-def _run(function, module, sample):
-    try:
-        y = function()
-    except Unsaid as reason:
-        return Compared(unsaid=str(reason))
+def _side(y, module, sample):
     values = tensors(y)
     inputs = tensors((sample.inputs, sample.named))
     leaves = {f"input {i}": t for i, t in enumerate(inputs) if t.requires_grad}

@@ -54,11 +54,19 @@ def seen(heads: int, mask: Any, padding: Any) -> Any:
     return ~hidden
 
 
+def beside(heads: int, mask: Any, padding: Any, name: str = "") -> dict[str, Any]:
+    """The entries `mask` and `bias`, after the word `name`: a mask of floats is added to the scores."""
+    if mask is None or not mask.is_floating_point():
+        return only(**{f"{name}mask": seen(heads, mask, padding)})
+    bias = mask[None, None] if mask.dim() == 2 else mask.reshape(-1, heads, *mask.shape[1:])
+    return {f"{name}bias": bias} | only(**{f"{name}mask": seen(heads, None, padding)})
+
+
 def attention(m, query, key, value, key_padding_mask=None, attn_mask=None):
     alone = query.dim() == 2
     turn = (lambda x: x[None]) if alone else (lambda x: x if m.batch_first else x.transpose(0, 1))
     x, keys, values = map(turn, (query, key, value))
-    given = only(x=x, keys=keys, values=values, mask=seen(m.num_heads, attn_mask, key_padding_mask))
+    given = {"x": x, "keys": keys, "values": values} | beside(m.num_heads, attn_mask, key_padding_mask)
     y, p = call(layer_of(m, weights=True), weights(m), given)
     mean = call(layers.GlobalAveragePool(), (), p.reshape(*p.shape[:2], -1))  # over the heads
     p = mean.reshape(p.shape[0], *p.shape[2:])
@@ -133,14 +141,14 @@ def _turned(m: Any, *several: torch.Tensor) -> tuple[list[torch.Tensor], Any]:
 
 def encoder_layer(m, src, src_mask=None, src_key_padding_mask=None):
     (x,), back = _turned(m.self_attn, src)
-    given = only(x=x, mask=seen(m.self_attn.num_heads, src_mask, src_key_padding_mask))
+    given = {"x": x} | beside(m.self_attn.num_heads, src_mask, src_key_padding_mask)
     y = call(recipes.transformer_encoder_layer(**_common(m)), encoder_layer_weights(m), given)
     return back(y["x"])
 
 
 def encoder(m, src, mask=None, src_key_padding_mask=None):
     (x,), back = _turned(m.layers[0].self_attn, src)
-    given = only(x=x, mask=seen(m.layers[0].self_attn.num_heads, mask, src_key_padding_mask))
+    given = {"x": x} | beside(m.layers[0].self_attn.num_heads, mask, src_key_padding_mask)
     layer = recipes.transformer_encoder(**_common(m.layers[0]), layers=len(m.layers), norm=m.norm is not None)
     params = stacked(encoder_layer_weights, m.layers), norm(m.norm) if m.norm is not None else ()
     return back(call(layer, params, given))
@@ -151,8 +159,8 @@ def decoder_layer(
 ):
     (x, memory), back = _turned(m.self_attn, tgt, memory)
     heads = m.self_attn.num_heads
-    own, other = seen(heads, tgt_mask, tgt_key_padding_mask), seen(heads, memory_mask, memory_key_padding_mask)
-    given = only(x=x, memory=memory, mask=own, memory_mask=other)
+    given = {"x": x, "memory": memory} | beside(heads, tgt_mask, tgt_key_padding_mask)
+    given |= beside(heads, memory_mask, memory_key_padding_mask, "memory_")
     y = call(recipes.transformer_decoder_layer(**_common(m)), decoder_layer_weights(m), given)
     return back(y["x"])
 
@@ -164,13 +172,9 @@ def transformer(
     one = m.encoder.layers[0]
     (source, x), back = _turned(m, src, tgt)
     heads = m.nhead
-    given = only(
-        source=source,
-        x=x,
-        source_mask=seen(heads, src_mask, src_key_padding_mask),
-        mask=seen(heads, tgt_mask, tgt_key_padding_mask),
-        memory_mask=seen(heads, memory_mask, memory_key_padding_mask),
-    )
+    given = {"source": source, "x": x} | beside(heads, src_mask, src_key_padding_mask, "source_")
+    given |= beside(heads, tgt_mask, tgt_key_padding_mask)
+    given |= beside(heads, memory_mask, memory_key_padding_mask, "memory_")
     counts: dict[str, Any] = {"encoder_layers": len(m.encoder.layers), "decoder_layers": len(m.decoder.layers)}
     params = (
         (stacked(encoder_layer_weights, m.encoder.layers), norm(m.encoder.norm)),
