@@ -111,6 +111,10 @@ def multi_label_soft_margin(m, z, target):
     return call(reduced(m, loss), (), (z, target.to(z.dtype)))
 
 
+def pairwise(m, a, b):
+    return call(layers.PairwiseDistance(m.norm, m.eps, m.keepdim), (), tuple(torch.broadcast_tensors(a, b)))
+
+
 def triplet(m, *x):
     distance = layers.PairwiseDistance(m.p, m.eps)
     return call(reduced(m, losses.TripletMargin(m.margin, distance, m.swap)), (), x)
@@ -137,7 +141,7 @@ SAYS = {
     nn.CTCLoss: ctc,
     nn.BCELoss: binary,
     nn.BCEWithLogitsLoss: binary_of_scores,
-    nn.PairwiseDistance: lambda m, *x: call(layers.PairwiseDistance(m.norm, m.eps, m.keepdim), (), x),
+    nn.PairwiseDistance: pairwise,
     nn.CosineSimilarity: lambda m, *x: call(layers.CosineSimilarity(m.eps), (), x),
 }
 if hasattr(nn, "LinearCrossEntropyLoss"):
