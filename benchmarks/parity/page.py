@@ -35,8 +35,8 @@ def markdown(found: dict[str, Any]) -> str:
         "A sample is one entry of `torch.testing`'s `module_db` (twice, in training and in evaluation, for modules "
         "that differ) or of the older lists of `common_nn`; distinct ones differ in arguments, shapes or mode.",
         "",
-        f"**{found['samples']} samples of {len(found['modules'])} modules: {found['said']} said, {found['agree']} agree, "
-        f"{found['disagree']} disagree, {found['faults']} differ by a fault of PyTorch's.**",
+        f"**{found['samples']} samples of {len(found['modules'])} modules: {found['said']} said, "
+        f"{found['agree']} agree, {found['disagree']} disagree, {found['faults']} differ by a fault of PyTorch's.**",
         "",
         "| module | samples | distinct | said | agree | disagree |",
         "|---|---:|---:|---:|---:|---:|",
