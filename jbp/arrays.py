@@ -1,25 +1,31 @@
 """At the door of every layer: arrays are let in, NumPy's as JAX takes them, and anything else is refused.
 
 One rule for `init` and `forward`, of a layer alone, in a network, under `jit` and in training: a NumPy array of float64
-counts as float32 where x64 is off, as it does for every function of jax.numpy. Shapes alone serve `init`.
+counts as float32 where x64 is off, as it does for every function of jax.numpy. Shapes alone serve `init`. `backward`
+and `pull` take floating-point cotangents, and None for what has none. An error of Python's or JAX's leaves with a note
+of the layer.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from contextlib import contextmanager
+from functools import update_wrapper, wraps
+from types import MethodType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.errors import LayerError, show
+from jbp.errors import LayerError, note, show
 
 
 def at_the_door(layer: type) -> None:
-    """From here on `init` and `forward`, where the class has its own, see arrays alone."""
-    for name, guard in (("init", _init), ("forward", _forward)):
-        if name in vars(layer):
-            setattr(layer, name, guard(vars(layer)[name]))
+    """From here on the methods that the class has of its own see arrays alone."""
+    guards = {"init": _init, "forward": _forward, "backward": _Down, "pull": _Down, "gradient": _Down}
+    for name, guard in guards.items():
+        method = vars(layer).get(name)
+        if method is not None and not isinstance(method, _Down):
+            setattr(layer, name, guard(method))
 
 
 def _init(method):
@@ -28,7 +34,9 @@ def _init(method):
         old = hasattr(key, "dtype") and key.dtype == np.uint32  # jax.random.PRNGKey, before keys had a dtype
         if not old and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
             raise LayerError(self, f"got key {show(key)}; expected a random key. Make it with jax.random.key(0).")
-        return method(self, key, taken(self, "x", x, shape))
+        x = taken(self, "x", x, shape)
+        with _inside(self, x=x):
+            return method(self, key, x)
 
     return init
 
@@ -36,9 +44,68 @@ def _init(method):
 def _forward(method):
     @wraps(method)
     def forward(self, params, x, /):
-        return method(self, _trained(self, taken(self, "parameters", params)), taken(self, "x", x))
+        params, x = _trained(self, taken(self, "parameters", params)), taken(self, "x", x)
+        with _inside(self, x=x, parameters=params):
+            return method(self, params, x)
 
     return forward
+
+
+class _Down:
+    """A method of the backward pass, behind the door. `__func__` is the method itself, as it is of a classmethod."""
+
+    def __init__(self, method: Callable[..., Any]):
+        update_wrapper(self, method)
+        self.__func__ = method
+
+    def __get__(self, layer: Any, kind: type | None = None) -> Any:
+        return self if layer is None else MethodType(self, layer)
+
+    def __call__(self, layer: Any, /, *given: Any) -> Any:
+        trees = {}
+        if len(given) == 3:  # (params, residuals, dy); what a layer has for delta is its own business
+            trees = {"the cotangent": given[2], "parameters": given[0]}
+            _cotangents(layer, given[2])
+        with _inside(layer, **trees):
+            return self.__func__(layer, *given)
+
+
+@contextmanager
+def _inside(layer, **given):
+    """Around a layer's own work: it asked a container for what an array has, or an error leaves with its name."""
+    try:
+        yield
+    except LayerError:
+        raise
+    except Exception as error:
+        if isinstance(error, AttributeError) and hasattr(jax.Array, error.name or ""):
+            for what, tree in given.items():
+                if _stands_in(error.obj, tree):
+                    raise LayerError(
+                        layer,
+                        f"got {what} {show(tree)}; expected an array in the place of {show(error.obj)}. "
+                        "Pass the array alone.",
+                    ) from error
+        note(error, layer)
+        raise
+
+
+def _stands_in(node, tree):
+    """Whether a tree has this very container, or None, somewhere in it."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
+    return (tree is node and not hasattr(tree, "dtype")) or any(_stands_in(node, branch) for branch in inner)
+
+
+def _cotangents(layer, dy):
+    for leaf in jax.tree.leaves(dy):
+        if array(leaf) is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            if getattr(leaf, "dtype", None) == jax.dtypes.float0:  # how jax.vjp writes None
+                continue
+            raise LayerError(
+                layer,
+                f"got the cotangent {show(dy)}; expected floating-point arrays like the output, and None for integers "
+                "and keys. Make it with jnp.ones_like(y), for example.",
+            )
 
 
 def array(leaf: Any) -> Any:

@@ -43,13 +43,23 @@ def at(layer: Any, label: str = ""):
         error.path = (step, *error.path)
         raise
     except Exception as error:
-        notes = getattr(error, "__notes__", [])
-        ours = [i for i, note in enumerate(notes) if note.startswith(_NOTE)]  # JAX may have put notes between
+        ours = _ours(error)
         if ours:
-            notes[ours[-1]] = f"{_NOTE}{step}.{notes[ours[-1]].removeprefix(_NOTE)}"
+            error.__notes__[ours[-1]] = f"{_NOTE}{step}.{error.__notes__[ours[-1]].removeprefix(_NOTE)}"
         else:
             error.add_note(f"{_NOTE}{step}")
         raise
+
+
+def note(error: Exception, layer: Any) -> None:
+    """A note of the layer, on an error that has none yet."""
+    if not _ours(error):
+        error.add_note(f"{_NOTE}{layer!r}")
+
+
+def _ours(error):
+    """Which of an error's notes are ours: JAX may have put some between."""
+    return [i for i, note in enumerate(getattr(error, "__notes__", [])) if note.startswith(_NOTE)]
 
 
 def show(tree: Any) -> str:
@@ -145,7 +155,7 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                 f"got no {name!r}; expected {dtype}{list(shape)}. It was taken out, by trainable(params) "
                 "perhaps: put it back with merge(trainable(params), buffers(params)).",
             )
-        if tuple(p.shape) != tuple(shape):
+        if getattr(p, "shape", None) != tuple(shape):
             raise LayerError(
                 layer,
                 f"got {name!r} {show(p)}; expected shape {list(shape)}. "

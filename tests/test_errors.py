@@ -487,3 +487,39 @@ def test_what_is_shown_of_a_tree():
     assert show({"a": (ones(2), None), "b": Buffer(np.arange(3, dtype=np.int32))}) == (
         "{'a': (float32[2], NoneType), 'b': Buffer(int32[3])}"
     )
+
+
+def test_a_container_in_the_place_of_an_array():
+    x, boxed = ones(2, 3), {"x": ones(2, 3)}
+    params = Dense(3).init(KEY, x)
+    assert "got 'b' (float32[3]); expected shape [3]" in message(Dense(3).forward, params | {"b": [params["b"]]}, x)
+    for bad in (boxed, None):
+        for act in (TensorNode().init, Serial(TensorNode()).init):
+            text = message(act, KEY, (bad, x))
+            assert f"got x ({show(bad)}, float32[2, 3]); expected an array in the place of {show(bad)}. Pass" in text
+
+
+def test_a_cotangent_that_is_no_array():
+    x = ones(2, 3)
+    for layer in (Tanh(), Serial(Tanh()), Residual(Tanh())):
+        params = layer.init(KEY, x)
+        _, residuals = layer.forward(params, x)
+        for bad in ("dy", 1.0, jnp.ones((2, 3), jnp.int32), object()):
+            for way in (layer.pull, layer.backward):
+                assert "expected floating-point arrays like the output" in message(way, params, residuals, bad)
+    _, residuals = Tanh().forward((), x)
+    for bad in (None, (x, x)):
+        assert "got the cotangent" in message(Tanh().pull, (), residuals, bad)
+
+
+def test_an_error_of_somebody_elses_names_the_layer():
+    net = Serial(Tanh(), Dense(3))
+    params = net.init(KEY, ones(2, 3))
+    _, residuals = net.forward(params, ones(2, 3))
+    for layer, own, kept, where in (
+        (Dense(3), params[1], residuals[1], "in the layer Dense(3)"),
+        (net, params, residuals, "in the layer Serial[1].Dense(3)"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            layer.pull(own, kept, ones(2, 7))
+        assert [note for note in caught.value.__notes__ if note.startswith("in the layer")] == [where]

@@ -1,6 +1,7 @@
 """Training: the step, the loop, its stop at the first NaN, exact clipping inside the sweep."""
 
 import pickle
+import re
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -664,3 +665,23 @@ def test_an_embedding_trains_too():
         Diverged, match=r"Tied\.Serial\[0\]: Embedding\(5, 4, dtype='float64'\): got ids between 1 and 9"
     ):
         trained(net, [(ids.at[0, 0].set(9), ids)], x=ids)
+
+
+def test_what_measures_and_checks_return_is_numbers():
+    net, optimizer, batch = Dense(2), optax.sgd(0.1), (jnp.ones((4, 3)), jnp.ones((4, 2)))
+
+    def run(**options):
+        return fit(net, MeanSquaredError(), optimizer, start(net, optimizer, KEY, batch[0]), [batch], **options)
+
+    for options, says in (
+        ({"each": lambda y, t: y}, "[4, 2] from the measure each; expected one number. Take the mean"),
+        ({"words": lambda y, t: "good"}, "got str from the measure words; expected one number"),
+        ({"accuracy": 3}, "got accuracy=int as a measure; expected a function of"),
+        ({"check": lambda params: 1.0}, "got float from check(params); expected a dict of numbers. Return"),
+        ({"check": lambda params: {"w": params["w"]}}, "[3, 2]} from check"),
+        ({"check": 3}, "got check=int; expected a function of the parameters"),
+    ):
+        with pytest.raises(LayerError, match=re.escape(says)):
+            run(**options)
+    _, history = run(one=lambda y, t: 1, other=lambda y, t: jnp.ones((), bool))
+    assert (history[0]["one"], history[0]["other"]) == (1.0, 1.0)

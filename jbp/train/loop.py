@@ -66,6 +66,8 @@ def fit(
         raise LayerError(
             net, f"got batches {show(batches)}; expected an iterable of (x, *targets). Write [(x, target)]."
         )
+    if check is not None and not callable(check):
+        raise LayerError(net, f"got check={show(check)}; expected a function of the parameters, or None. Leave it out.")
     run = compiled(net, loss, optimizer, True, **measures)
     training = _Training(net, loss, optimizer, state, run)
     total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
@@ -76,7 +78,7 @@ def fit(
     def look():
         row = training.history[-1]
         if check is not None:
-            row.update({name: float(value) for name, value in check(copied(training.state.params)).items()})
+            row.update(_found(net, check(copied(training.state.params))))
         say(f"step {row['step']:.0f}, {_said(row)}")
 
     columns = (
@@ -230,6 +232,17 @@ class _Training:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _found(net: Layer, found: Any) -> dict[str, float]:
+    """What `check` has found, after a check that it is numbers with names."""
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LayerError(
+            net,
+            f"got {show(found)} from check(params); expected a dict of numbers. Return {{'accuracy': value}}, say.",
+        ) from error
 
 
 def _said(row: dict[str, float]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from jbp.arrays import array
 from jbp.bridge import as_function
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
@@ -147,13 +148,23 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
                 "keep shapes and dtypes. Cast the parameters to one dtype, or look at the optimizer's dtypes.",
             )
         good = go & finite((value, grads)) & sound(state, new, trainable(state.params))
-        metrics = {name: measure(aux.output, *targets) for name, measure in measures.items()}
+        metrics = {name: _number(net, name, measure(aux.output, *targets)) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": norm(grads), "finite": good}
         # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So the
         # update is written out twice, once for its soundness alone, unless it runs the network again.
         return jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: state), metrics
 
     return run
+
+
+def _number(net, name, value):
+    """What a measure gives, after a check that it is one number."""
+    leaf = array(np.asarray(value) if isinstance(value, int | float) else value)
+    if leaf is None or leaf.shape != ():
+        raise LayerError(
+            net, f"got {show(value)} from the measure {name}; expected one number. Take the mean inside the measure."
+        )
+    return value
 
 
 def must_be_optimizer(net: Layer, optimizer: Any) -> None:
@@ -248,6 +259,13 @@ def compiled(
     net: Layer, loss: Layer, optimizer: optax.GradientTransformation, chained: bool, **measures: Measure
 ) -> Any:
     """`take_step`, compiled, from a cache; with `chained` it takes `go` too."""
+    for name, measure in measures.items():
+        if not callable(measure):
+            raise LayerError(
+                net,
+                f"got {name}={show(measure)} as a measure; expected a function of (output, *targets). "
+                "Write accuracy=accuracy, for example.",
+            )
     key = net, loss, optimizer, chained, tuple(measures.items())
     try:
         hash(key)

@@ -283,26 +283,45 @@ def _twice(run, state, x, labels):
     return run(state, x, labels)
 
 
+@dataclass(frozen=True)
+class Sends(jbp.layer.Layer):
+    """A loss whose backward pass returns what it is told to."""
+
+    error: Any
+
+    def forward(self, params, x, /):
+        return jnp.float32(0), ()
+
+    def backward(self, params, residuals, dy, /):
+        return (self.error,), ()
+
+
 def cotangents(case: Any, rng: np.random.Generator) -> Call | None:
-    """A cotangent that is not like the output, through as_function and `jax.vjp`."""
+    """A cotangent that is not like the output, from a loss whose backward pass is wrong, or around a layer that keeps
+    shapes: where y is known. A layer that is pulled alone has the residuals only, often no y, and can but refuse what
+    is no floating array."""
     layer, x = case.layer, draw(pick(rng, case.inputs), rng)
     params = layer.init(jax.random.key(0), x)
     y = jax.eval_shape(lambda p: layer.forward(p, x)[0], params)
-    if not hasattr(y, "shape"):
+    if not hasattr(y, "shape") or not jnp.issubdtype(y.dtype, jnp.floating):
         return None
     dy = jnp.ones(y.shape, y.dtype)
-    new = pick(
-        rng,
-        [None, dy[None], jnp.ones((*y.shape, 2)), dy.astype(jnp.float16), dy.astype(jnp.int32), (dy, dy), jnp.ones(())],
-    )
-    if getattr(new, "shape", None) == y.shape and new.dtype == y.dtype:
-        return None
+    wrong = [None, dy[None], jnp.ones((*y.shape, 2)), dy.astype(jnp.float16), dy.astype(jnp.int32), (dy, dy), "dy"]
+    new = pick(rng, [*wrong, jnp.ones((), y.dtype)] if y.shape else wrong)
+    alone = not hasattr(new, "dtype") or not jnp.issubdtype(new.dtype, jnp.floating)
+    way = pick(rng, ["loss", "Residual", *["pull"] * alone])
+    keeps = hasattr(x, "shape") and x.shape == y.shape
+    if way == "Residual" and (not keeps or getattr(new, "dtype", None) == jnp.float16):  # it compares dy with dx
+        way = "loss"
 
     def act():
-        _, residuals = jbp.Serial(layer).forward((params,), x)
-        return jbp.Serial(layer).pull((params,), residuals, new)
+        if way == "loss":
+            return value_and_grad(layer, Sends(new), has_aux=True)(params, x)
+        net = jbp.Residual(layer) if way == "Residual" else layer
+        _, residuals = net.forward(params, x)
+        return net.pull(params, residuals, new)
 
-    return Call(f"{layer!r}.pull with dy {short(new)} for y {short(y)}", act, True)
+    return Call(f"{layer!r}, in {way}, with dy {short(new)} for y {short(y)}", act, True)
 
 
 KINDS = settings, inputs, parameters, keys, training, cotangents
