@@ -11,14 +11,20 @@ from jbp.layer import Layer
 
 @dataclass(frozen=True)
 class Array:
-    """An input: its shape, and for integers the number that they stay below."""
+    """An input: its shape, for integers the number that they stay below, the floats that it may hold, () for any."""
 
     shape: tuple[int, ...]
     below: int | None = None
+    values: tuple[float, ...] = ()
 
 
 def f(*shape: int) -> Array:
     return Array(shape)
+
+
+def yes(*shape: int) -> Array:
+    """Probabilities of yes, as a loss takes them for its target."""
+    return Array(shape, values=(0.0, 0.3, 1.0))
 
 
 def i(*shape: int, below: int) -> Array:

@@ -17,13 +17,13 @@ def is_float(x):
 
 
 def draw(spec, seed=0, dtype=jnp.float64):
-    """Values for an Array or a tuple of them: normal floats, uniform integers."""
+    """Values for an Array or a tuple of them: normal floats or those that it names, uniform integers."""
     rng = np.random.default_rng(seed)
 
     def leaf(a):
         if a.below is not None:
             return jnp.asarray(rng.integers(0, a.below, a.shape), jnp.int32)
-        return jnp.asarray(rng.normal(size=a.shape), dtype)
+        return jnp.asarray(rng.choice(a.values, a.shape) if a.values else rng.normal(size=a.shape), dtype)
 
     return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
 

@@ -84,8 +84,10 @@ from jbp.losses import (
     BinaryCrossEntropy,
     CosineEmbedding,
     Dice,
+    Focal,
     InfoNCE,
     MeanSquaredError,
+    MultiLabelSoftMargin,
     NegativeSampling,
     PerExample,
     PolicyGradient,
@@ -393,6 +395,22 @@ def test_out_of_range_where_it_cannot_be_known_is_nan():
         assert jnp.isnan(y).any(1).sum() == 1
     wrong = jnp.array([0, 3])
     message(jax.jit(lambda z: loss.forward((), (z, wrong))[0]), z)  # a constant is known
+
+
+def test_targets_that_are_no_probabilities():
+    z = ones(3)
+    for loss in (BinaryCrossEntropy(), BinaryCrossEntropy(given="probabilities"), Focal(0.5), Weighted(Focal())):
+        weights = (ones(3),) * isinstance(loss, Weighted)
+        for wrong, shown in (([7.0, 0.0, 1.0], "0.0 and 7.0"), ([-1.0, 1.0, 1.0], "-1.0 and 1.0")):
+            t = jnp.array(wrong, jnp.float32)
+            text = message(loss.forward, (), (z, t, *weights))
+            assert f"got targets between {shown}; expected 0 <= target <= 1" in text
+            jax.jit(loss.forward)((), (z, t, *weights))  # not known when tracing
+    assert "got targets between -1.0 and 1.0" in message(
+        MultiLabelSoftMargin().forward, (), (z[None], 1 - 2 * jnp.eye(3, dtype=z.dtype)[:1])
+    )
+    assert "got targets between 0 and 2" in message(Focal().forward, (), (z, jnp.arange(3)))
+    assert jnp.isnan(BinaryCrossEntropy().forward((), (z, z * jnp.nan))[0])
 
 
 def test_ties_and_merges_that_do_not_fit():

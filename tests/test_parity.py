@@ -13,7 +13,7 @@ from oracle import cotangent, draw, is_float, parameters
 
 import jbp
 from jbp import layers, losses
-from jbp.cases import f, i
+from jbp.cases import f, i, yes
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[parity]'")
 F = torch.nn.functional
@@ -336,7 +336,7 @@ SAME = {
     "mean absolute error": (losses.MeanAbsoluteError(), PAIR, lambda p, x: F.l1_loss(*x)),
     "Huber": (losses.Huber(0.7), PAIR, lambda p, x: F.huber_loss(*x, delta=0.7)),
     "binary cross-entropy": (
-        losses.BinaryCrossEntropy(), PAIR, lambda p, x: F.binary_cross_entropy_with_logits(*x),
+        losses.BinaryCrossEntropy(), (f(4, 3), yes(4, 3)), lambda p, x: F.binary_cross_entropy_with_logits(*x),
     ),
     "hinge": (
         losses.Hinge(), PAIR, lambda p, x: F.hinge_embedding_loss(x[0] * x[1], -torch.ones_like(x[0])),
@@ -403,7 +403,7 @@ SAME = {
         lambda p, x: F.multilabel_margin_loss(x[0], x[1].long()),
     ),
     "multi-label soft margin": (
-        losses.MultiLabelSoftMargin((0.5, 2.0, 1.0)), (f(8, 3), f(8, 3)),
+        losses.MultiLabelSoftMargin((0.5, 2.0, 1.0)), (f(8, 3), yes(8, 3)),
         lambda p, x: F.multilabel_soft_margin_loss(*x, x[0].new_tensor([0.5, 2.0, 1.0])),
     ),
     "smooth L1": (losses.SmoothL1(0.4), PAIR, lambda p, x: F.smooth_l1_loss(*x, beta=0.4)),
@@ -429,11 +429,11 @@ SAME = {
         lambda p, x: F.kl_div(x[0], x[1].sigmoid(), reduction="none").mean(),
     ),
     "binary cross-entropy, weights of yes": (
-        losses.BinaryCrossEntropy((0.5, 2.0, 0.0, 1.0)), (f(3, 4), f(3, 4)),
+        losses.BinaryCrossEntropy((0.5, 2.0, 0.0, 1.0)), (f(3, 4), yes(3, 4)),
         lambda p, x: F.binary_cross_entropy_with_logits(*x, pos_weight=x[0].new_tensor([0.5, 2.0, 0.0, 1.0])),
     ),
     "binary cross-entropy, weights of elements": (
-        losses.Weighted(losses.BinaryCrossEntropy(), normalize=False), (f(3, 4), f(3, 4), i(3, 4, below=3)),
+        losses.Weighted(losses.BinaryCrossEntropy(), normalize=False), (f(3, 4), yes(3, 4), i(3, 4, below=3)),
         lambda p, x: F.binary_cross_entropy_with_logits(x[0], x[1], weight=x[2].double()),
     ),
     "binary cross-entropy of probabilities": (

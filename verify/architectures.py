@@ -32,10 +32,11 @@ class CatalogueError(LookupError):
 
 @dataclass(frozen=True)
 class Array:
-    """An input: its shape, and for integers the number that they stay below."""
+    """An input: its shape, for integers the number that they stay below, the floats that it may hold, () for any."""
 
     shape: tuple[int, ...]
     below: int | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
 
 def plain(inputs: Any) -> Any:
     """A catalogue's own arrays as ours."""
-    return jax.tree.map(lambda x: Array(tuple(x.shape), x.below), inputs)
+    return jax.tree.map(lambda x: Array(tuple(x.shape), x.below, getattr(x, "values", ())), inputs)
 
 
 def _is_chain(layer, source):
@@ -325,7 +326,8 @@ def _target(target: Array, like: Array, y: Array) -> Array:
     shape = y.shape[: len(target.shape)]
     if len(shape) == len(y.shape):  # its last size is to the prediction's as it is in the case
         shape = (*shape[:-1], y.shape[-1] * target.shape[-1] // like.shape[-1])
-    return Array(shape, None if target.below is None else min(target.below, y.shape[-1]))
+    below = None if target.below is None else min(target.below, y.shape[-1])
+    return Array(shape, below, getattr(target, "values", ()))
 
 
 def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.random.Generator]:
@@ -343,11 +345,12 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
 
 
 def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
-    """Arrays like `inputs`: signed normal numbers, integers below their bound, the largest of them at least once."""
+    """Arrays like `inputs`: normal numbers or those it names, integers below their bound, the largest at least once."""
 
     def leaf(x):
         if x.below is None:
-            return jnp.asarray(rng.normal(size=x.shape), dtype)
+            some = getattr(x, "values", ())
+            return jnp.asarray(rng.choice(some, x.shape) if some else rng.normal(size=x.shape), dtype)
         drawn = rng.integers(0, max(x.below, 1), x.shape, np.int32)
         if drawn.size > 1 and drawn.max() < x.below - 1:
             drawn.flat[-1] = x.below - 1  # a mask that is all zero shows nothing

@@ -6,11 +6,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jbp.cases import Case, f
+from jbp.cases import Case, f, yes
 from jbp.errors import LayerError, floats
 from jbp.fields import NonNegative
 from jbp.losses.loss import Loss, Pointwise
-from jbp.losses.targets import alike, tamed
+from jbp.losses.targets import alike, probable, tamed
 from jbp.numerics import along, log_sum_exp, softplus, wide
 
 
@@ -24,11 +24,16 @@ class BinaryCrossEntropy(Pointwise):
     right cost 0. With given="probabilities" z is p itself, y = −mean w t log p + (1 − t) log(1 − p), each logarithm at
     least −100, and dp = ((1 − t) / (1 − p) − w t / p) dy / count. Keeps z and t. Shapes: z and t alike, any; y (). For
     weights of elements there is Weighted(..., normalize=False). Raises LayerError unless x is (z, t), of one shape and
-    dtype: cast labels with labels.astype(z.dtype).
+    dtype, cast labels with labels.astype(z.dtype), and for a t that is no probability where it can be known.
     """
 
     pos_weight: NonNegative | tuple[NonNegative, ...] | None = None
     given: Literal["scores", "probabilities"] = "scores"
+
+    def _inputs(self, x):
+        z, t = super()._inputs(x)
+        probable(self, t)
+        return z, t
 
     def _w(self, z):
         if not isinstance(self.pos_weight, tuple):
@@ -178,12 +183,12 @@ def _apart(z, u, log_z, log_u):
 
 CASES = (
     *(
-        Case(loss(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5)))
-        for loss in (BinaryCrossEntropy, Hinge, KullbackLeibler)
+        Case(loss(), (f(3, 5), like(3, 5)), (f(2, 3, 5), like(2, 3, 5)))
+        for loss, like in ((BinaryCrossEntropy, yes), (Hinge, f), (KullbackLeibler, f))
     ),
-    Case(BinaryCrossEntropy(pos_weight=2.0), (f(3), f(3))),
-    Case(BinaryCrossEntropy((0.5, 2.0, 0.0)), (f(2, 3), f(2, 3))),
-    Case(BinaryCrossEntropy((0.5, 2.0), "probabilities"), (f(3, 2), f(3, 2))),
+    Case(BinaryCrossEntropy(pos_weight=2.0), (f(3), yes(3))),
+    Case(BinaryCrossEntropy((0.5, 2.0, 0.0)), (f(2, 3), yes(2, 3))),
+    Case(BinaryCrossEntropy((0.5, 2.0), "probabilities"), (f(3, 2), yes(3, 2))),
     Case(KLDiv(), (f(3, 5), f(3, 5))),
     Case(KLDiv(log_target=True), (f(3, 5), f(3, 5))),
 )

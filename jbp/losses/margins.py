@@ -6,12 +6,12 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.cases import Case, f, i
+from jbp.cases import Case, f, i, yes
 from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import Fraction, NonNegative
 from jbp.losses.cross_entropy import Classes
 from jbp.losses.loss import Loss, Pointwise, is_float
-from jbp.losses.targets import alike, pair, tamed, whole
+from jbp.losses.targets import alike, pair, probable, tamed, whole
 from jbp.numerics import Static, along, chosen, softplus, wide
 
 
@@ -232,7 +232,7 @@ class MultiLabelSoftMargin(Loss):
         dz = w (σ(z) − t) dy / (K rows)      dt = −w z dy / (K rows)
 
     w are the `weights` of the classes. Keeps z and t. Shapes: z and t (..., K), y (). Raises LayerError unless x is (z,
-    t), of one shape and dtype, and for another number of weights.
+    t), of one shape and dtype, for another number of weights, and for a t that is no probability where it can be known.
     """
 
     weights: tuple[NonNegative, ...] | None = None
@@ -248,6 +248,7 @@ class MultiLabelSoftMargin(Loss):
     def terms(self, params, x, /):
         z, t = alike(self, x)
         floats(self, z, "(..., classes)")
+        probable(self, t)
         yes, no = self._costs(z, t)
         return ((self._w(z) * (wide(t) * yes + (1 - wide(t)) * no)).sum(-1), None), (z, t)
 
@@ -274,13 +275,19 @@ class Focal(Pointwise):
 
     a is `alpha` where yes, 1 − alpha where no, 1 for None. In between, c, 1 − q and a are linear in t, which has its
     cotangent. Keeps z and t. Shapes: z and t alike, any; y (). (Lin et al., *Focal Loss for Dense Object Detection*,
-    2017, §3.) t of floats or integers.
+    2017, §3.) t of floats or integers. Raises LayerError for other shapes, and for a t below 0 or above 1 where it can
+    be known.
     """
 
     gamma: NonNegative = 2.0
     alpha: Fraction | None = None
 
     integers = ("target",)
+
+    def _inputs(self, x):
+        z, t = super()._inputs(x)
+        probable(self, t)
+        return z, t
 
     def _a(self, t):
         return jnp.ones_like(t) if self.alpha is None else self.alpha * t + (1 - self.alpha) * (1 - t)
@@ -319,8 +326,8 @@ CASES = (
     Case(MultiMargin(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(MultiMargin(2, 0.5, (0.5, 2.0, 0.0), ignore=1), (f(8, 3), i(8, below=3))),
     Case(MultiLabelMargin(), (f(3, 5), i(3, 5, below=5))),
-    Case(MultiLabelSoftMargin(), (f(3, 5), f(3, 5))),
-    Case(MultiLabelSoftMargin((0.5, 2.0, 1.0)), (f(2, 5, 3), f(2, 5, 3))),
-    Case(Focal(), (f(3, 5), f(3, 5))),
-    Case(Focal(3.0, 0.25), (f(3, 5), i(3, 5, below=2)), (f(3, 2), f(3, 2))),
+    Case(MultiLabelSoftMargin(), (f(3, 5), yes(3, 5))),
+    Case(MultiLabelSoftMargin((0.5, 2.0, 1.0)), (f(2, 5, 3), yes(2, 5, 3))),
+    Case(Focal(), (f(3, 5), yes(3, 5))),
+    Case(Focal(3.0, 0.25), (f(3, 5), i(3, 5, below=2)), (f(3, 2), yes(3, 2))),
 )

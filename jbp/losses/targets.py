@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.errors import LayerError, floats, parts, show
+from jbp.errors import LayerError, floats, known, parts, show
 
 
 def pair(layer, x, what):
@@ -24,6 +24,20 @@ def alike(layer, x):
             "Reshape or cast the target.",
         )
     return p, t
+
+
+def probable(layer: Any, t: Any) -> None:
+    """An error unless targets are probabilities, which is looked at where they can be known. NaN makes the loss NaN."""
+    if not known(t) or not t.size:
+        return
+    seen = np.asarray(t)
+    least, most = seen.min(), seen.max()
+    if least < 0 or most > 1:
+        raise LayerError(
+            layer,
+            f"got targets between {least} and {most}; expected 0 <= target <= 1, the probability of yes. "
+            "From labels of 1 and -1 take (labels + 1) / 2; for labels of classes there is SoftmaxCrossEntropy.",
+        )
 
 
 def whole(ids: Any) -> Any:

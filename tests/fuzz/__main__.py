@@ -62,6 +62,7 @@ class Call:
     words: str
     act: Callable[[], Any]
     senseless: bool
+    filled: bool = False  # whether no array of the answer can be empty
 
 
 def draw(spec: Any, rng: np.random.Generator) -> Any:
@@ -70,6 +71,8 @@ def draw(spec: Any, rng: np.random.Generator) -> Any:
     def leaf(a):
         if a.below is not None:
             return jnp.asarray(rng.integers(0, max(a.below, 1), a.shape), jnp.int32)
+        if a.values:
+            return jnp.asarray(rng.choice(a.values, a.shape), jnp.float32)
         return jnp.asarray(rng.normal(size=a.shape), jnp.float32)
 
     return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
@@ -126,7 +129,7 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
         changed = replace(layer, **{name: new})
         return both_ways(changed, changed.init(jax.random.key(0), x), x)
 
-    return Call(f"{type(layer).__name__}({name}={short(new)})", act, senseless)
+    return Call(f"{type(layer).__name__}({name}={short(new)})", act, senseless, filled=True)
 
 
 def wrong_leaf(leaf: Any, rng: np.random.Generator) -> tuple[Any, bool]:
@@ -309,10 +312,10 @@ def cotangents(case: Any, rng: np.random.Generator) -> Call | None:
     wrong = [None, dy[None], jnp.ones((*y.shape, 2)), dy.astype(jnp.float16), dy.astype(jnp.int32), (dy, dy), "dy"]
     new = pick(rng, [*wrong, jnp.ones((), y.dtype)] if y.shape else wrong)
     alone = not hasattr(new, "dtype") or not jnp.issubdtype(new.dtype, jnp.floating)
-    way = pick(rng, ["loss", "Residual", *["pull"] * alone])
-    keeps = hasattr(x, "shape") and x.shape == y.shape
-    if way == "Residual" and (not keeps or getattr(new, "dtype", None) == jnp.float16):  # it compares dy with dx
-        way = "loss"
+    ways = ["loss", *["pull"] * alone]
+    if hasattr(x, "shape") and x.shape == y.shape and (alone or new.shape == ()):
+        ways.append("Residual")  # it compares dy with dx: what is larger than both it cannot know
+    way = pick(rng, ways)
 
     def act():
         if way == "loss":
@@ -347,6 +350,8 @@ def outcome(call: Call) -> tuple[str, str]:
         return "silent", "accepted"
     if not all(np.isfinite(np.asarray(v, np.float64)).all() for v in arrays):
         return "silent", "an answer with NaN or Inf"
+    if call.filled and not all(v.size for v in arrays):
+        return "silent", "an empty answer"
     return "fine", ""
 
 
