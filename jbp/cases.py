@@ -11,7 +11,7 @@ from jbp.layer import Layer
 
 @dataclass(frozen=True)
 class Array:
-    """An input: its shape, for integers the number that they stay below, the floats that it may hold, () for any."""
+    """An input: its shape, for integers the number that they stay below, the numbers that it may hold, () for any."""
 
     shape: tuple[int, ...]
     below: int | None = None
@@ -25,6 +25,11 @@ def f(*shape: int) -> Array:
 def yes(*shape: int) -> Array:
     """Probabilities of yes, as a loss takes them for its target."""
     return Array(shape, values=(0.0, 0.3, 1.0))
+
+
+def signs(*shape: int) -> Array:
+    """1 and −1, as floats."""
+    return Array(shape, values=(-1.0, 1.0))
 
 
 def i(*shape: int, below: int) -> Array:

@@ -21,9 +21,10 @@ def draw(spec, seed=0, dtype=jnp.float64):
     rng = np.random.default_rng(seed)
 
     def leaf(a):
-        if a.below is not None:
+        if a.below is not None and not a.values:
             return jnp.asarray(rng.integers(0, a.below, a.shape), jnp.int32)
-        return jnp.asarray(rng.choice(a.values, a.shape) if a.values else rng.normal(size=a.shape), dtype)
+        drawn = rng.choice(a.values, a.shape) if a.values else rng.normal(size=a.shape)
+        return jnp.asarray(drawn, dtype if a.below is None else jnp.int32)
 
     return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
 

@@ -25,6 +25,7 @@ from jbp.layers.norm.features import Affine
 from jbp.layers.recurrent.sequence import Cell, OverTime, Steps, Unrolled
 from jbp.losses.cross_entropy import Classes, Entropy
 from jbp.losses.loss import Loss, Pointwise
+from jbp.losses.targets import Signed
 from jbp.sweep import children
 
 ROOT = Path(jbp.__file__).parent.parent
@@ -252,6 +253,7 @@ UNLISTED = {
     Unrolled: "what recurrent layers have in common",
     Pointwise: "what losses of one element at a time have in common",
     Classes: "what losses of labels have in common",
+    Signed: "what losses of targets 1 and -1 have in common",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",
 }
 

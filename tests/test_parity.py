@@ -13,7 +13,7 @@ from oracle import cotangent, draw, is_float, parameters
 
 import jbp
 from jbp import layers, losses
-from jbp.cases import f, i, yes
+from jbp.cases import Array, f, i, signs, yes
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[parity]'")
 F = torch.nn.functional
@@ -339,7 +339,8 @@ SAME = {
         losses.BinaryCrossEntropy(), (f(4, 3), yes(4, 3)), lambda p, x: F.binary_cross_entropy_with_logits(*x),
     ),
     "hinge": (
-        losses.Hinge(), PAIR, lambda p, x: F.hinge_embedding_loss(x[0] * x[1], -torch.ones_like(x[0])),
+        losses.Hinge(), (f(3, 5), signs(3, 5)),
+        lambda p, x: F.hinge_embedding_loss(x[0] * x[1], -torch.ones_like(x[0])),
     ),
     "Kullback-Leibler": (
         losses.KullbackLeibler(), PAIR,
@@ -388,12 +389,12 @@ SAME = {
         lambda p, x: F.cosine_embedding_loss(x[0], x[1], 2 * x[2] - 1, 0.1),
     ),
     "margin ranking": (
-        losses.MarginRanking(0.5), (f(8), f(8), i(8, below=2)), lambda p, x: F.margin_ranking_loss(*x, margin=0.5),
+        losses.MarginRanking(0.5), (f(8), f(8), signs(8)), lambda p, x: F.margin_ranking_loss(*x, margin=0.5),
     ),
     "hinge embedding": (
         losses.HingeEmbedding(0.5), (f(8), i(8, below=2)), lambda p, x: F.hinge_embedding_loss(x[0], 2 * x[1] - 1, 0.5),
     ),
-    "soft margin": (losses.SoftMargin(), (f(8), i(8, below=2)), lambda p, x: F.soft_margin_loss(*x)),
+    "soft margin": (losses.SoftMargin(), (f(8), Array((8,), 2, (-1, 1))), lambda p, x: F.soft_margin_loss(*x)),
     "multi-margin": (
         losses.MultiMargin(2, 0.7, (0.5, 2.0, 0.0)), (f(8, 3), i(8, below=3)),
         lambda p, x: F.multi_margin_loss(x[0], x[1].long(), 2, 0.7, x[0].new_tensor([0.5, 2.0, 0.0])),

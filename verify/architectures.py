@@ -32,7 +32,7 @@ class CatalogueError(LookupError):
 
 @dataclass(frozen=True)
 class Array:
-    """An input: its shape, for integers the number that they stay below, the floats that it may hold, () for any."""
+    """An input: its shape, for integers the number that they stay below, the numbers that it may hold, () for any."""
 
     shape: tuple[int, ...]
     below: int | None = None
@@ -348,9 +348,10 @@ def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:
     """Arrays like `inputs`: normal numbers or those it names, integers below their bound, the largest at least once."""
 
     def leaf(x):
+        if some := getattr(x, "values", ()):
+            return jnp.asarray(rng.choice(some, x.shape), dtype if x.below is None else np.int32)
         if x.below is None:
-            some = getattr(x, "values", ())
-            return jnp.asarray(rng.choice(some, x.shape) if some else rng.normal(size=x.shape), dtype)
+            return jnp.asarray(rng.normal(size=x.shape), dtype)
         drawn = rng.integers(0, max(x.below, 1), x.shape, np.int32)
         if drawn.size > 1 and drawn.max() < x.below - 1:
             drawn.flat[-1] = x.below - 1  # a mask that is all zero shows nothing

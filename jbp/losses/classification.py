@@ -6,11 +6,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jbp.cases import Case, f, yes
+from jbp.cases import Case, f, signs, yes
 from jbp.errors import LayerError, floats
 from jbp.fields import NonNegative
 from jbp.losses.loss import Loss, Pointwise
-from jbp.losses.targets import alike, probable, tamed
+from jbp.losses.targets import Signed, alike, probable, tamed
 from jbp.numerics import along, log_sum_exp, softplus, wide
 
 
@@ -83,11 +83,12 @@ class BinaryCrossEntropy(Pointwise):
 
 
 @dataclass(frozen=True)
-class Hinge(Loss):
+class Hinge(Signed):
     """y = mean max(0, 1 − t z): scores z, and t = 1 or −1.      dz = −t dy / count where t z < 1, else 0
 
     dt = −z dy / count there. Keeps z and t. Shapes: z and t alike, any; y (). (Cortes & Vapnik, *Support-Vector
-    Networks*, 1995.) Raises LayerError unless x is (z, t), of one shape and dtype.
+    Networks*, 1995.) Raises LayerError unless x is (z, t), of one shape and dtype, and for other t where they
+    can be known.
     """
 
     def terms(self, params, x, /):
@@ -184,7 +185,7 @@ def _apart(z, u, log_z, log_u):
 CASES = (
     *(
         Case(loss(), (f(3, 5), like(3, 5)), (f(2, 3, 5), like(2, 3, 5)))
-        for loss, like in ((BinaryCrossEntropy, yes), (Hinge, f), (KullbackLeibler, f))
+        for loss, like in ((BinaryCrossEntropy, yes), (Hinge, signs), (KullbackLeibler, f))
     ),
     Case(BinaryCrossEntropy(pos_weight=2.0), (f(3), yes(3))),
     Case(BinaryCrossEntropy((0.5, 2.0, 0.0)), (f(2, 3), yes(2, 3))),

@@ -6,12 +6,12 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.cases import Case, f, i, yes
+from jbp.cases import Case, f, i, signs, yes
 from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import Fraction, NonNegative
 from jbp.losses.cross_entropy import Classes
 from jbp.losses.loss import Loss, Pointwise, is_float
-from jbp.losses.targets import alike, pair, probable, tamed, whole
+from jbp.losses.targets import Signed, alike, pair, probable, tamed, whole
 from jbp.numerics import Static, along, chosen, softplus, wide
 
 
@@ -30,11 +30,11 @@ def _plain_costs(z, t):
 
 
 @dataclass(frozen=True)
-class SoftMargin(Pointwise):
+class SoftMargin(Signed, Pointwise):
     """y = mean log(1 + e^(−t z)): scores z, and t = 1 or −1.      dz = −t σ(−t z) dy / count
 
     dt = −z σ(−t z) dy / count. Keeps z and t. Shapes: z and t alike, any, t of floats or integers; y (). Raises
-    LayerError for other shapes.
+    LayerError for other shapes, and for other t where they can be known.
     """
 
     integers = ("target",)
@@ -86,12 +86,13 @@ class HingeEmbedding(Pointwise):
 
 
 @dataclass(frozen=True)
-class MarginRanking(Pointwise):
+class MarginRanking(Signed, Pointwise):
     """y = mean max(0, m − t (a − b)) on x = (a, b, t): a is to be above b by the margin m where t = 1, below where −1.
 
         da = −t k dy / count      db = t k dy / count      dt = −(a − b) k dy / count      k = 1 where the max is not 0
 
-    Keeps a − b and t. Shapes: a, b and t alike, any, t of floats or integers; y (). Raises LayerError for other shapes.
+    Keeps a − b and t. Shapes: a, b and t alike, any, t of floats or integers; y (). Raises LayerError for other shapes,
+    and for other t where they can be known.
     """
 
     margin: float = 0.0
@@ -320,9 +321,9 @@ class Focal(Pointwise):
 
 
 CASES = (
-    Case(SoftMargin(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(SoftMargin(), (f(3, 5), signs(3, 5)), (f(2, 3, 5), signs(2, 3, 5))),
     Case(HingeEmbedding(), (f(3, 5), i(3, 5, below=2)), (f(3), f(3))),
-    Case(MarginRanking(0.5), (f(3, 5), f(3, 5), i(3, 5, below=2)), (f(3), f(3), f(3))),
+    Case(MarginRanking(0.5), (f(3, 5), f(3, 5), signs(3, 5)), (f(3), f(3), signs(3))),
     Case(MultiMargin(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(MultiMargin(2, 0.5, (0.5, 2.0, 0.0), ignore=1), (f(8, 3), i(8, below=3))),
     Case(MultiLabelMargin(), (f(3, 5), i(3, 5, below=5))),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbp.errors import LayerError, floats, known, parts, show
+from jbp.losses.loss import Loss
 
 
 def pair(layer, x, what):
@@ -38,6 +39,26 @@ def probable(layer: Any, t: Any) -> None:
             f"got targets between {least} and {most}; expected 0 <= target <= 1, the probability of yes. "
             "From labels of 1 and -1 take (labels + 1) / 2; for labels of classes there is SoftmaxCrossEntropy.",
         )
+
+
+class Signed(Loss):
+    """A loss whose targets, the last of its inputs, say yes by 1 and no by −1: 0 would be neither, at a constant cost.
+
+    Inside of Weighted a row that does not count may have any, so it is the loss itself that looks.
+    """
+
+    def forward(self, params, x, /):
+        found = super().forward(params, x)
+        if known(x[-1]):
+            t = np.asarray(x[-1], np.float64)
+            wrong = t[(np.abs(t) != 1) & ~np.isnan(t)]
+            if wrong.size:
+                raise LayerError(
+                    self,
+                    f"got a target of {wrong[0]:g}; expected 1 for yes and -1 for no. "
+                    "From labels of 1 and 0 take 2 * labels - 1.",
+                )
+        return found
 
 
 def whole(ids: Any) -> Any:

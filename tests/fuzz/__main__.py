@@ -69,10 +69,10 @@ def draw(spec: Any, rng: np.random.Generator) -> Any:
     """Ordinary values for a case's inputs, in float32."""
 
     def leaf(a):
+        if a.values:
+            return jnp.asarray(rng.choice(a.values, a.shape), jnp.float32 if a.below is None else jnp.int32)
         if a.below is not None:
             return jnp.asarray(rng.integers(0, max(a.below, 1), a.shape), jnp.int32)
-        if a.values:
-            return jnp.asarray(rng.choice(a.values, a.shape), jnp.float32)
         return jnp.asarray(rng.normal(size=a.shape), jnp.float32)
 
     return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
