@@ -1,5 +1,7 @@
 """Strict in the tests: float64 on, no silent broadcast over ranks or promotion of dtypes, warnings are errors."""
 
+from collections import defaultdict
+
 import jax
 import pytest
 
@@ -10,6 +12,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Thousands of small programs that run a few times each: nearly all the time goes into compiling them.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_addoption(parser):
+    words = "of a test with forty sets of parameters or more try every so-many-th alone (make test-quick)"
+    parser.addoption("--sample", type=int, default=1, help=words)
+
+
+def pytest_collection_modifyitems(config, items):
+    every, groups = config.getoption("sample"), defaultdict(list)
+    for item in items:
+        groups[item.nodeid.partition("[")[0]].append(item)
+    left_out = {item for group in groups.values() if len(group) >= 40 for i, item in enumerate(group) if i % every}
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
