@@ -17,8 +17,7 @@ import optax
 
 from examples.cartpole import LONGEST, Poles, chance, film, play
 from examples.shared import Figure, Outcome, curve, level, main, picture
-from jbp import recipes
-from jbp.losses import ClippedPolicy, MeanSquaredError
+from jbp import losses, recipes
 from jbp.train import start, step
 
 POLES, TIME, ROUNDS, BATCH, DISCOUNT, MIX = 16, 128, 32, 512, 0.99, 0.95
@@ -70,8 +69,8 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(optax.linear_schedule(2e-3, 1e-4, steps)))
     policy, critic = (start(n, optimizer, k, poles.states) for n, k in zip((POLICY, CRITIC), keys, strict=False))
     improve, judge = (
-        step(POLICY, ClippedPolicy(0.2, entropy=0.01), optimizer),
-        step(CRITIC, MeanSquaredError(), optimizer),
+        step(POLICY, losses.ClippedPolicy(0.2, entropy=0.01), optimizer),
+        step(CRITIC, losses.MeanSquaredError(), optimizer),
     )
     history = []
     for now in range(0, steps, ROUNDS):

@@ -20,8 +20,7 @@ import sklearn
 from sklearn.manifold import TSNE
 
 from examples.shared import Figure, Outcome, curve, level, main, picture
-from jbp import recipes
-from jbp.layers import Add
+from jbp import layers, recipes
 from jbp.train import fit, start
 
 VOCABULARY, WINDOW, NEGATIVES, BATCH = 2000, 4, 5, 4096
@@ -72,7 +71,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     net, optimizer = recipes.word2vec(VOCABULARY), optax.adam(optax.linear_schedule(1e-2, 1e-3, steps))
     state = start(net, optimizer, jax.random.key(seed), *next(batches()))
     every = max(1, steps // 10)
-    state, history = fit(net, Add(), optimizer, state, batches(), check=check, every=every, title="word2vec")
+    state, history = fit(net, layers.Add(), optimizer, state, batches(), check=check, every=every, title="word2vec")
 
     vectors = np.asarray(state.params[0][0]["e"])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -258,7 +258,10 @@ class SigmoidContrastive(Loss):
         ds = -z / (1 + jnp.exp(z * s)) * dl[..., None]
         each = (jnp.exp(wide(params["t"])) * ds).astype(u.dtype)
         du, dv = jnp.einsum("...ij,...jd->...id", each, v), jnp.einsum("...ij,...id->...jd", each, u)
-        return (du, dv), {"t": (ds * raw).sum().astype(u.dtype), "b": ds.sum().astype(u.dtype)}
+        return (du, dv), {
+            "t": (ds * raw).sum().astype(params["t"].dtype),
+            "b": ds.sum().astype(params["b"].dtype),
+        }
 
     def terms_gradient(self, residuals, delta, /):
         return delta
