@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from oracle import audit, draw, is_float
 
@@ -22,6 +23,8 @@ from jbp.losses import (
     Sum,
     Weighted,
 )
+from jbp.params import trainable
+from jbp.train import State
 from jbp.train.watch import cause
 from verify.protocol import children, replace_at
 
@@ -149,7 +152,9 @@ def test_losses_in_losses_train_and_are_looked_into_for_nan():
         jbp.Parallel(jbp.layers.Dense(2), *[jbp.layers.Identity()] * 2), Weighted(LinearCrossEntropy(3, 2))
     )
     x = draw((f(4, 3), i(4, below=3), f(4)))
-    assert cause(net, jbp.layers.Add(), audit(net, x), (x,)).startswith("When the step was run again")
+    params, optimizer = audit(net, x), optax.sgd(0.1)
+    state = State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32))
+    assert cause(net, jbp.layers.Add(), optimizer, state, (x,)).startswith("When the step was run again")
 
 
 def test_what_asks_its_inside_for_more_than_a_layer_has_is_taken_as_a_whole():

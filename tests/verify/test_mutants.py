@@ -64,10 +64,10 @@ def test_all_mutants_die():
 def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(mutants, "MOST", 0)  # the strongest judge takes seconds
     (number,) = (k for k, kind in enumerate(KINDS) if kind is jbp.layers.CELU)
-    (mutant,) = (m for m in mistakes(jbp.layers.CELU) if m.after == "y >= 0")
+    (mutant,) = (m for m in mistakes(jbp.layers.CELU) if m.after == "kept >= 0")
     assert mutants.judge("jbp", number, mutant) == ("survived", "")
     file = tmp_path / "equivalents.toml"
-    file.write_text('[[equivalent]]\nmutant = "CELU: *: `y > 0` -> `y >= 0`"\nreason = "continuous"\n')
+    file.write_text('[[equivalent]]\nmutant = "CELU: *: `kept > 0` -> `kept >= 0`"\nreason = "continuous"\n')
     assert mutants.judge("jbp", number, mutant, mutants._reasons(file)) == ("equivalent", "continuous")
     file.write_text("[[equivalent]]\nmutant = 3")
     with pytest.raises(mutants.MutantsError, match="expected TOML tables"):
