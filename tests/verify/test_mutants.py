@@ -54,6 +54,7 @@ def test_every_layer_can_be_mutated_by_many_rules():
     assert sum(map(len, found.values())) > 4000
 
 
+@pytest.mark.slow
 def test_all_mutants_die():
     told = mutants.summary(mutants.run(mutants.choose("jbp", ("Tanh", "Logits"), 12, 0)))
     assert told["survivors"] == []
