@@ -37,6 +37,12 @@ def _attention(heads: int, dropout: float, bias: bool, causal: bool = False):
     return _dropped(MultiHeadAttention(heads, causal=causal, dropout=dropout or None, bias=bias), rate=dropout)
 
 
+def _stack(one, layers, norm, bias):
+    """`layers` such layers in one scan, a norm after them if `norm`, and y alone of the named inputs."""
+    last = LayerNorm(bias=bias) if norm else Identity()
+    return Serial(Repeat(one, layers), Sublayer(last, into=None))
+
+
 def transformer_encoder_layer(
     width: int,
     heads: int,
@@ -77,8 +83,7 @@ def transformer_encoder(
     this is a language model.
     """
     one = transformer_encoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
-    last = LayerNorm(bias=bias) if (norm_first if norm is None else norm) else Identity()
-    return Serial(Repeat(one, layers), Sublayer(last, into=None))
+    return _stack(one, layers, norm_first if norm is None else norm, bias)
 
 
 def transformer_decoder_layer(
@@ -118,8 +123,7 @@ def transformer_decoder(
 ) -> Serial:
     """Several `transformer_decoder_layer`s in one scan: y (batch, n, width). `norm` is as in `transformer_encoder`."""
     one = transformer_decoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
-    last = LayerNorm(bias=bias) if (norm_first if norm is None else norm) else Identity()
-    return Serial(Repeat(one, layers), Sublayer(last, into=None))
+    return _stack(one, layers, norm_first if norm is None else norm, bias)
 
 
 def transformer(
