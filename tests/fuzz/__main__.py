@@ -33,11 +33,11 @@ import numpy as np
 import optax
 
 import jbp
-from jbp.cases import Array
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES
 from jbp.errors import LayerError, TreeError
 from jbp.sweep import value_and_grad
 from jbp.train import Diverged, fit, start, step
+from tests.oracle import draw
 
 CASES = (*LAYERS, *ESTIMATORS, *LOSSES)
 OUTCOMES = "typed", "fine", "noted", "bare", "raw", "silent"
@@ -63,19 +63,6 @@ class Call:
     act: Callable[[], Any]
     senseless: bool
     filled: bool = False  # whether no array of the answer can be empty
-
-
-def draw(spec: Any, rng: np.random.Generator) -> Any:
-    """Ordinary values for a case's inputs, in float32."""
-
-    def leaf(a):
-        if a.values:
-            return jnp.asarray(rng.choice(a.values, a.shape), jnp.float32 if a.below is None else jnp.int32)
-        if a.below is not None:
-            return jnp.asarray(rng.integers(0, max(a.below, 1), a.shape), jnp.int32)
-        return jnp.asarray(rng.normal(size=a.shape), jnp.float32)
-
-    return jax.tree.map(leaf, spec, is_leaf=lambda a: isinstance(a, Array))
 
 
 def both_ways(layer: Any, params: Any, x: Any) -> Any:
@@ -123,7 +110,7 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
     new = pick(rng, SENSELESS) if senseless else pick(rng, numbers)
     if isinstance(old, bool) and isinstance(new, bool):
         return None
-    x = draw(case.inputs[0], rng)
+    x = draw(case.inputs[0], rng, jnp.float32)
 
     def act():
         changed = replace(layer, **{name: new})
@@ -165,7 +152,7 @@ def wrong_leaf(leaf: Any, rng: np.random.Generator) -> tuple[Any, bool]:
 
 def inputs(case: Any, rng: np.random.Generator) -> Call | None:
     """One array that goes in is something else."""
-    layer, x = case.layer, draw(pick(rng, case.inputs), rng)
+    layer, x = case.layer, draw(pick(rng, case.inputs), rng, jnp.float32)
     leaves, tree = jax.tree.flatten(x)
     i = rng.integers(len(leaves))
     new, senseless = wrong_leaf(leaves[i], rng)
@@ -184,7 +171,7 @@ def inputs(case: Any, rng: np.random.Generator) -> Call | None:
 
 def parameters(case: Any, rng: np.random.Generator) -> Call | None:
     """The parameters are not this layer's."""
-    layer, x = case.layer, draw(pick(rng, case.inputs), rng)
+    layer, x = case.layer, draw(pick(rng, case.inputs), rng, jnp.float32)
     params = layer.init(jax.random.key(0), x)
     flat = jax.tree.leaves_with_path(params)
     if not flat:
@@ -216,7 +203,7 @@ def parameters(case: Any, rng: np.random.Generator) -> Call | None:
 
 def keys(case: Any, rng: np.random.Generator) -> Call | None:
     """What is no key, given to init."""
-    layer, x = case.layer, draw(pick(rng, case.inputs), rng)
+    layer, x = case.layer, draw(pick(rng, case.inputs), rng, jnp.float32)
     drawn = jax.tree.leaves(layer.init(jax.random.key(0), x))
     new = pick(rng, [None, 3, 2.5, "key", jnp.ones(3), object()])
     return Call(
@@ -303,7 +290,7 @@ def cotangents(case: Any, rng: np.random.Generator) -> Call | None:
     """A cotangent that is not like the output, from a loss whose backward pass is wrong, or around a layer that keeps
     shapes: where y is known. A layer that is pulled alone has the residuals only, often no y, and can but refuse what
     is no floating array."""
-    layer, x = case.layer, draw(pick(rng, case.inputs), rng)
+    layer, x = case.layer, draw(pick(rng, case.inputs), rng, jnp.float32)
     params = layer.init(jax.random.key(0), x)
     y = jax.eval_shape(lambda p: layer.forward(p, x)[0], params)
     if not hasattr(y, "shape") or not jnp.issubdtype(y.dtype, jnp.floating):
