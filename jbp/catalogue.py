@@ -74,6 +74,14 @@ LAYERS = (
     Case(layers.Recurrent(_normed(2), 2), f(3, 4, 1)),
     Case(jbp.Serial(jbp.Parallel(layers.LSTMLeaf(2), layers.Identity()), layers.Recursive(layers.LSTMNode())),
          (f(2, 3, 5), i(2, 3, 2, below=3))),
+    Case(
+        jbp.Serial(
+            body=layers.FanOut(("right", "left")),
+            heads=jbp.Parallel(right=layers.Dense(2), left=layers.Tanh()),
+            joined=layers.Concatenate(),
+        ),
+        *ANY,
+    ),
     Case(layers.MixtureOfExperts(layers.Dense(3), 2), f(3, 5), f(2, 3, 5)),
     Case(
         layers.MixtureOfExperts(jbp.Serial(layers.Dense(8), layers.Tanh(), layers.Dense(5)), 3, k=2, capacity=0.8),

@@ -39,6 +39,12 @@ class Layer:
         """dparams. BP3 and BP4: what the error says about the parameters."""
         return ()
 
+    def __call__(self, params: Tree, x: Tree, /, has_aux: bool = False) -> Tree:
+        """y, or (y, advanced) with has_aux, for `jax.grad`: its derivative is this layer's own backward pass."""
+        from jbp.bridge import as_function  # which is made of layers
+
+        return as_function(self, has_aux)(params, x)
+
     def pull(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
         """(dx, dparams): both halves at once, the ordinary way down. No delta outlives its layer."""
         dx, delta = self.backward(params, residuals, dy)
@@ -75,11 +81,17 @@ class Estimator(Layer):
 
 
 def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
-    """The combinator over changed children, each given with its label: '' for the field `layer`, '[i]' for `layers`."""
+    """The combinator over changed children, each given with its label.
+
+    That is '' for the field `layer`, '[i]' or '.name' for one of `layers`, '.field' for another.
+    """
+
+    called = getattr(layer, "names", ())
 
     def changed(label, value):
         if isinstance(value, tuple):
-            return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
+            named = called and not label
+            return tuple(changed(f".{called[i]}" if named else f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if isinstance(value, Layer) else value
 
     shown = is_dataclass(layer) and not getattr(layer, "sealed", False)  # sealed: of use to that combinator alone

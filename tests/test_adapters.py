@@ -43,6 +43,7 @@ def test_an_adapted_dense_is_a_lora():
             f(2, 3, 5),
             {"0/w": ((5, 2), (2, 4)), "1/0/w": ((2, 4, 2), (2, 2, 4)), "1/1/v": ((2, 4, 2), (2, 2, 4))},
         ),
+        (Serial(a=Dense(5), b=Repeat(Dense(5), 3)), (("b", "w"),), f(2, 5), {"b/w": ((3, 5, 2), (3, 2, 5))}),
         (
             Serial(MixtureOfExperts(Dense(4), 3, capacity=None), Select(0)),
             (("experts", "w"),),

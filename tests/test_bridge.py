@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jbp import LayerError, Repeat, Residual, Serial, as_function, buffers, merge, trainable
-from jbp.layers import BatchNorm, Dense, Dropout, Embedding, LayerNorm, Tanh
+from jbp.layers import BatchNorm, Dense, Dropout, Embedding, LayerNorm, StraightThroughSign, Tanh
 
 X = jax.random.normal(jax.random.key(0), (6, 4))
 NET = Serial(
@@ -40,6 +40,18 @@ def test_in_jax():
     np.testing.assert_allclose(y, NET.reference(PARAMS, X), rtol=1e-11)
     assert advanced[1]["steps"].value == 1
     assert (f(advanced, X)[0] != y).any()  # another mask
+
+
+def test_a_network_is_a_function_with_its_own_way_down():
+    def value(trained, x):
+        return jnp.sin(NET(merge(trained, buffers(PARAMS)), x, has_aux=True)[0]).sum()
+
+    close(jax.jit(jax.grad(value, (0, 1)))(trainable(PARAMS), X), true_gradient())
+    wave = jnp.linspace(-1.0, 1.0, 5)
+    np.testing.assert_array_equal(jax.grad(lambda x: StraightThroughSign()((), x).sum())(wave), jnp.ones(5))
+    assert not jax.grad(lambda x: StraightThroughSign().forward((), x)[0].sum())(wave).any()  # that is of the text
+    with pytest.raises(LayerError, match=r"got has_aux=False, but Dropout\(0\.5\).* use net\.evaluation\(\)"):
+        Dropout(0.5)((), X)
 
 
 def test_a_layer_that_advances_must_be_asked_for_it():

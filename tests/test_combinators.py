@@ -9,6 +9,7 @@ from oracle import audit, draw, parameters, reverse
 from jbp import (
     Buffer,
     Frozen,
+    LayerError,
     Parallel,
     Remat,
     Repeat,
@@ -52,6 +53,15 @@ NETS = {
     "Parallel of a pytree": (Parallel(Dense(2), Parallel(Tanh(), Dense(3))), (f(3, 4), (f(2, 2), f(1, 5)))),
     "fan out and join": (
         Serial(FanOut(3), Parallel(Dense(3), Identity(), Serial(Dense(2), Tanh())), Concatenate()),
+        f(3, 4),
+    ),
+    "names": (
+        Serial(
+            first=Serial(NOISY, FanOut(("b", "a"))),
+            sides=Parallel(b=Dense(4), a=Tied(Serial(x=Dense(4), y=Dense(4)), ((("x",), ("y",)),))),
+            sum=Add(),
+            last=Repeat(Frozen(Serial(one=Dense(4), two=BatchNorm())), 2),
+        ),
         f(3, 4),
     ),
     "Add": (Serial(FanOut(), Parallel(NOISY, Dense(4)), Add()), f(3, 4)),
@@ -289,3 +299,59 @@ def test_layers_of_any_origin_join():
             return 2 * dy, ()
 
     audit(Serial(Twice(), Dense(2)), draw(f(3, 4)))
+
+
+NAMED = Serial(encoder=Serial(Dense(4), Tanh()), middle=Residual(Dense(4)), head=Dense(2))
+
+
+def test_layers_inside_are_found_by_place_slice_and_name():
+    net = Serial(Dense(4), Tanh(), Dense(2))
+    assert (net[0], net[-1], len(net), list(net)) == (Dense(4), Dense(2), 3, [Dense(4), Tanh(), Dense(2)])
+    assert net[1:] == Serial(Tanh(), Dense(2))
+    assert NAMED["head"] == NAMED[2] == Dense(2)
+    assert NAMED[:2] == Serial(encoder=NAMED["encoder"], middle=NAMED["middle"])
+    assert Serial()
+    assert Parallel(a=Tanh(), b=Dense(1))[::-1] == Parallel(b=Dense(1), a=Tanh())
+    with pytest.raises(KeyError, match="'tail'; the layers of this Serial are"):
+        NAMED["tail"]
+    with pytest.raises(IndexError):
+        net[3]
+
+
+def test_parameters_lie_under_the_names():
+    x = draw(f(3, 5))
+    params = parameters(NAMED, x)
+    assert set(params) == {"encoder", "middle", "head"}
+    assert repr(NAMED) == ("Serial(encoder=Serial(Dense(4), Tanh()), middle=Residual(Dense(4)), head=Dense(2))")
+    assert eval(repr(NAMED), NAMES) == NAMED != Serial(*NAMED)
+    inside = NAMED["encoder"](params["encoder"], x)
+    y = NAMED["head"](params["head"], NAMED["middle"](params["middle"], inside))
+    np.testing.assert_allclose(NAMED(params, x), y, rtol=1e-14)
+    part = NAMED[1:]
+    np.testing.assert_allclose(part({k: params[k] for k in ("middle", "head")}, inside), y, rtol=1e-14)
+    y, residuals = NAMED.forward(params, x)
+    _, delta = NAMED.backward(params, residuals, y)
+    assert all(set(tree) == set(params) for tree in (residuals, delta, NAMED.gradient(residuals, delta)))
+
+
+def test_a_named_parallel_takes_and_gives_a_dict():
+    net = Parallel(image=Dense(2), text=Tanh())
+    x = {"text": draw(f(3)), "image": draw(f(3, 4))}
+    params = parameters(net, x)
+    y = net(params, x)
+    np.testing.assert_allclose(y["text"], np.tanh(x["text"]), rtol=1e-14)
+    np.testing.assert_allclose(y["image"], x["image"] @ params["image"]["w"] + params["image"]["b"][None], rtol=1e-14)
+    with pytest.raises(LayerError, match=r"got inputs \(float.*expected a dict with 'image', 'text', one for each"):
+        net.forward(params, (x["image"], x["text"]))
+
+
+def test_errors_show_the_name():
+    params = NAMED.init(jax.random.key(0), draw(f(3, 5)))
+    with pytest.raises(LayerError, match=r"^Serial\.encoder\.Serial\[0\]: Dense\(4\): got "):
+        NAMED.forward(params, draw(f(3, 6)))
+    with pytest.raises(LayerError, match=r"got parameters \(\); expected a dict with 'encoder', 'middle', 'head', one"):
+        NAMED.forward((), draw(f(3, 5)))
+    with pytest.raises(LayerError, match=r"got 2 layers and the names head; expected a name for each, or none\. Write"):
+        Serial(Dense(2), head=Dense(3))
+    with pytest.raises(LayerError, match=r"got the name 'a b'; expected one that Python takes\. Try"):
+        Serial(**{"a b": Dense(3)})

@@ -85,6 +85,10 @@ PLAIN = {
         flat(3),
     ),
     "Parallel": (Serial(FanOut(3), Parallel(Dense(4), Tanh(), Dense(4)), Add(), Dense(CLASSES)), flat(4)),
+    "names": (
+        Serial(out=FanOut(("b", "a")), two=Parallel(b=Dense(3), a=Tanh()), whole=Concatenate(), head=Dense(CLASSES)),
+        flat(4),
+    ),
     "Concatenate": (Serial(FanOut(2), Parallel(Dense(4), Dropout(0.0)), Concatenate(), Dense(CLASSES)), flat(4)),
     "Repeat, Remat": (
         Serial(Dense(3), Repeat(Remat(Residual(Serial(LayerNorm(), Dense(3)))), 4), Dense(CLASSES)),

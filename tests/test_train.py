@@ -571,7 +571,9 @@ def test_nothing_moves_after_the_bad_step_though_the_next_had_begun():
 
 CLIPPED = {
     "Dense": Serial(Dense(9), Tanh(), Dense(8, bias=False), Tanh(), Logits(3)),
-    "Repeat": Serial(Dense(6), Repeat(Serial(Dense(6), Tanh(), Repeat(Residual(Dropout(0.2)), 2)), 3), Dense(3)),
+    "Repeat": Serial(
+        one=Dense(6), some=Repeat(Serial(Dense(6), Tanh(), Repeat(Residual(Dropout(0.2)), 2)), 3), last=Dense(3)
+    ),
     "combinators": Serial(
         Dense(6),
         LayerNorm(),

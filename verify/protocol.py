@@ -20,11 +20,16 @@ def is_layer(value: Any) -> bool:
 
 
 def substitute(change: Callable[[str, Any], Any], layer: Any) -> Any:
-    """The combinator over changed children, each given with its label: '' for `layer`, '[i]' for `layers`, '.name'."""
+    """The combinator over changed children, each given with its label.
+
+    That is '' for `layer`, '[i]' for one of `layers` or '.name' if it has a tuple `names` for them, '.field' else.
+    """
+    names = getattr(layer, "names", ())
 
     def changed(label, value):
         if isinstance(value, tuple) and any(map(is_layer, value)):
-            return tuple(changed(f"{label}[{i}]", v) for i, v in enumerate(value))
+            called = names if not label and isinstance(names, tuple) and len(names) == len(value) else ()
+            return tuple(changed(f".{called[i]}" if called else f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if is_layer(value) else value
 
     if not is_dataclass(layer) or getattr(layer, "sealed", False) is True:

@@ -169,7 +169,9 @@ def _stacks(layer: Any, path: tuple[Any, ...]) -> int:
     own = int(isinstance(layer, Repeat) or (isinstance(layer, Reversible) and layer.times is not None))
     several = getattr(layer, "layers", None)
     if several and path:
-        return own + (_stacks(several[path[0]], path[1:]) if isinstance(path[0], int) else 0)
+        names = getattr(layer, "names", ())
+        i = names.index(path[0]) if path[0] in names else path[0]
+        return own + (_stacks(several[i], path[1:]) if isinstance(i, int) else 0)
     expert = getattr(layer, "expert", None)
     if path[:1] == ("experts",) and isinstance(expert, Layer):
         return own + 1 + _stacks(expert, path[1:])

@@ -162,8 +162,9 @@ def _(layer, residuals, delta, /):
 @_register(Serial, Parallel)
 def _(layer, residuals, delta, /):
     total = jnp.zeros(())
-    for i, (child, r, d) in enumerate(zip(layer.layers, residuals, delta, strict=True)):
-        with at(layer, f"[{i}]"):
+    parts = zip(layer.layers, layer.parts(residuals, "residuals"), layer.parts(delta, "delta"), strict=True)
+    for i, (child, r, d) in enumerate(parts):
+        with at(layer, layer.label(i)):
             total = _plus(total, _norms(child, r, d))
     return total
 

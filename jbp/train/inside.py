@@ -141,14 +141,14 @@ def _first(layer: Layer, optimizer: optax.GradientTransformation, params: Any) -
 def _parts(net: Layer, *trees: Any) -> list[tuple[Any, ...]]:
     """(layer, its part of each tree) for each layer that Serial, Parallel and Residual hold."""
     if isinstance(net, Serial | Parallel):
-        return [part for now in zip(net.layers, *trees, strict=True) for part in _parts(*now)]
+        return [part for now in zip(net.layers, *map(net.parts, trees), strict=True) for part in _parts(*now)]
     return _parts(net.layer, *trees) if isinstance(net, Residual) else [(net, *trees)]
 
 
 def _whole(net: Layer, parts: Any) -> Any:
     """The tree of which `parts` are the parts."""
     if isinstance(net, Serial | Parallel):
-        return tuple(_whole(layer, parts) for layer in net.layers)
+        return net.whole([_whole(layer, parts) for layer in net.layers])
     return _whole(net.layer, parts) if isinstance(net, Residual) else next(parts)
 
 

@@ -145,6 +145,13 @@ def _with_broken_tanh():
     return replace(source, layers=tuple(layers), names=dict(source.names) | {"Broken": Broken})
 
 
+def test_a_fault_is_found_under_the_name_of_its_layer():
+    net = jbp.Serial(first=jbp.Parallel(good=jbp.layers.Tanh(), bad=Broken()), sum=jbp.layers.Add())
+    array = Array((2, 3))
+    (fault,) = locate(Network(net, {"good": array, "bad": array}, 0))
+    assert str(fault).startswith("Serial.first.Parallel.bad: Broken() is at fault in its backward")
+
+
 def test_a_failing_network_shrinks_to_its_fault():
     quick = settings(DRAWN, max_examples=200, phases=[Phase.generate, Phase.shrink])
     network = find(networks(_with_broken_tanh()), lambda network: audit(network).disagrees, settings=quick)

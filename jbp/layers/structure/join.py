@@ -24,45 +24,58 @@ class Identity(Layer):
 
 @dataclass(frozen=True)
 class FanOut(Layer):
-    """y = (x, ..., x), `times` of them.      dx = Σ dyᵢ.  Keeps nothing. x is any pytree of floating arrays."""
+    """y = (x, ..., x), `times` of them.      dx = Σ dyᵢ.  Keeps nothing. x is any pytree of floating arrays.
 
-    times: Size = 2
+    FanOut(("kind", "size")) gives the dict {"kind": x, "size": x}, for a Parallel of layers with these names.
+    """
+
+    times: Size | tuple[str, ...] = 2
 
     def forward(self, params, x, /):
-        return (x,) * self.times, ()
+        return (x,) * self.times if isinstance(self.times, int) else dict.fromkeys(self.times, x), ()
 
     def backward(self, params, residuals, dy, /):
-        return jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *dy), ()
+        several = dy if isinstance(self.times, int) else [dy[name] for name in self.times]
+        return jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *several), ()
+
+
+def _several(x):
+    """(the arrays of a tuple or a dict, its structure): none of anything else."""
+    leaves, tree = jax.tree.flatten(x)
+    flat = isinstance(x, tuple | list | dict) and tree.num_nodes == len(leaves) + 1
+    return (leaves if flat else []), tree
 
 
 @dataclass(frozen=True)
 class Add(Layer):
-    """y = Σ xᵢ over a tuple of arrays of one shape.      dxᵢ = dy.  Keeps how many there were."""
+    """y = Σ xᵢ over a tuple or a dict of arrays of one shape.      dxᵢ = dy.  Keeps their structure."""
 
     def forward(self, params, x, /):
-        if not isinstance(x, tuple | list) or not x or len({(v.shape, v.dtype) for v in x}) != 1:
+        several, tree = _several(x)
+        if len({(v.shape, v.dtype) for v in several}) != 1:
             raise LayerError(
                 self,
                 f"got x {show(x)}; expected a tuple of arrays of one shape and dtype. "
                 "Put it after a Parallel whose branches agree.",
             )
-        return sum(x[1:], x[0]), Static(len(x))
+        return sum(several[1:], several[0]), Static(tree)
 
-    def backward(self, params, n, dy, /):
-        return (dy,) * n.value, ()
+    def backward(self, params, tree, dy, /):
+        return tree.value.unflatten([dy] * tree.value.num_leaves), ()
 
 
 @dataclass(frozen=True)
 class Concatenate(Layer):
     """y = (x₁ | x₂ | ...) along `axis`.      dxᵢ = its part of dy.  Keeps the sizes.
 
+    x is a tuple of arrays, or a dict, whose entries come in the order of their sorted names, as everywhere in JAX.
     Raises LayerError where the other axes differ.
     """
 
     axis: int = -1
 
     def forward(self, params, x, /):
-        several = x if isinstance(x, tuple | list) else ()
+        several, tree = _several(x)
         there = all(-v.ndim <= self.axis < v.ndim for v in several)
         if not there or len({self._fixed(v) for v in several}) != 1:
             raise LayerError(
@@ -70,13 +83,13 @@ class Concatenate(Layer):
                 f"got x {show(x)}; expected a tuple of arrays that differ in the size of axis {self.axis} only. "
                 "Put it after a Parallel whose branches agree in the other axes.",
             )
-        return jnp.concatenate(x, self.axis), Static(tuple(v.shape[self.axis] for v in x))
+        return jnp.concatenate(several, self.axis), Static((tree, tuple(v.shape[self.axis] for v in several)))
 
-    def backward(self, params, sizes, dy, /):
-        ends = [sum(sizes.value[: i + 1]) for i in range(len(sizes.value))]
-        return tuple(
-            jax.lax.slice_in_dim(dy, end - n, end, axis=self.axis) for n, end in zip(sizes.value, ends, strict=True)
-        ), ()
+    def backward(self, params, residuals, dy, /):
+        tree, sizes = residuals.value
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        parts = [jax.lax.slice_in_dim(dy, end - n, end, axis=self.axis) for n, end in zip(sizes, ends, strict=True)]
+        return tree.unflatten(parts), ()
 
     def _fixed(self, x):
         """What all of x must share."""
