@@ -1,77 +1,133 @@
-"""This tree beside an earlier commit, on one machine, in turn: what has become slower?
+"""This tree beside an earlier commit, on one machine, lap by lap: what has become slower?
 
-    python -m benchmarks.against REVISION                       every workload, three rounds
-    python -m benchmarks.against REVISION --only LSTM --rounds 5
+    python -m benchmarks.against REVISION                       every workload, about a quarter of an hour
+    python -m benchmarks.against REVISION --only LSTM --laps 40
 
-Each round runs `python -m benchmarks` once in a checkout of the revision and once here, so that what else the machine
-does meets both. A ratio is that of our own way, here / there: of times the median over rounds, with the least and the
-most; of temporary memory the compiler's.
+Two processes, one in a checkout of the revision and one here, each compile a workload's own form. Where the optimized
+programs are the same, but for names, nothing is left to time. The others run in turn, so that what else the machine
+does meets both. A ratio is here / there: of times the median over neighbouring laps, with its quartiles; of temporary
+memory and FLOPs the compiler's.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.__main__ import written
+from benchmarks.race import Lap, ratio
+
 ROOT = Path(__file__).parents[1]
+
+RACER = """
+import hashlib, json, re, sys, time
+import jax
+from benchmarks.contests import OURS
+from benchmarks.race import compiled, threaded
+from benchmarks.workloads import workloads
+
+known = {w.name: w for w in workloads()}
+answer, sys.stdout = sys.stdout, sys.stderr
+print(json.dumps([[name, w.group] for name, w in known.items()]), file=answer, flush=True)
+for line in sys.stdin:
+    word, _, name = line.strip().partition(" ")
+    if word == "make":
+        jax.clear_caches()
+        contest = known[name].make()
+        way, own = contest.ways[OURS], contest.states.get(OURS)
+        given, args = ({}, contest.arguments) if own is None else ({"donate_argnums": 0}, (own, *contest.arguments))
+        text = re.sub(r", metadata=\\{[^}]*\\}", "", jax.jit(way, **given).lower(*args).compile().as_text())
+        text = text[re.search(r"^(%|ENTRY )", text, re.M).start():]  # without the module's name and tables of sources
+        order = {}
+        text = re.sub(r"%[\\w.-]+", lambda m: str(order.setdefault(m[0], len(order))), text)
+        racer = compiled(way, contest.arguments) if own is None else threaded(way, own, contest.arguments)
+        racer.run()
+        begin = time.perf_counter()
+        racer.run()
+        calls = max(1, round(float(sys.argv[1]) / (time.perf_counter() - begin)))
+        said = [hashlib.sha256(text.encode()).hexdigest(), racer.lap.temporary, racer.lap.flops]
+    else:
+        begin = time.perf_counter()
+        for _ in range(calls):
+            racer.run()
+        said = (time.perf_counter() - begin) / calls
+    print(json.dumps(said), file=answer, flush=True)
+"""
+
+
+class Racer:
+    """A process in one tree that compiles and runs its workloads on demand."""
+
+    def __init__(self, tree, seconds):
+        command = [sys.executable, "-c", RACER, str(seconds)]
+        self.process = subprocess.Popen(command, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.workloads = dict(self.hear())
+
+    def ask(self, words):
+        assert self.process.stdin
+        self.process.stdin.write(words + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def hear(self):
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of a tree ended with {self.process.wait()}; its error is above")
+        return json.loads(line)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("revision")
-    parser.add_argument("--only", action="append", metavar="WORD", help="as for benchmarks; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long each workload is timed in a round")
+    parser.add_argument("--only", metavar="WORD", help="only workloads whose name or group contains this")
+    parser.add_argument("--laps", type=int, default=21, help="how often each runs, at least twice")
+    parser.add_argument("--seconds", type=float, default=0.1, help="how long a lap takes (default %(default)s)")
     parser.add_argument("--slower", type=float, default=1.03, help="the ratio that is too much (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records here")
     options = parser.parse_args()
-    times = defaultdict(lambda: defaultdict(list))
-    memory = defaultdict(dict)
     with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder) / "there"
-        _git("add", "--quiet", "--detach", there, options.revision)
+        tree = Path(folder) / "there"
+        _git("add", "--quiet", "--detach", tree, options.revision)
         try:
-            for n in range(options.rounds):
-                sides = [("there", there), ("here", ROOT)]
-                for side, tree in sides if n % 2 else reversed(sides):
-                    for word in options.only or [""]:
-                        for record in _ours(tree, Path(folder) / "found.json", word, options.seconds):
-                            times[record["workload"]][side].append(record["seconds"][0])
-                            memory[record["workload"]][side] = record["temp_bytes"][0]
-                print(f"round {n + 1} of {options.rounds} is done", file=sys.stderr)
+            records = _race(Racer(ROOT, options.seconds), Racer(tree, options.seconds), options)
         finally:
-            _git("remove", "--force", there)
-    slower = []
-    for name, sides in times.items():
-        ratios = [a / b for a, b in zip(sides["here"], sides["there"], strict=False)]
-        if not ratios:
-            print(f"{name:48} is in one of the two alone")
-            continue
-        middle, held = statistics.median(ratios), memory[name]
-        slower += [f"{name} {middle:.2f}"] * (middle > options.slower)
-        bytes_ = f"{held['here'] / held['there']:.2f}" if held["there"] and held["here"] is not None else "–"
-        print(f"{name:48} {middle:5.2f} ({min(ratios):.2f} to {max(ratios):.2f}), memory {bytes_}")
-    print(f"{len(times)} workloads, {len(slower)} slower than {options.slower}: {', '.join(slower) or 'none'}")
+            _git("remove", "--force", tree)
+    slower = [f"{r['workload']} {r['time'][0]:.2f}" for r in records if r["time"][0] > options.slower]
+    print(f"{len(records)} workloads, {len(slower)} slower than {options.slower}: {', '.join(slower) or 'none'}")
+    if options.json:
+        written(options.json, json.dumps(records, indent=1) + "\n")
     return int(bool(slower))
+
+
+def _race(here, there, options):
+    records = []
+    for name in here.workloads.keys() ^ there.workloads.keys():
+        print(f"{name:48} is in one of the two alone")
+    for name, group in here.workloads.items():
+        if name not in there.workloads or (options.only and options.only not in name + " " + group):
+            continue
+        made = [racer.ask(f"make {name}") for racer in (here, there)]
+        if made[0][0] == made[1][0]:
+            records.append({"workload": name, "time": [1.0, 1.0, 1.0], "same": True})
+            print(f"{name:48} is the same program", flush=True)
+            continue
+        laps = [[], []]
+        for n in range(options.laps):
+            for k in (0, 1) if n % 2 else (1, 0):
+                laps[k].append((here, there)[k].ask("run"))
+        memory, flops = (a / b if a is not None and b else None for a, b in list(zip(*made, strict=True))[1:])
+        time = ratio(Lap(laps[0]), Lap(laps[1]))
+        records.append({"workload": name, "time": time, "memory": memory, "flops": flops})
+        said = [f"{word} {v:.3f}" for word, v in (("memory", memory), ("FLOPs", flops)) if v is not None]
+        print(f"{name:48} {time[0]:5.3f} ({time[1]:.3f} to {time[2]:.3f})  {', '.join(said)}", flush=True)
+    return records
 
 
 def _git(*words):
     subprocess.run(["git", "worktree", *map(str, words)], cwd=ROOT, check=True)
-
-
-def _ours(tree, file, word, seconds):
-    """A record of each workload with the times of our own way."""
-    only = ["--only", word] if word else []
-    command = [sys.executable, "-m", "benchmarks", "--seconds", str(seconds), "--json", str(file), *only]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    if not file.exists():
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode} in {tree}: {done.stderr[-800:]}")
-    records = json.loads(file.read_text())
-    file.unlink()
-    return {record["workload"]: record for record in records if "seconds" in record}.values()
 
 
 if __name__ == "__main__":

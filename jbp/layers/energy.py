@@ -43,6 +43,11 @@ def _hidden(params, v):
     return lax.logistic(z + along(params["c"], z))
 
 
+def _like(params, v):
+    """The parameters in v's dtype, buffers as they are."""
+    return params | {name: params[name].astype(v.dtype) for name in "wbc"}
+
+
 def _free_energy(params, v):
     """The mean of F over the rows, in float32 at least."""
     z = wide(v @ params["w"])
@@ -78,7 +83,7 @@ class _Machine(Layer):
 
     def _take(self, params, v):
         take(self, params, v.dtype, **self._shapes(v))
-        return v
+        return _like(params, v)
 
     def _fixed(self):
         return {"key": None, "chains": None} if self.chains else {"key": None}
@@ -107,7 +112,7 @@ class RestrictedBoltzmann(_Machine, Estimator):
     chains: Count = 0
 
     def forward(self, params, v, /):
-        self._take(params, v)
+        params = self._take(params, v)
         first = params["chains"].value.astype(v.dtype) if self.chains else v
         fantasies = gibbs(params, first, params["key"].value, self.steps)
         y = _free_energy(params, v) - _free_energy(params, fantasies)
@@ -115,16 +120,17 @@ class RestrictedBoltzmann(_Machine, Estimator):
 
     def backward(self, params, residuals, dy, /):
         v, _ = residuals
-        data, model = (_hidden(params, u) for u in residuals)
-        dv = -(along(params["b"], v) + data @ params["w"].T) * (dy / _rows(v))
-        return dv, (data, model, dy)
+        like, dtype = _like(params, v), params["w"].dtype
+        data, model = (_hidden(like, u) for u in residuals)
+        dv = -(along(like["b"], v) + data @ like["w"].T) * (dy / _rows(v))
+        return dv, (data.astype(dtype), model.astype(dtype), dy.astype(dtype))
 
     def gradient(self, residuals, delta, /):
         v, fantasies = residuals
         data, model, dy = delta
 
         def means(v, h):
-            return {"w": outer(v, h), "b": v.sum(leading(v)), "c": h.sum(leading(h))}
+            return {"w": outer(v, h), "b": v.astype(h.dtype).sum(leading(v)), "c": h.sum(leading(h))}
 
         first, second = dy / _rows(v), dy / _rows(fantasies)
         grads = jax.tree.map(lambda a, b: b * second - a * first, means(v, data), means(fantasies, model))
@@ -168,17 +174,17 @@ class RestrictedBoltzmannInference(_Machine):
     chains: Count = 0
 
     def forward(self, params, v, /):
-        h = _hidden(params, self._take(params, v))
+        h = _hidden(self._take(params, v), v)
         return h, (v, h)
 
     def backward(self, params, residuals, dh, /):
-        _, h = residuals
+        v, h = residuals
         dz = dh * h * (1 - h)
-        return dz @ params["w"].T, dz
+        return dz @ params["w"].astype(v.dtype).T, dz.astype(params["w"].dtype)
 
     def gradient(self, residuals, dz, /):
         v, _ = residuals
-        grads = {"w": outer(v, dz), "b": jnp.zeros(v.shape[-1:], v.dtype)}
+        grads = {"w": outer(v, dz), "b": jnp.zeros(v.shape[-1:], dz.dtype)}
         return grads | {"c": dz.sum(leading(dz))} | self._fixed()
 
     def reference(self, params, v, /):

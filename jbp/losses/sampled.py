@@ -43,26 +43,29 @@ class NegativeSampling(Loss):
         h, _ = self._check(x)
         return {"e": jnp.zeros((self.vocabulary, h.shape[-1]), h.dtype)}
 
-    def _rows(self, params, ids):
-        return params["e"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    def _rows(self, params, ids, dtype):
+        rows = params["e"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows.astype(dtype)
 
     def terms(self, params, x, /):
         h, ids = self._check(x)
         take(self, params, h.dtype, e=(self.vocabulary, h.shape[-1]))
-        s = jnp.einsum("...d,...kd->...k", h, self._rows(params, ids), preferred_element_type=wide_dtype(h.dtype))
+        e = self._rows(params, ids, h.dtype)
+        s = jnp.einsum("...d,...kd->...k", h, e, preferred_element_type=wide_dtype(h.dtype))
         return (softplus(s * _signs(s)).sum(-1), None), (h, ids, s.astype(h.dtype))
 
     def terms_backward(self, params, residuals, dl, dn, /):
         _, ids, s = residuals
         signs = _signs(s)
         g = (signs / (1 + jnp.exp(-signs * wide(s))) * dl[..., None]).astype(s.dtype)
-        return (jnp.einsum("...k,...kd->...d", g, self._rows(params, ids)), None), g
+        dx = jnp.einsum("...k,...kd->...d", g, self._rows(params, ids, s.dtype))
+        return (dx, None), g.astype(params["e"].dtype)
 
     def terms_gradient(self, residuals, g, /):
         h, ids, _ = residuals
-        e = jnp.zeros((self.vocabulary, h.shape[-1]), wide_dtype(h.dtype))
+        e = jnp.zeros((self.vocabulary, h.shape[-1]), wide_dtype(g.dtype))
         each = wide(g)[..., None] * wide(h)[..., None, :]
-        return {"e": e.at[ids].add(each, mode="drop", wrap_negative_indices=False).astype(h.dtype)}
+        return {"e": e.at[ids].add(each, mode="drop", wrap_negative_indices=False).astype(g.dtype)}
 
     def terms_reference(self, params, x, /):
         h, ids = x
