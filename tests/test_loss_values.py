@@ -128,6 +128,7 @@ def test_infinite_scores_that_are_right_cost_nothing_and_send_nothing():
     y, (dq, dp) = swept(KLDiv(), row(-0.5, -INF), row(1, 0))
     np.testing.assert_allclose(y, 0.5 / 2, rtol=1e-12)
     np.testing.assert_allclose((dq[0], dp[0]), ([-0.5, 0], [0.75, 0]), rtol=1e-12)
+    assert jnp.isnan(KLDiv().forward((), (row(-0.5, -1), row(1, -0.1)))[0])  # no probability
     y, (dp, dt) = swept(PoissonNLL(), row(-INF), row(0))
     assert (y, dp[0], dt[0]) == (0, 0, 0)
     y, (dp, _) = swept(NLL(), row(-0.5, -INF), jnp.array([0]))
