@@ -24,6 +24,7 @@ from jbp.combinators import (
     TimeDistributed,
 )
 from jbp.errors import LayerError
+from jbp.files import load, save
 from jbp.layer import Estimator, Layer
 from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
 from jbp.sweep import Aux, value_and_grad
@@ -31,7 +32,8 @@ from jbp.sweep import Aux, value_and_grad
 __all__ = [
     "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing", "Remat",
     "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",
-    "as_function", "buffers", "cast", "layers", "losses", "merge", "recipes", "trainable", "value_and_grad",
+    "as_function", "buffers", "cast", "layers", "load", "losses", "merge", "recipes", "save", "trainable",
+    "value_and_grad",
 ]  # fmt: skip
 
 

@@ -29,6 +29,10 @@ class TreeError(ValueError):
     """Two trees that should have one structure do not."""
 
 
+class FileError(ValueError):
+    """A file that cannot be loaded: torn, of another network or optimizer, or not written by `jbp.save`."""
+
+
 _NOTE = "in the layer "
 
 

@@ -110,7 +110,7 @@ ORDER = (
     ("sweep",),
     ("bridge",),
     ("readers", "credit", "train"),
-    ("recipes",),
+    ("recipes", "programs", "files"),
 )
 
 
