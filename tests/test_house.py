@@ -101,7 +101,7 @@ def foreign(source, allowed):
 
 ORDER = (
     ("errors",),
-    ("arrays", "fields"),
+    ("arrays", "fields", "programs"),
     ("layer",),
     ("params", "numerics", "cases"),
     ("layers",),
@@ -110,7 +110,7 @@ ORDER = (
     ("sweep",),
     ("bridge",),
     ("readers", "credit", "train"),
-    ("recipes", "programs", "files"),
+    ("recipes", "files"),
 )
 
 
