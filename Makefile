@@ -9,7 +9,7 @@ THREADS ?= 2
 MINOR = $(shell $(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCK = $(if $(CI),$(addprefix -c ,$(wildcard .ci/lock-$(MINOR).txt)))
 
-.PHONY: help demo gallery test test-quick test-slow lint lock bench bench-quick clean
+.PHONY: help demo gallery test test-quick test-slow lint lock bench bench-quick docs clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-quick   of large tests every fifth set of parameters, of verify a little: as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
+	@echo "make docs         the documentation into site/, warnings are errors; open site/index.html, no server is needed"
 	@echo "make clean        remove .venv, caches and what the examples wrote"
 
 demo: $(VENV)/.installed-examples
@@ -48,12 +49,15 @@ bench: $(VENV)/.installed-bench
 bench-quick: $(VENV)/.installed-bench
 	$(RUN) -m benchmarks --quick
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 # What .ci/run installs, for its Python: run once a week, look at the difference, commit it.
 lock: $(VENV)/.installed-test
 	$(RUN) -m pip freeze --exclude-editable --exclude jbp > .ci/lock-$(MINOR).txt
 
 clean:
-	rm -rf $(VENV) .venv-newest out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest out site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml; written last, so that an interrupted installation is taken up again.

@@ -1,0 +1,184 @@
+"""python -m docs.tools.figures: the figures of the documentation, drawn from what the library computes.
+
+They are SVG files in docs/figures, committed, with no background and the text in `currentColor`: on the site they are
+part of the page and take its colours; alone they follow the reader's light or dark setting.
+"""
+
+import re
+from collections.abc import Callable
+from math import cos, pi, sin, sqrt
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from jbp import Serial, layers
+from jbp.layers.activation.elementwise import Elementwise
+from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
+from jbp.readers import deltas, per_example_squared_norms
+
+HERE = Path(__file__).parents[1] / "figures"
+INK = "#123456"  # stands for currentColor
+BLUE, ORANGE, GREEN, RED = "#4477dd", "#dd7722", "#229966", "#cc4455"  # readable on white and on black
+STYLE = "<style>@media (prefers-color-scheme: dark) {svg {color: #ddd}}</style>"
+
+
+def aim():
+    """Twelve shots of the tutorial's gun, and how its two settings move."""
+    g, target, c, degrees = 9.81, 900.0, 5.0, 30.0
+    shots = []
+    for _ in range(12):
+        v, theta = 40 * sqrt(c), degrees * pi / 180
+        x = v * v * sin(2 * theta) / g
+        shots.append((c, degrees, v, theta, x))
+        error_v, error_theta = (x - target) * 2 * v * sin(2 * theta) / g, (x - target) * 2 * v * v * cos(2 * theta) / g
+        c -= 2e-5 * error_v * 20 / sqrt(c)
+        degrees -= 2e-5 * error_theta * pi / 180
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
+    for k, (_, _, v, theta, x) in enumerate(shots):
+        along = np.linspace(0, x, 100)
+        high = along * np.tan(theta) - g * along**2 / (2 * (v * np.cos(theta)) ** 2)
+        left.plot(along, high, color=BLUE, alpha=0.25 + 0.75 * k / 11, linewidth=1.2)
+    left.plot([target], [0], marker="^", color=RED, markersize=10, clip_on=False)
+    left.annotate("target", (target, 0), (target + 12, 22), color=RED)
+    left.annotate("first shot", (520, 115), (250, 170), arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6})
+    left.set(xlabel="metres from the gun", ylabel="metres up", xlim=(0, 980), ylim=(0, 200))
+    numbers = np.arange(1, 13)
+    right.plot(numbers, [abs(s[4] - target) for s in shots], "o-", color=BLUE, markersize=4)
+    right.set(xlabel="shot", ylabel="metres off", yscale="log", xticks=(1, 4, 8, 12))
+    return fig
+
+
+def deltas_by_depth():
+    """The root mean square of delta in each layer of deep networks, at the start."""
+    x = jax.random.normal(jax.random.key(0), (64, 64))
+    target = jax.random.normal(jax.random.key(1), (64, 64))
+    kinds = {
+        "sigmoid": (layers.Sigmoid(), 1.0, BLUE, "o-"),
+        "tanh": (layers.Tanh(), 1.0, GREEN, "s-"),
+        "ReLU, weights √2 larger": (layers.ReLU(), 2**0.5, ORANGE, "^-"),
+        "tanh, weights 2 times larger": (layers.Tanh(), 2.0, RED, "v-"),
+    }
+    fig, axis = plt.subplots(figsize=(8, 3.6))
+    for name, (activation, scale, colour, marker) in kinds.items():
+        net = Serial(*[layers.Dense(64), activation] * 20)
+        params = jax.tree.map(lambda w, scale=scale: w * scale, net.init(jax.random.key(2), x))
+        _, _, delta = jax.jit(deltas(net, MeanSquaredError()))(params, x, target)
+        sizes = [float(jnp.sqrt(jnp.mean(d**2))) for d in delta[::2]]
+        axis.plot(range(1, 21), np.array(sizes) / sizes[-1], marker, color=colour, markersize=4, label=name)
+    axis.set(xlabel="layer", ylabel="error, relative to the last layer's", yscale="log", xticks=(1, 5, 10, 15, 20))
+    axis.legend(frameon=False, loc="lower right")
+    return fig
+
+
+def protocol():
+    """Values forward, errors backward, gradients beside."""
+    fig, axis = plt.subplots(figsize=(9, 3))
+    axis.set(xlim=(-0.1, 9.3), ylim=(-0.95, 1.65))
+    axis.axis("off")
+    box = {"boxstyle": "round,pad=0.02,rounding_size=0.12", "linewidth": 1.2, "facecolor": "none", "edgecolor": INK}
+
+    def arrow(start, end, colour, text, beside=(0.0, 0.09)):
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, linewidth=1.4))
+        middle = (start[0] + end[0]) / 2 + beside[0], (start[1] + end[1]) / 2 + beside[1]
+        where = {"ha": "left", "va": "center"} if beside[0] else {"ha": "center", "va": "bottom"}
+        axis.text(*middle, text, color=colour, **where)
+
+    for k, name in enumerate(("a layer", "a layer", "a loss")):
+        x = 1.0 + 2.9 * k
+        axis.add_patch(FancyBboxPatch((x, 0), 1.9, 1.25, **box))
+        axis.text(x + 0.95, 1.42, name, ha="center", color=INK)
+        axis.text(x + 0.95, 1.0, "forward", ha="center", va="center", color=BLUE)
+        axis.text(x + 0.95, 0.25, "backward", ha="center", va="center", color=RED)
+        arrow((x + 0.55, 0.87), (x + 0.55, 0.39), INK, "residuals", (0.1, 0.0))
+        arrow((x - 1.0, 1.0), (x - 0.04, 1.0), BLUE, ("x", "y", "y")[k])
+        arrow((x - 0.04, 0.25), (x - 1.0, 0.25), RED, ("dx", "dy", "dy")[k])
+        if k < 2:
+            arrow((x + 0.95, -0.04), (x + 0.95, -0.55), GREEN, "delta", (0.1, 0.0))
+            axis.text(x + 0.95, -0.62, "gradient: dW, db", ha="center", va="top", color=GREEN)
+    return fig
+
+
+def activations():
+    """Every elementwise activation and the slope that its backward pass multiplies by."""
+    every = [getattr(layers, name) for name in layers.activation.__all__]
+    kinds = [cls() for cls in every if issubclass(cls, Elementwise)]
+    x = jnp.linspace(-4, 4, 161)
+    columns = 6
+    rows = -(-len(kinds) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(9, 1.5 * rows), sharex=True)
+    for axis, layer in zip(axes.flat, kinds, strict=False):
+        y, kept = layer.forward((), x)
+        dx, _ = layer.backward((), kept, jnp.ones_like(x))
+        axis.axhline(0, color=INK, linewidth=0.4, alpha=0.5)
+        axis.plot(x, dx, color=ORANGE, linewidth=1.1)
+        axis.plot(x, y, color=BLUE, linewidth=1.4)
+        axis.set_title(type(layer).__name__, fontsize=9, color=INK)
+        axis.set(ylim=(-2, 3), xticks=(-3, 0, 3), yticks=(-1, 0, 1, 2))
+        axis.tick_params(labelsize=7)
+    for axis in list(axes.flat)[len(kinds) :]:
+        axis.axis("off")
+    return fig
+
+
+def norms():
+    """Examples with wrong labels stand out by the norm of their gradient, after some training."""
+    import optax
+
+    from jbp.train import fit, start
+
+    key, other = jax.random.split(jax.random.key(3))
+    x = jax.random.normal(key, (400, 2))
+    true = (x[:, 0] * x[:, 1] > 0).astype(int)
+    wrong = jax.random.bernoulli(other, 0.05, (400,))
+    label = jnp.where(wrong, 1 - true, true)
+    net = Serial(layers.Dense(16), layers.Tanh(), layers.Dense(2))
+    loss, optimizer = SoftmaxCrossEntropy(), optax.adam(0.02)
+    state, _ = fit(net, loss, optimizer, start(net, optimizer, jax.random.key(4), x), [(x, label)] * 150)
+    _, residuals, delta = deltas(net, loss)(state.params, x, label)
+    size = 400 * np.sqrt(np.asarray(per_example_squared_norms(net, residuals, delta)))
+    fig, axis = plt.subplots(figsize=(8, 2.8))
+    bins = np.linspace(0, size.max(), 40)
+    axis.hist(size[~np.asarray(wrong)], bins, color=BLUE, label="right label", alpha=0.85)
+    axis.hist(size[np.asarray(wrong)], bins, color=RED, label="wrong label", alpha=0.85)
+    axis.set(xlabel="norm of the example's gradient", ylabel="examples", yscale="log")
+    axis.legend(frameon=False)
+    return fig
+
+
+FIGURES: dict[str, Callable] = {
+    "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activations": activations, "norms": norms
+}  # fmt: skip
+
+
+def save(fig, path: Path) -> None:
+    """As SVG that takes the colour of the text around it."""
+    fig.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    plt.close(fig)
+    text = path.read_text()
+    text = re.sub(re.escape(INK), "currentColor", text, flags=re.IGNORECASE)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>", STYLE + "<defs>", text, count=1)
+    text = re.sub(r"(\.\d\d)\d+", r"\1", text)  # a hundredth of a point is finer than a screen
+    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+
+
+def main() -> None:
+    keys = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"
+    matplotlib.rcParams.update(dict.fromkeys(keys, INK))
+    matplotlib.rcParams.update({"svg.hashsalt": "jbp", "svg.fonttype": "none", "font.size": 10})
+    matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+    matplotlib.rcParams["figure.constrained_layout.use"] = True
+    HERE.mkdir(exist_ok=True)
+    for name, draw in FIGURES.items():
+        save(draw(), HERE / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()

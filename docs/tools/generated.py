@@ -1,0 +1,130 @@
+"""What is made out of the code when the site is built: the pages about modules, and the index of layers."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from docs.tools.docstrings import parts
+
+FAMILIES = {
+    "linear": "Affine maps",
+    "activation": "Activations",
+    "norm": "Normalization",
+    "conv": "Convolutions",
+    "pool": "Pooling",
+    "structure": "Shapes and joins",
+    "embedding": "Embeddings and positions",
+    "recurrent": "Sequences and trees",
+    "attention": "Attention",
+    "statespace": "State spaces",
+    "experts": "Mixtures of experts",
+    "stochastic": "Noise and estimators",
+    "distance": "Distances",
+    "energy": "Energies",
+}
+MODULES = {  # beside the families of layers
+    "jbp": "The front door",
+    "jbp.layer": "The protocol",
+    "jbp.combinators": "Combinators",
+    "jbp.losses": "Losses",
+    "jbp.recipes": "Recipes",
+    "jbp.train": "Training",
+    "jbp.train.inside": "The optimizer inside the sweep",
+    "jbp.readers": "Readers",
+    "jbp.credit": "Credit assignment",
+    "verify": "The auditor",
+}
+
+
+def api() -> Iterator[tuple[str, str, str]]:
+    """(title, path, Markdown) of each page about a module."""
+    for name, title in MODULES.items():
+        yield title, page_of(name), _module(name, title)
+    for family in families():
+        title = FAMILIES.get(family, family.capitalize())
+        yield title, page_of(f"jbp.layers.{family}"), _module(f"jbp.layers.{family}", title)
+
+
+def families() -> list[str]:
+    """The families of layers that there are, in the order of FAMILIES, new ones last."""
+    layers = importlib.import_module("jbp.layers")
+    there = [m.name for m in pkgutil.iter_modules(layers.__path__)]
+    public = [name for name in there if getattr(importlib.import_module(f"jbp.layers.{name}"), "__all__", None)]
+    return sorted(public, key=lambda name: [*FAMILIES, name].index(name))
+
+
+def page_of(module: str) -> str:
+    return f"api/{module}.md"
+
+
+def _module(name: str, title: str) -> str:
+    module = importlib.import_module(name)
+    names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if _own(module, n, v)]
+    head = [f"# {title}: `{name}`", "", inspect.getdoc(module) or "", ""]
+    for n in sorted(names, key=str.lower):
+        value = getattr(module, n)
+        home = getattr(value, "__module__", None)
+        if inspect.ismodule(value) or home is None:
+            continue
+        if home.startswith("jbp.layers.") and not name.startswith("jbp.layers."):
+            continue
+        head += [f"::: {home}.{n}", "    options:", "      heading_level: 2", ""]
+    return "\n".join(head)
+
+
+def _own(module: Any, name: str, value: Any) -> bool:
+    """Whether a module without __all__ shows it: its own functions and classes, or those of its package."""
+    home = getattr(value, "__module__", "") or ""
+    package = module.__name__ if hasattr(module, "__path__") else None
+    inside = home == module.__name__ or (package is not None and home.startswith(package + "."))
+    return not name.startswith("_") and callable(value) and inside
+
+
+def call(cls: Any) -> str:
+    """How a layer is written: its fields, with defaults where they have some."""
+    words = []
+    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        words.append(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}")
+    return f"{cls.__name__}({', '.join(words)})"
+
+
+def _entry(cls: Any, page: str) -> list[str]:
+    doc = inspect.getdoc(cls) or ""
+    equations, _ = parts(doc)
+    lines = equations or [doc.split("\n\n")[0].replace("\n", " ")]
+    shown = call(cls)
+    if len(shown) > 110:  # the rest is on its page
+        shown = shown[:100].rsplit(",", 1)[0] + ", ...)"
+    title = f"### [{cls.__name__}](../{page}#{cls.__module__}.{cls.__name__})"
+    return [title, "", "```text", shown, "", *lines, "```", ""]
+
+
+def _layers() -> str:
+    text = []
+    for family in families():
+        name = f"jbp.layers.{family}"
+        module = importlib.import_module(name)
+        text += [f"## {FAMILIES.get(family, family.capitalize())}", "", f"`{name}`. {inspect.getdoc(module)}", ""]
+        if family == "activation":
+            text += ["![Every elementwise activation, and its slope](../figures/activations.svg)", ""]
+        text += _entries(module, page_of(name))
+    return "\n".join(text)
+
+
+def _entries(module: Any, page: str) -> list[str]:
+    return [line for n in sorted(module.__all__, key=str.lower) for line in _entry(getattr(module, n), page)]
+
+
+def _index(name: str) -> str:
+    return "\n".join(_entries(importlib.import_module(name), page_of(name)))
+
+
+MADE: dict[str, Callable[[], str]] = {  # for <!-- made: name --> in a page
+    "layers": _layers,
+    "losses": partial(_index, "jbp.losses"),
+    "combinators": partial(_index, "jbp.combinators"),
+}

@@ -1,0 +1,151 @@
+"""What README and documentation say can be typed can be typed: their programs run, their commands and links exist."""
+
+import importlib.util
+import json
+import linecache
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import jbp
+from docs.tools import docstrings, generated, recorded
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+WRITTEN = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+TEXT = "\n".join(page.read_text() for page in WRITTEN)
+TARGETS = sorted(set(re.findall(r"(?:`|\$ )make ([a-z-]+)", TEXT)))
+MODULES = sorted(set(re.findall(r"(?:`|\$ )(?:\.venv/bin/)?python -m ([\w.]+)((?: [\w-]+)*)", TEXT)))
+MADE = ("api/", "figures/floor.png", "figures/benchmarks.png")  # where the site has pages that docs/tools makes
+OTHERS = {"jaxopt"}  # packages about which something is said that are not installed for tests
+USERS = {"jax_enable_x64": False, "jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
+
+
+def blocks(text):
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def programs():
+    """(name, blocks that are run one after the other): those of the README alone, those of a page together."""
+    yield from ((f"README-{k}", [block]) for k, block in enumerate(blocks(README.read_text())))
+    pages = ((str(page.relative_to(ROOT)), blocks(page.read_text())) for page in WRITTEN[1:])
+    yield from ((name, found) for name, found in pages if found)
+
+
+@pytest.fixture
+def settings():
+    """JAX's settings as users have them, whatever a page does to them."""
+    before = {name: getattr(jax.config, name) for name in USERS}
+    for name, value in USERS.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(name, found):
+    scope = {"__name__": re.sub(r"\W", "_", name)}
+    for k, block in enumerate(found):
+        file = f"<{name}, program {k}>"
+        linecache.cache[file] = len(block), None, block.splitlines(True), file  # for whoever looks at its source
+        try:
+            exec(compile(block, file, "exec"), scope)
+        except ModuleNotFoundError as error:
+            if error.name not in OTHERS:
+                raise
+
+
+@pytest.mark.parametrize(("name", "found"), [pytest.param(*program, id=program[0]) for program in programs()])
+@pytest.mark.usefixtures("settings")
+def test_the_programs_run(name, found):
+    run(name, found)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_targets_are_in_the_makefile(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("module", "arguments"), MODULES)
+def test_the_modules_and_their_commands_exist(module, arguments, capsys):
+    assert importlib.util.find_spec(module)
+    if module == "verify":
+        from verify.__main__ import main
+
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments.split()[:1], "--help"])
+        assert stop.value.code == 0
+        said = capsys.readouterr().out
+        assert all(option in said for option in re.findall(r"--\w+", arguments))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_lead_somewhere(page):
+    """Also within a page. What the site alone has is left to `make docs`, for which warnings are errors."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for path, anchor in re.findall(r"\]\((?!http)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        goal = (page.parent / path).resolve() if path else page
+        made = goal.is_relative_to(ROOT / "docs") and str(goal.relative_to(ROOT / "docs")).startswith(MADE)
+        if not goal.exists() and made and page != README:
+            continue
+        assert goal.exists(), path
+        if anchor and "<!-- made:" not in goal.read_text():
+            assert anchor in anchors(goal), f"{path}#{anchor}"
+
+
+def anchors(page):
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 120
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert not there - listed
+    assert all(name.startswith(MADE) for name in listed - there)
+
+
+def test_every_marker_is_made_and_everything_that_is_made_is_shown():
+    made = {name: make() for name, make in (generated.MADE | recorded.MADE).items()}
+    marked = re.findall(r"<!-- made: (\w+) -->", "\n".join(page.read_text() for page in (ROOT / "docs").rglob("*.md")))
+    assert sorted(marked) == sorted(made)
+    assert all(text.strip() for text in made.values())
+
+
+def test_the_index_has_every_layer_with_its_equations():
+    text = generated.MADE["layers"]()
+    assert [name for name in jbp.layers.__all__ if f"### [{name}](" not in text] == []
+    assert "\ny = x W + b.\ndx = dy Wᵀ\ndW = xᵀ dy\ndb = Σ dy\n" in text
+    assert docstrings.parts("One line without any.")[0] == []
+    lines, rest = docstrings.parts("y = x, and\nso on.      dx = dy\n\n    da = 1\n\nKeeps x.")
+    assert (lines, rest) == (["y = x, and so on.", "dx = dy", "da = 1"], "Keeps x.")
+
+
+def test_the_readme_has_the_recorded_figures():
+    text = README.read_text()
+    found = json.loads((ROOT / "benchmarks/verify/results/strangers.json").read_text())
+    wrong, right = ([r for r in found if r["kind"] == kind] for kind in ("WRONG", "RIGHT"))
+    told = [int(n) for n in re.search(r"Of (\d+) mistakes.*?finds (\d+).*?none of (\d+)", text, re.DOTALL).groups()]
+    assert told == [len(wrong), sum(r["verify"] == "fail" for r in wrong), len(right)]
+    assert not any(r["verify"] == "fail" for r in right)
+    told = re.search(r"over (\d+) workloads, ([\d.]+) of the time and ([\d.]+) of", text).groups()
+    assert list(told) == re.findall(r"\d+(?:\.\d+)?", recorded.means())
+
+
+def test_there_is_something_to_test():
+    assert len(list(programs())) >= 20
+    assert {"demo", "test", "docs"} <= set(TARGETS)
+    assert {"function", "networks", "scan"} <= {a.split()[0] for m, a in MODULES if m == "verify" and a}
+
+
+def test_a_program_that_fails_is_noticed():
+    with pytest.raises(AttributeError, match="NoSuchLayer"):
+        run("a page", ["import jbp", "jbp.NoSuchLayer()"])
+    with pytest.raises(ModuleNotFoundError):
+        run("a page", ["import no_such_package"])
