@@ -6,13 +6,20 @@ first: a failing network shrinks towards the head of the list.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
 
 import jbp
 from jbp import layers, losses
 from jbp.cases import ANY, Case, f, i
 from jbp.layer import Estimator, Layer
+from jbp.readers import per_example_squared_norms
+from jbp.train import inside, start, step
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Catalogue:
     with_loss: Callable[[Layer, Layer, int], Layer]
     names: Mapping[str, Any]
     estimators: tuple[Case, ...] = ()  # their way back is not that of their definition: audited, but in no network
+    function: Callable[[Layer], Callable[..., Any]] | None = None  # f(params, x) -> (y, advanced) of a layer
+    further: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # (layer, params, x, dy) -> two equal trees
 
     def __repr__(self):
         return "jbp.catalogue.catalogue()"  # and not hundreds of lines
@@ -139,7 +148,54 @@ NAMES = {name: vars(home)[name] for home in (layers, losses, jbp) for name in ho
 
 def catalogue() -> Catalogue:
     """What `verify` finds under this package's entry point."""
-    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, NAMES, ESTIMATORS)
+    function = partial(jbp.as_function, has_aux=True)
+    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, NAMES, ESTIMATORS, function, FURTHER)
+
+
+def _norms(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
+    """The norms of the examples' gradients, out of one sweep, and of the gradient of each by itself.
+
+    What draws random numbers draws others for one example: the network is asked as it is in evaluation.
+    """
+    net, leaves = layer.evaluation(), jax.tree.leaves((x, dy))
+    if not leaves[0].ndim or len({v.shape[:1] for v in leaves}) > 1:
+        return None
+
+    def sweep(x, dy):
+        _, residuals = net.forward(params, x)
+        return residuals, net.backward(params, residuals, dy)[1]
+
+    try:
+        norms = per_example_squared_norms(net, *sweep(x, dy))
+    except jbp.LayerError:  # no rule, as for what mixes the examples
+        return None
+
+    def alone(x, dy):
+        residuals, delta = sweep(*jax.tree.map(lambda v: v[None], (x, dy)))
+        return sum((jnp.square(g).sum() for g in jax.tree.leaves(net.gradient(residuals, delta))), jnp.zeros(()))
+
+    each = jax.vmap(alone)(x, dy)
+    return jnp.broadcast_to(norms, each.shape), each  # without parameters there is one zero
+
+
+def _inside(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
+    """A step with clipping and the optimizer inside of the sweep, and one with both after it."""
+    y = jax.eval_shape(lambda: layer.forward(params, x)[0])
+    if not isinstance(y, jax.ShapeDtypeStruct) or not jnp.issubdtype(y.dtype, jnp.floating):
+        return None
+    loss, rule, key = losses.MeanSquaredError(), optax.sgd(0.1, momentum=0.9), jax.random.key(0)
+    after = optax.chain(optax.clip_by_global_norm(0.5), rule)
+    found = []
+    for begin, move in (
+        (inside.start(layer, rule, key, x), inside.step(layer, loss, rule, 0.5)),
+        (start(layer, after, key, x), step(layer, loss, after)),
+    ):
+        state, metrics = move(replace(begin, params=params), x, dy)
+        found.append((jbp.trainable(state.params), metrics["loss"], metrics["norm"]))
+    return found[0], found[1]
+
+
+FURTHER = {"per-example norms": _norms, "clipping and the optimizer inside of the sweep": _inside}
 
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:

@@ -72,12 +72,8 @@ class Bench:
         self._plain = self.compiled(_vjp(oracle.primal))
 
     def compiled(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """f compiled with little optimization: every shape is run a few times only. One of the options is left out
-        where keys are among the arguments: it would compute random bits anew in every loop that takes some of them."""
-        options = quick_options()
-        if self.random and options:
-            options = {name: value for name, value in options.items() if "emitters" not in name}
-        return jax.jit(f, compiler_options=options)
+        """f compiled with little optimization: every shape is run a few times only."""
+        return jax.jit(f, compiler_options=quick_options(self.random))
 
     def spoiled(self, spoil: Spoil) -> "Bench":
         """The same bench with a subject that is wrong in one way. Results already computed are shared."""

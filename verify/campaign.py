@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from verify.architectures import EVEN, Array, Network, after, catalogue, homes, is_one, networks, plain, program, spec
 from verify.chapters import Chapter, forget, lengths, pairs
 from verify.compiled import compilations
+from verify.further import audit_and_ask
 from verify.journal import Book, fingerprint, opened
-from verify.judge import audit
+from verify.judge import Outcome
 from verify.locate import locate
 from verify.parse import ParseError, parse, table
 from verify.progress import say as stage
@@ -28,6 +29,7 @@ from verify.safely import Failed, Pool
 from verify.served import tidy
 from verify.tokens import TokenError, modest, pack, unpack
 
+SHRINKING = 60  # seconds that a failing network is made smaller
 SOME = 500  # networks that Hypothesis draws at a time: it remembers them all
 
 
@@ -58,6 +60,7 @@ class Tally:
     warm_seconds: float = 0.0
     compilations: int = 0
     remarks: Counter = field(default_factory=Counter)
+    asked: Counter = field(default_factory=Counter)  # further questions, by name
     layers: Counter = field(default_factory=Counter)
     forms: Counter = field(default_factory=Counter)
     pairs: Counter = field(default_factory=Counter)
@@ -90,7 +93,16 @@ def chapter(name: str, campaign_seed: int, number: int, length: int) -> Tally:
 
 
 def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int) -> Tally:
-    tally, failing = Tally(), []
+    tally, failing, known = Tally(), [], {}
+
+    def judged(network):
+        """As `audit_and_ask`, but what shrinks is tried for a minute alone, and what was tried comes out alike."""
+        if not failing:
+            return audit_and_ask(vocabulary.source, network)
+        key, late = program(network), time.perf_counter() > failing[0][0] + SHRINKING
+        if key not in known:
+            known[key] = (Outcome(()), "") if late else audit_and_ask(vocabulary.source, network)
+        return known[key]
 
     @seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
     @settings(
@@ -106,24 +118,26 @@ def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int) -> Tal
     def run(network):
         start, before = time.perf_counter(), compilations()
         stage(partial(program, network))
-        outcome = audit(network)
+        outcome, question = judged(network)
         seconds, new = time.perf_counter() - start, compilations() - before
         if outcome.disagrees:
-            failing.append((network, outcome))  # the last one is the smallest, once shrinking is over
+            failing.append((time.perf_counter(), network, outcome))  # the last one is the smallest, when all is shrunk
+            known[program(network)] = outcome, question
             raise DisagreementError
         if not failing:
             tally.networks += 1
             tally.seconds += seconds
             tally.compilations += new
             tally.remarks[outcome.remark] += 1
-            if not new:
+            tally.asked.update([question] * bool(question))
+            if not new and not question:
                 tally.warm, tally.warm_seconds = tally.warm + 1, tally.warm_seconds + seconds
             cover(tally, network)
 
     try:
         run()
     except DisagreementError:
-        network, outcome = failing[-1]
+        _, network, outcome = failing[-1]
         faults = tuple(map(str, locate(network)))
         differences = tuple(map(str, outcome.differences))
         tally.networks += 1

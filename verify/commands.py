@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from verify import command, outputs, scan as scanning, shell, tokens
-from verify.architectures import homes, program
+from verify.architectures import catalogue, homes, program
 from verify.campaign import from_token, results_of, resumed
 from verify.cases import audit_case
 from verify.check import check
 from verify.escape import line
+from verify.further import audit_and_ask
 from verify.journal import Book, fingerprint
-from verify.judge import audit
 from verify.locate import locate
 from verify.report import Report
 from verify.safely import Failed
@@ -159,7 +159,7 @@ def replayed(word: str, allowed: tuple[str, ...]) -> tuple[str, str]:
         report = tokens.again(held, allowed)
         return str(report), report.verdict
     network = from_token(word)
-    outcome = audit(network)
+    outcome, _ = audit_and_ask(catalogue(held[0]), network)
     told = [program(network), *(f"  {difference}" for difference in outcome.differences)]
     if not outcome.disagrees:
         return "\n".join([*told, f"agrees {outcome.remark}".rstrip()]), "pass"

@@ -93,7 +93,7 @@ def _traced(layer):
         dx, dparams = layer.pull(params, residuals, dy)
         moves, rest = split((params, x))
         true, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
-        return y, dx, dparams, true, pullback(_zeros_for_none(dy, true))[0]
+        return y, dx, dparams, true, pullback(zeros_for_none(dy, true))[0]
 
     return both
 
@@ -118,10 +118,13 @@ def compilations() -> int:
 
 
 @cache
-def quick_options() -> dict[str, Any] | None:
-    """Options for quick compilation of what runs a few times on a few numbers, where this compiler knows them."""
+def quick_options(random: bool = False) -> dict[str, Any] | None:
+    """Options for quick compilation of what runs a few times on a few numbers, where this compiler knows them.
+
+    Without one of them for what takes keys: it would compute random bits anew in every loop that takes some of them.
+    """
     options: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-    for try_ in (options | {"xla_cpu_use_fusion_emitters": False}, options):
+    for try_ in (options if random else options | {"xla_cpu_use_fusion_emitters": False}, options):
         try:
             jax.jit(lambda: 0, compiler_options=try_)()
         except Exception as error:  # each backend has its own way to say that it has no such option
@@ -132,7 +135,8 @@ def quick_options() -> dict[str, Any] | None:
     return None
 
 
-def _zeros_for_none(dy, y):
+def zeros_for_none(dy: Any, y: Any) -> Any:
+    """The cotangent with zeros of jax.vjp's kind where it has None, for integers."""
     return jax.tree.map(lambda d, y: np.zeros(y.shape, jax.dtypes.float0) if d is None else d, dy, y, is_leaf=is_none)
 
 

@@ -86,6 +86,9 @@ def _print_campaign(tally, options, jobs) -> None:
     for remark, words in remarks.items():
         if tally.remarks[remark]:
             shell.say(people, f"  {tally.remarks[remark]} {words}")
+    if tally.asked:
+        told = ", ".join(f"{name} {n}" for name, n in sorted(tally.asked.items()))
+        shell.say(people, f"  {tally.asked.total()} were asked more, one question each: {told}")
     if tally.seconds:
         rate = 60 * jobs * tally.networks / tally.seconds
         shell.say(people, f"  speed: {rate:.0f} a minute in {jobs} processes; {tally.compilations} layers compiled")

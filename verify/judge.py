@@ -1,5 +1,6 @@
 """One network's hand-written sweep against `jax.vjp` of its definition, in float64."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,13 @@ def output_error(y: Any, rng: np.random.Generator) -> Any:
     return jax.tree.map(lambda y: np.asarray(rng.normal(size=y.shape), y.dtype) if is_float(y) else None, y)
 
 
-def compare(ours: Any, true: Any) -> list[Difference]:
+def gradient_name(path: Any) -> str:
+    """The name of a leaf of (dx, dparams)."""
+    side, *rest = path
+    return ("dx" if side.idx == 0 else "d params") + jax.tree_util.keystr(tuple(rest))
+
+
+def compare(ours: Any, true: Any, called: Callable[[Any], str] = gradient_name) -> list[Difference]:
     """The leaves on which the gradients differ by more than CLOSE; the tree itself if the trees are not alike."""
     flat, tree = jax.tree.flatten_with_path(true, is_leaf=is_none)
     try:
@@ -55,7 +62,7 @@ def compare(ours: Any, true: Any) -> list[Difference]:
         return [Difference(f"the tree ({error})", np.inf, 0.0)]
     wrong = []
     for (path, a), b in zip(flat, mine, strict=True):
-        name = _name(path)
+        name = called(path)
         if a is None or b is None:
             if a is not b:
                 wrong.append(Difference(f"{name} ({'missing' if b is None else 'expected None'})", np.inf, 0.0))
@@ -69,11 +76,6 @@ def compare(ours: Any, true: Any) -> list[Difference]:
             if not error <= CLOSE * scale:
                 wrong.append(Difference(name, error, scale))
     return wrong
-
-
-def _name(path):
-    side, *rest = path
-    return ("dx" if side.idx == 0 else "d params") + jax.tree_util.keystr(tuple(rest))
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,10 @@ def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
     moves, rest = split((params, x))
     between = replace_at(layer, lambda _, node: Rounded(node.layer, node, rng) if isinstance(node, Compiled) else node)
     for _ in range(8):
-        params_, x_ = join(_rounded(moves, rng), rest)
+        params_, x_ = join(rounded(moves, rng), rest)
         for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
             for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
-                if (name := _name(path)) in noise:
+                if (name := gradient_name(path)) in noise:
                     noise[name] = max(noise[name], float(np.abs(a - b).max()))
     wrong = [d for d in wrong if d.error > 16 * noise[d.leaf]]
     return not wrong or _is_cancellation(wrong, layer, params, x, dy, true)
@@ -140,7 +142,7 @@ def _is_cancellation(wrong, layer, params, x, dy, true):
     """Whether the truth in float32 is so far from the truth that in float64 as much would be lost as `wrong` is off."""
     rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, (params, x, dy)))
     pairs = zip(jax.tree.leaves_with_path(true), jax.tree.leaves(rough), strict=True)
-    lost = {_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
+    lost = {gradient_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
     return all(d.error <= SAFETY * DOWN * lost[d.leaf] for d in wrong)
 
 
@@ -153,12 +155,12 @@ class Rounded(Compiled):
 
     def forward(self, params, x):
         y, residuals = self.inner.forward(params, x)
-        return _rounded(y, self.rng), residuals
+        return rounded(y, self.rng), residuals
 
     def pull(self, params, x, dy):
-        return _rounded(self.inner.pull(params, x, dy), self.rng)
+        return rounded(self.inner.pull(params, x, dy), self.rng)
 
 
-def _rounded(tree, rng):
+def rounded(tree: Any, rng: np.random.Generator) -> Any:
     """The tree's floating leaves, each up or down by two units in the last place, or as it is."""
     return jax.tree.map(lambda v: v * (1 + 4e-16 * rng.choice((-1, 0, 1), size=v.shape)) if is_float(v) else v, tree)

@@ -1,0 +1,132 @@
+"""What is asked of some networks beyond their gradient: right ones agree, and each question sees its fault."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+import jbp
+from verify import campaign, further
+from verify.__main__ import main
+from verify.architectures import Array, Network, catalogue, values
+
+SOURCE = catalogue()
+
+
+def asked(name, layer, source=SOURCE, x=(2, 3)):
+    network = Network(layer, Array(x), 0)
+    with jax.enable_x64(True):
+        return further.asked(layer, name, further.questions(source)[name], *values(network))
+
+
+class HalvesApart(jbp.layers.Dense):
+    def gradient(self, x, dy, /):
+        return jax.tree.map(lambda g: 2 * g, super().gradient(x, dy))
+
+    def pull(self, params, x, dy, /):
+        dx, delta = self.backward(params, x, dy)
+        return dx, super().gradient(x, delta)
+
+
+class TwiceBelow(jbp.layers.Dense):
+    def pull(self, params, x, dy, /):
+        dx, grads = super().pull(params, x, dy)
+        return 2 * dx, grads
+
+
+@jax.custom_batching.custom_vmap
+def _twice_in_a_batch(dx):
+    return dx
+
+
+@_twice_in_a_batch.def_vmap
+def _(size, batched, dx):
+    return 2 * dx, batched[0]
+
+
+class WrongInABatch(jbp.layers.Tanh):
+    def pull(self, params, residuals, dy, /):
+        dx, grads = super().pull(params, residuals, dy)
+        return _twice_in_a_batch(dx), grads
+
+
+class MovesWhatIsTrained(jbp.layers.Dense):
+    def advance(self, params, residuals, /):
+        return jax.tree.map(lambda p: 0.9 * p, params)
+
+
+class OwnDelta(jbp.layers.Dense):
+    """Right, but what it calls delta is not what the rule for Dense's norms takes it for."""
+
+    def backward(self, params, x, dy, /):
+        dx, delta = super().backward(params, x, dy)
+        return dx, 2 * delta
+
+    def gradient(self, x, delta, /):
+        return super().gradient(x, delta / 2)
+
+
+def _half(layer):
+    f = jbp.as_function(layer, has_aux=True)
+    return lambda params, x: (0.5 * f(params, x)[0], ())
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "source"),
+    [
+        ("backward and gradient apart", HalvesApart(4), SOURCE),
+        ("as one program", TwiceBelow(4), SOURCE),
+        ("under vmap", WrongInABatch(), SOURCE),
+        ("advance moves buffers alone", MovesWhatIsTrained(4), SOURCE),
+        ("as a function under jax.vjp", jbp.layers.Dense(4), replace(SOURCE, function=_half)),
+        ("per-example norms", OwnDelta(4), SOURCE),
+        ("clipping and the optimizer inside of the sweep", HalvesApart(4), SOURCE),
+    ],
+)
+def test_each_question_sees_its_fault(name, wrong, source):
+    right = asked(name, jbp.Serial(jbp.layers.Dense(4), jbp.layers.Tanh()))
+    assert right is not None
+    assert not right.differences
+    outcome = asked(name, jbp.Serial(jbp.layers.Sin(), wrong), source)
+    assert outcome is not None
+    assert outcome.disagrees
+    assert all(d.leaf.startswith(f"{name}: ") for d in outcome.differences)
+    assert name in further.questions(SOURCE)
+
+
+def test_what_does_not_allow_a_question_is_no_fault():
+    tied = jbp.Tied(jbp.Serial(jbp.layers.Dense(3), jbp.layers.Dense(3)), (((0,), (1,)),))
+    assert asked("per-example norms", tied) is None
+    assert asked("clipping and the optimizer inside of the sweep", jbp.layers.FanOut()) is None
+
+
+def test_one_network_in_so_many_is_asked_one_question_after_another():
+    names = [further.question(SOURCE, Network(jbp.layers.Tanh(), Array((2, 3)), seed)) for seed in range(5000)]
+    assert sum(name is not None for name in names) == 20
+    assert set(names) == {None, *further.questions(SOURCE)}
+
+
+def test_the_rounding_of_a_gradient_that_is_zero_is_none():
+    outcome = asked("as one program", jbp.Serial(jbp.layers.Dense(3), jbp.layers.BatchNorm()), x=(5, 3))
+    assert outcome is not None
+    assert not outcome.disagrees
+
+
+def test_a_campaign_reports_and_replays_what_a_question_finds(monkeypatch, capsys):
+    few = [c for c in SOURCE.layers if type(c.layer) in (jbp.layers.Dense, jbp.layers.Tanh, jbp.layers.Sigmoid)]
+    wrong = [replace_layer(c, HalvesApart(3)) if c.layer == jbp.layers.Dense(3) else c for c in few]
+    source = replace(SOURCE, layers=tuple(wrong), names=dict(SOURCE.names) | {"HalvesApart": HalvesApart})
+    for module in ("verify.campaign", "verify.architectures", "verify.commands"):
+        monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": source)
+    monkeypatch.setattr(further, "EVERY", 1)
+    monkeypatch.setattr(further, "questions", lambda source: {"backward and gradient apart": further.apart})
+    tally = campaign.run(40, 3)
+    (failure,) = tally.failures
+    assert "HalvesApart(3)" in failure.program
+    assert all(difference.startswith("backward and gradient apart: ") for difference in failure.differences)
+    assert main(["replay", failure.token, "--here"]) == 1
+    assert "backward and gradient apart: " in capsys.readouterr().out
+
+
+def replace_layer(case, layer):
+    return type(case)(layer, *case.inputs)

@@ -1,0 +1,130 @@
+"""What else is asked of one network in so many: the same numbers by other ways through a library.
+
+A question is a function (layer, params, x, dy) -> (got, wanted), two trees that must agree, or None where the layer
+does not allow it. Those here are asked of every catalogue; one that has more offers them as `further`, by name. The
+network runs as it is, compiled as one program, which costs as much as hundreds of networks of compiled layers: so each
+question is asked of few, drawn by the network's seed.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from verify.architectures import Network, values
+from verify.compiled import quick_options, zeros_for_none
+from verify.judge import Outcome, audit, compare, gradients, output_error, rounded, truth
+from verify.protocol import is_float, join, split
+
+EVERY = 250  # one network in so many is asked one question
+SLACK = 64  # times what rounding the inputs does to either side
+DRAWS = 4
+
+Question = Callable[[Any, Any, Any, Any], tuple[Any, Any] | None]
+
+
+def apart(layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any]:
+    """`backward` and then `gradient`, against `pull`."""
+    _, residuals = layer.forward(params, x)
+    dx, delta = layer.backward(params, residuals, dy)
+    return (dx, layer.gradient(residuals, delta)), layer.pull(params, residuals, dy)
+
+
+def as_one_program(layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any]:
+    """The sweep of the network under one jit, against `jax.vjp` of its definition."""
+    y = jax.eval_shape(lambda: layer.forward(params, x)[0])
+    return gradients(layer, params, x, dy), truth(layer, params, x, zeros_for_none(dy, y))
+
+
+def under_vmap(layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any]:
+    """Two inputs by vmap, against one after the other."""
+
+    def pair(tree):
+        return jax.tree.map(lambda v: jnp.stack([v, v[::-1] if v.ndim else v]), tree)
+
+    sweep = partial(gradients, layer, params)
+    xs, dys = pair(x), pair(dy)
+    each = [sweep(*jax.tree.map(lambda v, i=i: v[i], (xs, dys))) for i in range(2)]
+    return jax.vmap(sweep)(xs, dys), jax.tree.map(lambda *v: jnp.stack(v), *each)
+
+
+def moved_on(layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any]:
+    """What is trained, after `advance` and before: buffers alone move."""
+    _, residuals = layer.forward(params, x)
+    return split(layer.advance(params, residuals))[0], split(params)[0]
+
+
+def as_a_function(function: Callable[[Any], Any], layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any]:
+    """`jax.vjp` of function(layer), (params, x) -> (y, advanced), against the sweep."""
+    moves, rest = split((params, x))
+    y, pullback, _ = jax.vjp(lambda moves: function(layer)(*join(moves, rest)), moves, has_aux=True)
+    dparams, dx = pullback(zeros_for_none(dy, y))[0]
+    return (dx, dparams), gradients(layer, params, x, dy)
+
+
+def questions(source: Any) -> Mapping[str, Question]:
+    """All that is asked of a catalogue's networks, by name."""
+    found = {
+        "backward and gradient apart": apart,
+        "as one program": as_one_program,
+        "under vmap": under_vmap,
+        "advance moves buffers alone": moved_on,
+    }
+    if function := getattr(source, "function", None):
+        found["as a function under jax.vjp"] = partial(as_a_function, function)
+    return found | dict(getattr(source, "further", {}))
+
+
+def question(source: Any, network: Network) -> str | None:
+    """Which question is asked of a network, if any."""
+    turn, rest = divmod(network.seed, EVERY)
+    names = list(questions(source))
+    return None if rest else names[turn % len(names)]
+
+
+def audit_and_ask(source: Any, network: Network) -> tuple[Outcome, str]:
+    """What came of a network's gradient and, where that agrees, of the question that it is asked, if any; and which."""
+    outcome, name = audit(network), question(source, network)
+    if outcome.disagrees or name is None:
+        return outcome, ""
+    with jax.enable_x64(True):
+        params, x, rng = values(network)
+        answer = asked(network.layer, name, questions(source)[name], params, x, rng)
+    return (outcome, f"{name}: not allowed") if answer is None else (answer, name)
+
+
+def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.random.Generator) -> Outcome | None:
+    """What came of one question, None if the layer does not allow it.
+
+    A difference no larger than what rounding the inputs does to either side is rounding, as in `judge`.
+    """
+    dy = output_error(jax.eval_shape(lambda: layer.forward(params, x)[0]), rng)
+    run = jax.jit(partial(ask, layer), compiler_options=quick_options(_random(params)))
+    pair = run(params, x, dy)
+    if pair is None:
+        return None
+    got, wanted = pair
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted) if is_float(leaf)):
+        return Outcome((), "not finite")
+    wrong = compare(got, wanted, partial(_name, name))
+    if not wrong or any(d.error == np.inf for d in wrong):
+        return Outcome(tuple(wrong))
+    noise, (moves, rest) = dict.fromkeys((d.leaf for d in wrong), 0.0), split((params, x))
+    for _ in range(DRAWS):
+        params_, x_ = join(rounded(moves, rng), rest)
+        for before, now in zip((got, wanted), run(params_, x_, dy), strict=True):
+            for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
+                if (leaf := _name(name, path)) in noise:
+                    noise[leaf] = max(noise[leaf], float(np.abs(a - b).max()))
+    return Outcome(tuple(wrong), "" if any(d.error > SLACK * noise[d.leaf] for d in wrong) else "rounding")
+
+
+def _random(params):
+    return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(params))
+
+
+def _name(question, path):
+    return f"{question}: {jax.tree_util.keystr(tuple(path)) or 'the one array'}"
