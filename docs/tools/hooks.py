@@ -1,4 +1,7 @@
-"""What MkDocs calls while it builds: mathematics, the generated pages, and figures that follow light and dark."""
+"""What MkDocs calls while it builds: mathematics, the generated pages, and figures that follow light and dark.
+
+Nothing that the browser fetches may come from elsewhere, which is looked for in every page.
+"""
 
 import re
 import sys
@@ -6,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -15,6 +20,12 @@ from docs.tools import generated, recorded  # noqa: E402
 from docs.tools.mathml import MathML  # noqa: E402
 
 SVG = re.compile(r'<p><img alt="([^"]*)" src="(?:[^"]*/)?figures/([\w-]+\.svg)" ?/?></p>')
+SHIM = "https://unpkg.com/iframe-worker/shim"  # the theme's, for search in pages opened from a file; ours is local
+OUTSIDE = r"""["']?(?:https?:)?//[^>]*>"""
+FETCHED = re.compile(
+    rf"<(?:script|img|iframe|source|video)\b[^>]*\bsrc={OUTSIDE}"
+    rf"|<link\b[^>]*\brel=.?(?:stylesheet|pre|icon)[^>]*\bhref={OUTSIDE}"
+)
 PICTURES = {"benchmarks.png": "benchmarks/results/cpu.png", "floor.png": "benchmarks/verify/results/floor.png"}
 
 
@@ -53,3 +64,18 @@ def _inlined(alt: str, path: Path) -> str:
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{path.stem}-", text)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
     return f'<figure class="plot">{text.strip()}</figure>'
+
+
+def on_post_page(output: str, *, page: Any, **_: Any) -> str:
+    return _local(output, page.url)
+
+
+def on_post_template(output: str, *, template_name: str, **_: Any) -> str:
+    return _local(output, template_name) if template_name.endswith(".html") else output
+
+
+def _local(html: str, url: str) -> str:
+    html = html.replace(SHIM, get_relative_url("assets/worker.js", url))
+    if found := FETCHED.search(html):
+        raise PluginError(f"{url} loads something from elsewhere: {found[0]}")
+    return html
