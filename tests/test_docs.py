@@ -35,8 +35,9 @@ def programs():
 
 
 @pytest.fixture
-def settings():
-    """JAX's settings as users have them, whatever a page does to them."""
+def settings(tmp_path, monkeypatch):
+    """JAX's settings as users have them, whatever a page does to them; what it writes goes with the test."""
+    monkeypatch.chdir(tmp_path)
     before = {name: getattr(jax.config, name) for name in USERS}
     for name, value in USERS.items():
         jax.config.update(name, value)
@@ -134,6 +135,8 @@ def test_the_readme_has_the_recorded_figures():
     told = [int(n) for n in re.search(r"Of (\d+) mistakes.*?finds (\d+).*?none of (\d+)", text, re.DOTALL).groups()]
     assert told == [len(wrong), sum(r["verify"] == "fail" for r in wrong), len(right)]
     assert not any(r["verify"] == "fail" for r in right)
+    agree = json.loads((ROOT / "benchmarks/parity/results.json").read_text())["agree"]
+    assert int(re.search(r"(\d+) of PyTorch's own module tests", text)[1]) == agree
     told = re.search(r"over (\d+) workloads, ([\d.]+) of the time and ([\d.]+) of", text).groups()
     assert list(told) == re.findall(r"\d+(?:\.\d+)?", recorded.means())
 

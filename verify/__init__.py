@@ -1,10 +1,10 @@
 """The auditor of hand-written backward passes.
 
-report = verify.check(f, *example_args, reference=plain)
-report.verdict  # "pass", "fail" or "inconclusive"
+    report = verify.check(f, *example_args, reference=plain)
+    report.verdict  # "pass", "fail" or "inconclusive"
 
-@hypothesis.given(verify.networks())  # random networks of all catalogued layers, valid by construction
-def test(network): assert not verify.audit(network).disagrees
+    @hypothesis.given(verify.networks())  # random networks of all catalogued layers, valid by construction
+    def test(network): assert not verify.audit(network).disagrees
 """
 
 from verify.architectures import Network, networks

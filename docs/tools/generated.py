@@ -70,7 +70,7 @@ def _module(name: str, title: str) -> str:
         home = getattr(value, "__module__", None)
         if inspect.ismodule(value) or home is None:
             continue
-        if home.startswith("jbp.layers.") and not name.startswith("jbp.layers."):
+        if name == "jbp" and home.startswith(("jbp.layer", "jbp.combinators")):  # on pages of their own
             continue
         head += [f"::: {home}.{n}", "    options:", "      heading_level: 2", ""]
     return "\n".join(head)
