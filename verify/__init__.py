@@ -1,10 +1,13 @@
 """The auditor of hand-written backward passes.
 
+One call audits one function at one example, another a random network of catalogued layers, valid by construction:
+
     report = verify.check(f, *example_args, reference=plain)
     report.verdict  # "pass", "fail" or "inconclusive"
 
-    @hypothesis.given(verify.networks())  # random networks of all catalogued layers, valid by construction
-    def test(network): assert not verify.audit(network).disagrees
+    @hypothesis.given(verify.networks())
+    def test(network):
+        assert not verify.audit(network).disagrees
 """
 
 from verify.architectures import Network, networks
