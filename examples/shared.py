@@ -17,8 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import verify
 from examples.data import Damaged
-from jbp import Layer, buffers, cast, merge, trainable, value_and_grad
+from jbp import Layer, buffers, merge, trainable, value_and_grad
 from jbp.train import accuracy
 
 matplotlib.use("Agg")
@@ -204,28 +205,10 @@ def agreement(
     net: Layer, loss: Layer, params: Any, batch: tuple[Any, ...], name: str = "", bar: float = 1e-11
 ) -> Figure:
     """The figure of how far the worst leaf of the gradient is from that of jax.grad."""
-    errors = disagreement(net, loss, params, *batch)
-    worst = max(errors, key=lambda leaf: errors[leaf])
-    return Figure(
-        f"{name}worst leaf against jax.grad", errors[worst], bar, f"a wrong gradient (worst at {worst})", low=True
-    )
-
-
-def disagreement(net: Layer, loss: Layer, params: Any, x: Any, target: Any) -> dict[str, float]:
-    """For each leaf of the gradient: max |by hand − by jax| / max |by jax|, both in float64 on this one batch.
-
-    The denominator is a thousandth of the greatest of all leaves at least: a bias ahead of a BatchNorm, say, has the
-    gradient zero, and there is no more than rounding to be compared.
-    """
-    with jax.enable_x64(True):
-        params, x, target = cast((params, x, target), "float64")
-        ours, theirs = (jax.jit(f(net, loss))(params, x, target)[1] for f in (by_hand, by_jax))
-        least = 1e-3 * max(float(abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
-        leaves = zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
-        return {
-            jax.tree_util.keystr(path): float(abs(a - b).max()) / max(float(abs(b).max()), least)
-            for (path, a), b in leaves
-        }
+    leaves = [leaf for leaf in verify.compare(net, loss, params, *batch).leaves if leaf.name.startswith("params")]
+    worst = max(leaves, key=lambda leaf: leaf.error)
+    why = f"a wrong gradient (worst at {worst.name})"
+    return Figure(f"{name}worst leaf against jax.grad", worst.error, bar, why, low=True)
 
 
 def temporary(compiled: Any) -> int:

@@ -13,6 +13,7 @@ One call audits one function at one example, another a random network of catalog
 from verify.architectures import Network, networks
 from verify.cases import case, parametrize
 from verify.check import check
+from verify.comparison import Comparison, compare
 from verify.judge import audit
 from verify.locate import locate
 from verify.report import AuditError, Canary, Finding, Report
@@ -21,6 +22,7 @@ from verify.subject import Pair, SubjectError, pair
 __all__ = [
     "AuditError",
     "Canary",
+    "Comparison",
     "Finding",
     "Network",
     "Pair",
@@ -29,6 +31,7 @@ __all__ = [
     "audit",
     "case",
     "check",
+    "compare",
     "locate",
     "networks",
     "pair",

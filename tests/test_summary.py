@@ -1,0 +1,102 @@
+"""What a network is made of, in numbers known by hand, and one gradient beside jax.grad by name."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import draw
+
+import jbp
+import verify
+from jbp import Parallel, Remat, Repeat, Residual, Serial
+from jbp.cases import f
+from jbp.layers import LSTM, Add, BatchNorm, Conv, Dense, Dropout, FanOut, StraightThroughSign, Tanh
+from jbp.losses import MeanSquaredError
+from jbp.readers.summary import flops
+
+X = jax.ShapeDtypeStruct((2, 3), "float32")
+
+
+def rows(net, x=X):
+    return {row.path: row for row in jbp.summary(net, x).rows}
+
+
+def test_a_perceptron_by_hand():
+    found = jbp.summary(Serial(body=Dense(4), act=Tanh(), head=Dense(1)), X)
+    numbers = [(r.path, r.label, r.output, r.parameters, r.flops, r.kept) for r in found.rows]
+    assert numbers == [
+        ("", "", "float32[2, 1]", 21, 48 + 8 + 8 + 16 + 2, 4 * (6 + 8)),  # Tanh keeps y, which is the head's x
+        ("Serial.body", "body", "float32[2, 4]", 16, 2 * 2 * 3 * 4 + 8, 4 * 6),
+        ("Serial.act", "act", "float32[2, 4]", 0, 8, 4 * 8),
+        ("Serial.head", "head", "float32[2, 1]", 5, 2 * 2 * 4 + 2, 4 * 8),
+    ]
+    assert (found.parameters, found.buffers, found.kept) == (21, 0, 56)
+    text = str(found)
+    assert repr(found) == text
+    for line in ("body Dense(4)", "float32[2, 4]", "16", "56 B"):
+        assert line in text
+
+
+def test_what_repeats_counts_as_often_and_what_is_run_again_keeps_nothing():
+    found = rows(Serial(Dense(3), Repeat(Residual(Dense(3)), 5), Remat(Serial(Dense(2), Tanh()))))
+    inner = found["Serial[1].Repeat.Residual"]
+    assert (inner.times, inner.parameters, inner.kept) == (5, 5 * 12, 5 * 4 * 6)
+    assert inner.flops == 5 * (2 * 2 * 3 * 3 + 6)
+    assert found["Serial[2]"].kept == 4 * 6
+    assert {found[f"Serial[2].Remat.Serial[{i}]"].kept for i in (0, 1)} == {0}
+
+
+def test_buffers_are_no_parameters_and_integers_go_through():
+    net = Serial(FanOut(), Parallel(Serial(BatchNorm(), Dropout(0.5)), jbp.Frozen(Dense(3))), Add())
+    found = jbp.summary(net, X)
+    assert (found.parameters, found.buffers) == (6, 3 + 3 + 1 + 1 + 12)  # mean, variance, steps; key; frozen
+    words = jbp.summary(jbp.layers.Embedding(7, 2), jax.ShapeDtypeStruct((4,), "int32"))
+    assert (words.parameters, words.flops, words.kept) == (14, 0, 16)
+
+
+def test_operations_of_convolutions_and_loops():
+    x = jax.ShapeDtypeStruct((1, 5, 5, 2), "float32")
+    net = Conv(3, (3, 3), padding="VALID", bias=False)
+    assert jbp.summary(net, x).flops == 2 * (3 * 3 * 3) * (3 * 3 * 2)
+    w = jnp.ones((3, 3), "float32")
+    assert flops(lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c) @ w, None), x, None, 10)[0], X) == 10 * (6 + 36)
+    times = [jbp.summary(LSTM(4), jax.ShapeDtypeStruct((2, t, 3), "float32")).flops for t in (5, 10)]
+    assert times[1] == pytest.approx(2 * times[0], rel=0.05)
+
+
+def test_the_gradient_of_a_batch_beside_that_of_jax():
+    net, x, t = Serial(body=Dense(4), act=Tanh(), head=Dense(1)), draw(f(5, 3), dtype="float32"), jnp.ones((5, 1))
+    params = net.init(jax.random.key(0), x)
+    found = verify.compare(net, MeanSquaredError(), params, x, t)
+    assert found.agrees
+    assert {leaf.name for leaf in found.leaves} == {
+        "x", *(f"params['{layer}']['{leaf}']" for layer in ("body", "head") for leaf in "wb")
+    }  # fmt: skip
+    assert "agrees with jax.grad" in str(found)
+    assert str(found.worst) in repr(found)
+
+
+@dataclass(frozen=True)
+class Broken(Dense):
+    def gradient(self, x, dy, /):
+        grads = super().gradient(x, dy)
+        return grads | {"w": 1.25 * grads["w"]}
+
+
+def test_the_wrong_leaf_is_named():
+    net, x = Serial(Dense(4), Broken(2), BatchNorm()), draw(f(5, 3), dtype="float32")
+    params = net.init(jax.random.key(0), x)
+    found = verify.compare(net, MeanSquaredError(), params, x, jnp.sin(x[:, :2]))
+    assert not found.agrees
+    assert found.worst.name == "params[1]['w']"
+    np.testing.assert_allclose(found.worst.error, 0.25)
+    assert [leaf.error > 1e-9 for leaf in found.leaves].count(True) == 1
+
+
+def test_an_estimator_is_told():
+    net = Serial(Dense(2), StraightThroughSign())
+    found = verify.compare(net, MeanSquaredError(), net.init(jax.random.key(0), X), jnp.ones((2, 3)), jnp.ones((2, 2)))
+    assert found.estimator
+    assert "backward pass is another on purpose" in str(found)
