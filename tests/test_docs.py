@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import linecache
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -19,7 +22,7 @@ TEXT = "\n".join(page.read_text() for page in WRITTEN)
 TARGETS = sorted(set(re.findall(r"(?:`|\$ )make ([a-z-]+)", TEXT)))
 MODULES = sorted(set(re.findall(r"(?:`|\$ )(?:\.venv/bin/)?python -m ([\w.]+)((?: [\w-]+)*)", TEXT)))
 MADE = ("api/", "figures/floor.png", "figures/benchmarks.png")  # where the site has pages that docs/tools makes
-OTHERS = {"jaxopt"}  # packages about which something is said that are not installed for tests
+OTHERS = {"jaxopt", "torch"}  # packages about which something is said that are not installed for tests
 USERS = {"jax_enable_x64": False, "jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
 
 
@@ -139,6 +142,16 @@ def test_the_readme_has_the_recorded_figures():
     assert int(re.search(r"(\d+) of PyTorch's own module tests", text)[1]) == agree
     told = re.search(r"over (\d+) workloads, ([\d.]+) of the time and ([\d.]+) of", text).groups()
     assert list(told) == re.findall(r"\d+(?:\.\d+)?", recorded.means())
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs")  # the extra `docs`
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "api" / "jbp.layers.linear.html").exists()
 
 
 def test_there_is_something_to_test():

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from docs.tools.docstrings import parts
+from docs.tools.recorded import table
 
 FAMILIES = {
     "linear": "Affine maps",
@@ -123,7 +124,20 @@ def _index(name: str) -> str:
     return "\n".join(_entries(importlib.import_module(name), page_of(name)))
 
 
+def _laws() -> str:
+    """What each law of the auditor asks: the head of its function's docstring."""
+    from verify.laws import LAWS, QUICK
+
+    rows = []
+    for law in LAWS:
+        asks = (inspect.getdoc(law.check) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        asks = asks.replace("the way back", "the backward pass").replace("the way forward", "the forward pass")
+        rows.append((f"`{law.name}`", asks, "quick" if law.name in QUICK else "standard"))
+    return table("law | what it asks | from level", rows)
+
+
 MADE: dict[str, Callable[[], str]] = {  # for <!-- made: name --> in a page
+    "laws": _laws,
     "layers": _layers,
     "losses": partial(_index, "jbp.losses"),
     "combinators": partial(_index, "jbp.combinators"),
