@@ -128,6 +128,7 @@ def test_the_index_has_every_layer_with_its_equations():
     assert "\ny = x W + b.\ndx = dy Wᵀ\ndW = xᵀ dy\ndb = Σ dy\n" in text
     assert docstrings.parts("One line without any.")[0] == []
     lines, rest = docstrings.parts("y = x, and\nso on.      dx = dy\n\n    da = 1\n\nKeeps x.")
+    assert docstrings.plain("Of a[0][1]:\n\n    a[0][1]") == "Of a[0]\\[1]:\n\n    a[0][1]"
     assert (lines, rest) == (["y = x, and so on.", "dx = dy", "da = 1"], "Keeps x.")
 
 

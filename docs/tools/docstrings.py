@@ -30,3 +30,9 @@ def laid_out(docstring: str) -> str:
     """The docstring as Markdown, its equations in a block."""
     equations, rest = parts(docstring)
     return "\n".join(["```text", *equations, "```", "", rest]) if equations else docstring
+
+
+def plain(docstring: str) -> str:
+    """The docstring with params[0]['w'] as it stands, which Markdown takes for a link; indented code stays."""
+    lines = docstring.split("\n")
+    return "\n".join(line if line.startswith("    ") else line.replace("][", "]\\[") for line in lines)
