@@ -1,5 +1,6 @@
 """Strict in the tests: float64 on, no silent broadcast over ranks or promotion of dtypes, warnings are errors."""
 
+import os
 from collections import defaultdict
 
 import jax
@@ -10,8 +11,12 @@ pytest_plugins = ["pytest_verify"]  # also where the installation is older than 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Thousands of small programs that run a few times each: nearly all the time goes into compiling them.
+# Thousands of small programs that run a few times each: nearly all the time goes into compiling them. XLA ends the
+# process at a flag that it does not know, and newer ones have but one way to emit loops.
 jax.config.update("jax_disable_most_optimizations", True)
+quick = ["--xla_cpu_parallel_codegen_split_count=1"]
+quick += ["--xla_cpu_use_fusion_emitters=false"] * (jax.__version_info__ < (0, 11))
+os.environ["XLA_FLAGS"] = " ".join([*quick, os.environ.get("XLA_FLAGS", "")])
 
 
 def pytest_addoption(parser):

@@ -1,6 +1,6 @@
 """Ordinary numbers for a Case's inputs, and a layer's own way back beside `jax.vjp` of its reference."""
 
-from functools import cache
+import os
 
 import jax
 import jax.numpy as jnp
@@ -90,17 +90,10 @@ def _mix(a, b):
     return 2.5 * np.asarray(a) + np.asarray(b)
 
 
-@cache
-def older_loops():
-    """The compiler's option for its older way to emit loops, None where it has none."""
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError as error:
-        if "xla_cpu_use_fusion_emitters" not in str(error):
-            raise
-        return None
-    return options
+def newer_loops():
+    """The compiler's option for its newer way to emit loops, None where it has no other. The older one, which conftest
+    chooses, compiles in half the time, but not where many of them take the same random bits."""
+    return {"xla_cpu_use_fusion_emitters": True} if "use_fusion_emitters" in os.environ["XLA_FLAGS"] else None
 
 
 def audit(net, x, eps=1e-12, seed=0):
@@ -108,11 +101,10 @@ def audit(net, x, eps=1e-12, seed=0):
     params = parameters(net, x, seed)
     dy = cotangent(jax.eval_shape(lambda p: net.reference(p, x), params), seed)
 
-    # XLA's older way to emit loops compiles in half the time, but not where many of them take the same random bits
     drawn = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves((params, x)))
-    older = None if drawn else older_loops()
     run = jax.jit(
-        lambda params, x, dy: (reverse(net, params, x, dy), oracle(net, params, x, dy)), compiler_options=older
+        lambda params, x, dy: (reverse(net, params, x, dy), oracle(net, params, x, dy)),
+        compiler_options=newer_loops() if drawn else None,
     )
 
     def both(dy):

@@ -2,14 +2,13 @@
 
 import dataclasses
 import pickle
-from functools import partial
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import assert_near, audit, cotangent, draw, floats_of, is_float, older_loops, parameters, reverse
+from oracle import assert_near, audit, cotangent, draw, floats_of, is_float, parameters, reverse
 
 import jbp
 import jbp.layers.attention.blockwise
@@ -247,7 +246,7 @@ LARGEST = {
 
 @pytest.mark.parametrize(("layer", "spec"), LAST)
 def test_lower_precision_stays_near_and_zeros_huge_and_tiny_inputs_give_finite_results(layer, spec):
-    @partial(jax.jit, compiler_options=older_loops())
+    @jax.jit
     def run(params, x, dy):
         y, residuals = layer.forward(params, x)
         return y, layer.pull(params, residuals, dy)
