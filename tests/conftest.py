@@ -20,15 +20,15 @@ os.environ["XLA_FLAGS"] = " ".join([*quick, os.environ.get("XLA_FLAGS", "")])
 
 
 def pytest_addoption(parser):
-    words = "of a test with forty sets of parameters or more try every so-many-th alone (make test-quick)"
+    words = "of the tests of each file try every so-many-th alone (make test-quick)"
     parser.addoption("--sample", type=int, default=1, help=words)
 
 
 def pytest_collection_modifyitems(config, items):
-    every, groups = config.getoption("sample"), defaultdict(list)
+    every, files = config.getoption("sample"), defaultdict(list)
     for item in items:
-        groups[item.nodeid.partition("[")[0]].append(item)
-    left_out = {item for group in groups.values() if len(group) >= 40 for i, item in enumerate(group) if i % every}
+        files[item.path].append(item)
+    left_out = {item for tests in files.values() for i, item in enumerate(tests) if i % every}
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
