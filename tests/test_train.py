@@ -33,7 +33,7 @@ from jbp import (
 from jbp.layers import Add, BatchNorm, Dense, Dropout, Embedding, FanOut, Identity, LayerNorm, Logits, Tanh
 from jbp.losses import MeanAbsoluteError, MeanSquaredError, SoftmaxCrossEntropy
 from jbp.train import Diverged, State, accuracy, fit, inside, loop, start, step
-from jbp.train.step import _compiled, copied, given_away
+from jbp.train.step import _compiled, copied, given_away, norm
 
 LOSS = SoftmaxCrossEntropy()
 KEY = jax.random.key(1)
@@ -687,3 +687,7 @@ def test_what_measures_and_checks_return_is_numbers():
             run(**options)
     _, history = run(one=lambda y, t: 1, other=lambda y, t: jnp.ones((), bool))
     assert (history[0]["one"], history[0]["other"]) == (1.0, 1.0)
+
+
+def test_the_norm_of_half_precision_numbers_whose_squares_do_not_fit():
+    assert norm({"w": jnp.full(4, 300, "float16")}) == 600
