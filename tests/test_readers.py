@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jbp
 from jbp import (
     Frozen,
     Layer,
@@ -234,3 +235,29 @@ def test_a_stranger_can_register():
 def test_one_example_without_a_batch_is_refused():
     with pytest.raises(LayerError, match="batch on its first axis"):
         per_example_squared_norms(Dense(2), jnp.ones(3), jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jbp.layers.Softmax(0),
+        jbp.layers.LogSoftmax(axis=-2),
+        jbp.layers.GLU(axis=0),
+        LayerNorm(axes=2),
+        RMSNorm(axes=2),
+        Flatten(0),
+        jbp.layers.Take(0, 0),
+        jbp.layers.ExpandDims(-3),
+        Serial(FanOut(), Concatenate(-2)),
+        Residual(jbp.layers.Softmax(0)),
+        Frozen(Serial(Tanh(), jbp.layers.Softmax(0))),
+    ],
+    ids=repr,
+)
+def test_an_option_that_mixes_the_examples_is_refused(layer):
+    net, x = Serial(Dense(4), layer), jnp.ones((6, 3))
+    params = net.init(jax.random.key(0), x)
+    y, residuals = net.forward(params, x)
+    _, delta = net.backward(params, residuals, y)
+    with pytest.raises(LayerError, match="mixes or moves the first"):
+        per_example_squared_norms(net, residuals, delta)

@@ -142,20 +142,59 @@ def _each(layer, residuals, delta, axes=(0, 0)):
 @_register(Identity, FanOut, Add, Concatenate, Rotary, Flatten, Unflatten, Reshape, Take, Select, Squeeze, ExpandDims)
 @_register(Pad, Upsample, Resize, Unfold, Fold, PixelShuffle, PixelUnshuffle, ChannelShuffle)
 def _(layer, residuals, delta, /):
+    _must_leave_the_batch(layer, residuals)
     return jnp.zeros(())
+
+
+# (axes that a layer reads along, how many axes its input has) by layer and residuals: one of them may be the batch
+_ALONG = {
+    Softmax: lambda f, y: ([f.axis], y.ndim),
+    LogSoftmax: lambda f, y: ([f.axis], y.ndim),
+    Gated: lambda f, x: ([f.axis], x.ndim),
+    LayerNorm: lambda f, kept: (range(-f.axes, 0), kept[0].ndim),
+    RMSNorm: lambda f, kept: (range(-f.axes, 0), kept[0].ndim),
+    UnitNorm: lambda f, kept: ([-1], kept[0].ndim),
+    Concatenate: lambda f, kept: ([f.axis], kept.value[2]),
+    Flatten: lambda f, shape: ([f.start], len(shape.value)),
+    Unflatten: lambda f, shape: ([f.axis], len(shape.value)),
+    Take: lambda f, shape: ([f.axis], len(shape.value)),
+    Squeeze: lambda f, shape: ([f.axis], len(shape.value)),
+    ExpandDims: lambda f, shape: ([f.axis], len(shape.value) + 1),
+}
+
+
+def _must_leave_the_batch(layer, residuals):
+    """A LayerError where an option makes the layer work along the first axis, or move it."""
+    for kind in type(layer).__mro__:
+        if kind in _ALONG:
+            axes, rank = _ALONG[kind](layer, residuals)
+            if any(axis % max(rank, 1) == 0 for axis in axes):
+                raise LayerError(
+                    layer,
+                    f"got an input of {rank} axes, of which it mixes or moves the first; expected the examples there, "
+                    "each by itself. Choose another axis, or put the examples first again.",
+                )
+            return
 
 
 @_register(Frozen)
 def _(layer, residuals, delta, /):
-    def has_rule(net):  # though there is nothing to measure, a layer inside may mix the examples
+    def check(net, residuals):  # though there is nothing to measure, a layer inside may mix the examples
         inside = children(net)
-        for label, child in inside:
+        parts: Any = [None] * len(inside)  # where residuals lie in another way, options are not looked at
+        if isinstance(net, Serial | Parallel):
+            parts = net.parts(residuals, "residuals")
+        elif isinstance(net, Residual | Passing | Frozen):
+            parts = [residuals]
+        for (label, child), kept in zip(inside, parts, strict=True):
             with at(net, label):
-                has_rule(child)
+                check(child, kept)
         if not inside and _norms.dispatch(type(net)) is _norms.dispatch(Layer):
             _norms.dispatch(Layer)(net, (), ())
+        if residuals is not None:
+            _must_leave_the_batch(net, residuals)
 
-    has_rule(layer)
+    check(layer, residuals)
     return jnp.zeros(())
 
 
@@ -238,6 +277,7 @@ def _(layer, residuals, dz, /):
     BatchNormInference,
 )
 def _(layer, residuals, delta, /):
+    _must_leave_the_batch(layer, residuals)
     return _each(layer, residuals, delta)
 
 

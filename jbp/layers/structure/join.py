@@ -83,10 +83,11 @@ class Concatenate(Layer):
                 f"got x {show(x)}; expected a tuple of arrays that differ in the size of axis {self.axis} only. "
                 "Put it after a Parallel whose branches agree in the other axes.",
             )
-        return jnp.concatenate(several, self.axis), Static((tree, tuple(v.shape[self.axis] for v in several)))
+        y, sizes = jnp.concatenate(several, self.axis), tuple(v.shape[self.axis] for v in several)
+        return y, Static((tree, sizes, y.ndim))
 
     def backward(self, params, residuals, dy, /):
-        tree, sizes = residuals.value
+        tree, sizes, _ = residuals.value
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         parts = [jax.lax.slice_in_dim(dy, end - n, end, axis=self.axis) for n, end in zip(sizes, ends, strict=True)]
         return tree.unflatten(parts), ()

@@ -123,7 +123,7 @@ class Unflatten(Layer):
 class Squeeze(Layer):
     """y = x without the axis `axis`, whose size is one.      dx = dy with it.
 
-    Keeps nothing. The axis counts from the end if negative. Raises LayerError for another size.
+    Keeps x's shape only. The axis counts from the end if negative. Raises LayerError for another size.
     """
 
     axis: int = -1
@@ -136,7 +136,7 @@ class Squeeze(Layer):
                 f"got x {show(x)}; expected an axis {self.axis} of size one. "
                 "Count axes from 0, or from the end with −1; Take(0, axis) chooses from a longer one.",
             )
-        return x.squeeze(self.axis), ()
+        return x.squeeze(self.axis), Static(shape)
 
     def backward(self, params, residuals, dy, /):
         return jnp.expand_dims(dy, self.axis), ()
@@ -146,7 +146,7 @@ class Squeeze(Layer):
 class ExpandDims(Layer):
     """y = x with a new axis of size one, which is y's axis `axis`.      dx = dy without it.
 
-    Keeps nothing. The axis counts from the end if negative. Raises LayerError where y has no such axis.
+    Keeps x's shape only. The axis counts from the end if negative. Raises LayerError where y has no such axis.
     """
 
     axis: int = -1
@@ -158,7 +158,7 @@ class ExpandDims(Layer):
                 self,
                 f"got x {show(x)}; expected an output with an axis {self.axis}. Count axes from 0, or from the end.",
             )
-        return jnp.expand_dims(x, self.axis), ()
+        return jnp.expand_dims(x, self.axis), Static(x.shape)
 
     def backward(self, params, residuals, dy, /):
         return dy.squeeze(self.axis), ()
