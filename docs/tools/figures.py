@@ -16,9 +16,9 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from jbp import Serial, layers
+from jbp import Serial, layers, losses
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from jbp.readers import deltas, per_example_squared_norms
@@ -127,6 +127,57 @@ def activations():
     return fig
 
 
+def losses_by_prediction():
+    """Losses of one prediction, and the error that they send down."""
+    right, one = jnp.zeros(1), jnp.ones(1)
+    kinds = {
+        "MeanSquaredError()": (losses.MeanSquaredError(), right),
+        "MeanAbsoluteError()": (losses.MeanAbsoluteError(), right),
+        "Huber()": (losses.Huber(), right), "LogCosh()": (losses.LogCosh(), right),
+        "Quantile(0.8)": (losses.Quantile(0.8), right), "Hinge(), t = 1": (losses.Hinge(), one),
+        "SoftMargin(), t = 1": (losses.SoftMargin(), one),
+        "BinaryCrossEntropy(), t = 1": (losses.BinaryCrossEntropy(), one),
+    }  # fmt: skip
+    p = jnp.linspace(-3, 3, 121)[:, None]
+    fig, axes = plt.subplots(2, 4, figsize=(9, 3.6), sharex=True, sharey=True)
+    for axis, (name, (loss, target)) in zip(axes.flat, kinds.items(), strict=True):
+
+        def both(p, loss=loss, target=target):
+            y, residuals = loss.forward((), (p, target))
+            return y, loss.backward((), residuals, jnp.ones(()))[0][0]
+
+        y, dp = jax.vmap(both)(p)
+        axis.axhline(0, color=INK, linewidth=0.4, alpha=0.5)
+        axis.plot(p, dp, color=ORANGE, linewidth=1.1)
+        axis.plot(p, y, color=BLUE, linewidth=1.4)
+        axis.set_title(name, fontsize=8, color=INK)
+        axis.set(ylim=(-2.5, 4), xticks=(-2, 0, 2))
+        axis.tick_params(labelsize=7)
+    return fig
+
+
+def attention():
+    """The weights with which each place looks at the others, for equal scores, under what may be seen."""
+    n = 12
+    kinds = {
+        "Attention()": layers.Attention(), "causal=True": layers.Attention(causal=True),
+        "causal=True, window=4": layers.Attention(causal=True, window=4),
+        "alibi=True, head 1 of 4": layers.Attention(causal=True, alibi=True),
+    }  # fmt: skip
+    q, values = jnp.zeros((1, 4, n, 2)), jnp.eye(n)[None, None].repeat(4, 1)  # values that say where they are from
+    fig, axes = plt.subplots(1, 4, figsize=(9, 2.6), sharey=True)
+    for axis, (name, layer) in zip(axes, kinds.items(), strict=True):
+        shade = np.sqrt(np.asarray(layer.forward((), (q, q, values))[0][0, 0]))  # of the first head
+        for i, j in zip(*np.nonzero(shade > 0.03), strict=True):
+            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=float(shade[i, j]), linewidth=0))
+        axis.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal", xticks=(0, 5, 11), yticks=(0, 5, 11))
+        axis.set_title(name, fontsize=9, color=INK)
+        axis.set_xlabel("key", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("query", fontsize=8)
+    return fig
+
+
 def norms():
     """Examples with wrong labels stand out by the norm of their gradient, after some training."""
     import optax
@@ -153,7 +204,8 @@ def norms():
 
 
 FIGURES: dict[str, Callable] = {
-    "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activations": activations, "norms": norms
+    "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
+    "losses": losses_by_prediction, "attention": attention, "norms": norms,
 }  # fmt: skip
 
 

@@ -27,6 +27,10 @@ FAMILIES = {
     "distance": "Distances",
     "energy": "Energies",
 }
+FIGURES = {  # in docs/figures, of that name
+    "activation": "Every elementwise activation in blue, and the slope that its backward pass multiplies by in orange",
+    "attention": "The weights with which each query looks at the keys, for equal scores, by what may be seen",
+}
 MODULES = {  # beside the families of layers
     "jbp": "The front door",
     "jbp.layer": "The protocol",
@@ -110,8 +114,7 @@ def _layers() -> str:
         name = f"jbp.layers.{family}"
         module = importlib.import_module(name)
         text += [f"## {FAMILIES.get(family, family.capitalize())}", "", f"`{name}`. {inspect.getdoc(module)}", ""]
-        if family == "activation":
-            text += ["![Every elementwise activation, and its slope](../figures/activations.svg)", ""]
+        text += [f"![{FIGURES[family]}](../figures/{family}.svg)", ""] if family in FIGURES else []
         text += _entries(module, page_of(name))
     return "\n".join(text)
 

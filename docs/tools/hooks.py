@@ -63,7 +63,7 @@ def _inlined(alt: str, path: Path) -> str:
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{path.stem}-", text)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
-    return f'<figure class="plot">{text.strip()}</figure>'
+    return f'<figure class="plot">{text.strip()}<figcaption>{alt}.</figcaption></figure>'
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
