@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -79,7 +80,8 @@ def hand_and_true(layer, params, x, dy=None):
     """(y, dx, dparams, true y, true (dparams, dx)) by the one compiled function of the layer."""
     if dy is None:
         shapes = _output_shapes(layer, _frozen(params), _frozen(x))
-        dy = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
+        zeros = jnp.zeros if _tracing(params, x) else np.zeros  # a layer is traced with JAX's arrays, as its users do
+        dy = jax.tree.map(lambda s: zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
     return (_traced if _tracing(params, x, dy) else _compiled)(layer)(params, x, dy)
 
 

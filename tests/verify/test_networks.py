@@ -127,6 +127,13 @@ def test_a_compiled_network_is_the_network(network):
         assert np.abs(a - c).max(initial=0) <= 1e-9 * scale
 
 
+def test_a_layer_is_traced_with_arrays_of_jax():
+    """The backward of a bag of words with offsets takes what only JAX's arrays have."""
+    inputs = {"ids": Array((4,), below=5), "offsets": Array((1,), below=1), "weights": Array((4,))}
+    net = jbp.Serial(jbp.layers.EmbeddingBag(5, 3, "mean"), jbp.Repeat(jbp.layers.SoftShrink(), 3))
+    assert not audit(Network(net, inputs, 56644)).disagrees
+
+
 class Broken(jbp.layers.Tanh):
     def backward(self, params, kept, dy, /):
         return 1.5 * super().backward(params, kept, dy)[0], ()
