@@ -86,9 +86,9 @@ def protocol():
 
     def arrow(start, end, colour, text, beside=(0.0, 0.09)):
         axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, linewidth=1.4))
-        middle = (start[0] + end[0]) / 2 + beside[0], (start[1] + end[1]) / 2 + beside[1]
-        where = {"ha": "left", "va": "center"} if beside[0] else {"ha": "center", "va": "bottom"}
-        axis.text(*middle, text, color=colour, **where)
+        x, y = (start[0] + end[0]) / 2 + beside[0], (start[1] + end[1]) / 2 + beside[1]
+        where = ("left", "center") if beside[0] else ("center", "bottom")
+        axis.text(x, y, text, color=colour, ha=where[0], va=where[1])
 
     for k, name in enumerate(("a layer", "a layer", "a loss")):
         x = 1.0 + 2.9 * k

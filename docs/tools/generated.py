@@ -92,7 +92,7 @@ def _own(module: Any, name: str, value: Any) -> bool:
 def call(cls: Any) -> str:
     """How a layer is written: its fields, with defaults where they have some."""
     words = []
-    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+    for f in dataclasses.fields(cls) if hasattr(cls, "__dataclass_fields__") else ():
         words.append(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}")
     return f"{cls.__name__}({', '.join(words)})"
 
