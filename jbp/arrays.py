@@ -21,8 +21,8 @@ from jbp.errors import LayerError, note, show
 
 def at_the_door(layer: type) -> None:
     """From here on the methods that the class has of its own see arrays alone."""
-    guards = {"init": _init, "forward": _forward, "backward": _Down, "pull": _Down, "gradient": _Down}
-    for name, guard in guards.items():
+    down = dict.fromkeys(("backward", "pull", "gradient"), _Down)
+    for name, guard in {"init": _init, "forward": _forward, "terms": _forward, **down}.items():
         method = vars(layer).get(name)
         if method is not None and not isinstance(method, _Down):
             setattr(layer, name, guard(method))
@@ -145,7 +145,13 @@ def taken(layer: Any, what: str, tree: Any, take: Callable[[Any], Any] = array) 
 
 
 def _trained(layer, params):
-    """The parameters, after a check that the loss can move what is not in a Buffer."""
+    """The parameters, after a check that the loss can move what is not in a Buffer, and that there are any."""
+    if not hasattr(type(layer).init, "__wrapped__") and jax.tree.leaves(params):  # it makes none: `init` is Layer's
+        raise LayerError(
+            layer,
+            f"got parameters {show(params)}; expected (), for it has none. "
+            "Are these the parameters of another network? Make them with net.init(key, x).",
+        )
     for leaf in jax.tree.leaves(params, is_leaf=_is_buffer):
         if not _is_buffer(leaf) and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer)):
             raise LayerError(

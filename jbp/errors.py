@@ -12,7 +12,7 @@ from jax.core import Tracer
 class LayerError(ValueError):
     """`Serial[2].Residual: Conv(8, (3, 3)): got x float32[4, 5]; expected ...`. `path` grows as the error rises.
 
-    `layer` is the layer, or its class where it could not be made.
+    `layer` is the layer, or its class where it could not be made, or a function of jbp's that was called wrongly.
     """
 
     def __init__(self, layer: Any, message: str):
@@ -21,7 +21,8 @@ class LayerError(ValueError):
         self.path: tuple[str, ...] = ()
 
     def __str__(self):
-        name = self.layer.__name__ if isinstance(self.layer, type) else repr(self.layer)
+        named = isinstance(self.layer, type) or not hasattr(self.layer, "forward")
+        name = (named and getattr(self.layer, "__name__", "")) or repr(self.layer)
         return f"{''.join(step + '.' for step in self.path)[:-1]}{': ' * bool(self.path)}{name}: {self.message}"
 
 
@@ -70,7 +71,7 @@ def show(tree: Any) -> str:
     """A pytree of arrays in short: float32[4, 5] for an array, the structure with such leaves for a tree."""
 
     def leaf(x):
-        if hasattr(x, "shape") and hasattr(x, "dtype"):
+        if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, type):
             return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
         return type(x).__name__
 

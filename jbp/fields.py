@@ -5,18 +5,22 @@
 `Layer.__post_init__` holds every field against its annotation: the type, and that numbers are finite and in range.
 NumPy's and JAX's scalars become Python's, lists become tuples, and the words of a Literal may come in any case, so that
 layers stay hashable and their repr is a program. A field that does not fit raises LayerError with its name, what came
-and what was expected.
+and what was expected. `checked` asks the same of a function's arguments.
 """
 
 import math
 import types
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from functools import lru_cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import lru_cache, wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from jbp.errors import LayerError, known
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Floating:
 
 
 MOST = 2**31 - 1  # XLA counts elements of an axis in 32 bits here and there, and an array as long fills any machine
+LARGEST = float(np.finfo(np.float32).max)
 Size = Annotated[int, Range(1, MOST)]
 Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[float, Range(0, open="low")]
@@ -83,13 +88,39 @@ def check(layer: Any) -> None:
     """Each field of the layer as its annotation has it, or a LayerError that names the field."""
     for f, hint in _hints(type(layer)):
         value = getattr(layer, f.name)
-        try:
-            fitting = _fit(value, hint)
-        except MisfitError as misfit:
-            remedy = _remedy(layer, f, hint, value)
-            raise LayerError(type(layer), f"got {f.name}={_shown(value)}; expected {misfit}. {remedy}") from None
+        fitting = _fitting(type(layer), f.name, value, hint, f.default)
         if fitting is not value:
             object.__setattr__(layer, f.name, fitting)
+
+
+def checked(function: F) -> F:
+    """The function, with its arguments held against their annotations as fields are."""
+
+    @wraps(function)
+    def call(*args, **more):
+        given = signature(function).bind(*args, **more)
+        for name, hint in _annotations(function).items():
+            if name in given.arguments:
+                default = signature(function).parameters[name].default
+                default = MISSING if default is Parameter.empty else default
+                given.arguments[name] = _fitting(function, name, given.arguments[name], hint, default)
+        return function(*given.args, **given.kwargs)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
+@lru_cache(maxsize=256)
+def _annotations(function):
+    return get_type_hints(function, include_extras=True)
+
+
+def _fitting(owner: Any, name: str, value: Any, hint: Any, default: Any) -> Any:
+    """The value as its annotation has it."""
+    try:
+        return _fit(value, hint)
+    except MisfitError as misfit:
+        remedy = _remedy(owner, name, hint, value, default)
+        raise LayerError(owner, f"got {name}={_shown(value)}; expected {misfit}. {remedy}") from None
 
 
 @lru_cache(maxsize=1024)
@@ -129,6 +160,9 @@ def _fit(value: Any, hint: Any) -> Any:
     return value  # Any, a Callable, a name of its own: nothing to hold it against
 
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
 def _within(value, hint, marks):
     if Floating() in marks:
         return _dtype(value)
@@ -138,7 +172,7 @@ def _within(value, hint, marks):
     except MisfitError as misfit:
         raise MisfitError(", ".join([str(misfit), *map(str, ranges)])) from None
     for mark in ranges:
-        if not mark.holds(value):
+        if not mark.holds(0 if 0 < abs(value) < SMALLEST else value):  # in float32 it is zero
             raise MisfitError(f"{_KINDS.get(hint, 'a value')}, {mark.broken(value)}")
     return value
 
@@ -183,9 +217,10 @@ def _scalar(value, kind):
         value = np.asarray(value)[()]  # a NumPy or JAX array of no axes
     if not isinstance(value, _SCALARS[kind]) or (kind is not bool and isinstance(value, bool | np.bool_)):
         raise MisfitError(_KINDS[kind])
-    if kind is float and not math.isfinite(value):
+    if kind is float and not abs(value) <= LARGEST:
         raise MisfitError(_KINDS[kind])
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return float(value) if kind is float and abs(value) > MOST else value  # JAX takes no whole number as large
 
 
 def _dtype(value):
@@ -203,15 +238,15 @@ def _a(name):
 
 
 def _shown(value):
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, type):
         return value.__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _remedy(layer, f, hint, value):
+def _remedy(owner, name, hint, value, default):
     """What to write instead."""
     marks = [mark for part in (hint, *get_args(hint)) for mark in get_args(part)]
     told = [mark.text for mark in marks if isinstance(mark, Hint)]
@@ -220,12 +255,12 @@ def _remedy(layer, f, hint, value):
     if told:
         return told[0]
     if isinstance(value, float) and value.is_integer() and value > 0:
-        return f"Write {f.name}={int(value)}."
-    if f.default is not MISSING:
-        return f"The default is {f.name}={f.default!r}."
+        return f"Write {name}={int(value)}."
+    if default is not MISSING:
+        return f"The default is {name}={default!r}."
     if ranges := [mark for mark in marks if isinstance(mark, Range)]:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 8
         nearest = min(max(number, ranges[0].low), ranges[0].high)
         if ranges[0].holds(nearest):
-            return f"Write {f.name}={nearest:.10g}, for example."
-    return f"help({type(layer).__name__}) says what it means."
+            return f"Write {name}={nearest:.10g}, for example."
+    return f"help({owner.__name__}) says what it means."

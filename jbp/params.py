@@ -64,13 +64,20 @@ def apply_updates(params: Any, updates: Any) -> Any:
     return merge(optax.apply_updates(trained, updates), buffers(params))
 
 
+def _floating(dtype: Any) -> bool:
+    try:
+        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:  # it names none
+        return False
+
+
 def cast(params: Any, dtype: Any) -> Any:
     """The parameters in another floating dtype, those that `Frozen` holds too.
 
     Integers, keys and a Buffer that is one array (a running mean) stay as they are. Raises TreeError for a dtype that
     is not a floating one.
     """
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    if not _floating(dtype):
         raise TreeError(f"cast: got the dtype {dtype!r}; expected a floating-point one. Write 'float32' or 'bfloat16'.")
 
     def leaf(p):

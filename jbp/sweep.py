@@ -39,8 +39,7 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
     def swept(params, x, *target):
         output, residuals = net.forward(params, x)
         value, kept = loss.forward((), (output, *target))
-        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise LayerError(loss, f"got a loss {show(value)}; expected a scalar. Take the mean inside the loss.")
+        must_be_scalar(loss, value)
         (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
         check_cotangent(loss, output, dy)
         _, grads = net.pull(params, residuals, dy)
@@ -57,6 +56,12 @@ def must_be_layer(name: str, layer: Any) -> None:
         made = isinstance(layer, type) and issubclass(layer, Layer)
         remedy = f"Write {layer.__name__}(...)." if made else "Look for one in jbp.layers and jbp.losses."
         raise LayerError(layer, f"got {type(layer).__name__} as {name}; expected a layer. {remedy}")
+
+
+def must_be_scalar(loss: Layer, value: Any) -> None:
+    """An error unless the loss has given one number."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise LayerError(loss, f"got a loss {show(value)}; expected a scalar. Take the mean inside the loss.")
 
 
 def must_advance(net: Layer, has_aux: bool, where: str) -> None:

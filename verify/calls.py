@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import jax
@@ -221,13 +222,17 @@ def eager_only(bench: Bench, plan: Plan):
         yield "wrong uncompiled", None, spoiled_in("eager", bench, max(0.01, 64 * budget.eps(plan.native)))
 
 
+MANY = 17  # calls in one, for a batching rule that can tell how many there are
 BATCHES = {"custom_vmap_call", "pure_callback", "io_callback", "ffi_call", "pallas_call", "custom_partitioning"}
 
 
 def batched(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """vmap over inputs and cotangent is a loop over them; so is vmap over the cotangent alone. Where something in the
-    rule has a batching rule of its own, also over each input alone, and over all of them with one cotangent."""
+    rule has a batching rule of its own, over many, and also over each input alone, and all of them with one cotangent.
+    """
     cases = [d for d in plan.ordinary if d[1] == "noise"][:3]
+    if BATCHES & bench.primitives:
+        cases = list(islice(cycle(cases), MANY))
     if any(any(map(is_key, c.others)) for c, _, _ in cases):
         cases = [(replace(c, others=cases[0][0].others), f"vmap {label}", dy) for c, label, dy in cases]
     for name, axes in _batches(bench):

@@ -155,7 +155,7 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
 
 
 FAR = ("x3", "grid", ENDS, *EXTREME)
-TIES = ("ties", "constant", "equal rows", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
+TIES = ("ties", "constant", "equal", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
 SIZES = (
     "first axes",
     "last axes",

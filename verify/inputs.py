@@ -1,6 +1,8 @@
 """Values and cotangents that a thoughtful adversary would try, made from one ordinary example."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -95,6 +97,7 @@ NEGATED = "below zero"  # of the largest
 RANK = f"{UNSHOWN}another rank"  # of what a definition may take by accident
 PAST = f"{UNSHOWN}past the end"  # of the axis into which it points
 NONE = f"{UNSHOWN}none at all"  # of what is counted, as lengths are
+EQUAL = "equal arguments"  # and the same array, where the subject can tell
 BEYOND = ("all full", "one below zero")  # of integers that are compared
 ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
 FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
@@ -128,6 +131,15 @@ def values(
         base = ordinary(example, rng, f"{name} in leaf {i}")
         changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
+    shapes = Counter(np.shape(x) for x in example.floats if np.size(x))
+    largest = max((shape for shape, n in shapes.items() if n > 1), key=math.prod, default=None)
+    if largest is not None:
+        alike = [i for i, x in enumerate(example.floats) if np.shape(x) == largest]
+        base = ordinary(example, rng, EQUAL)
+        one = base.floats[alike[0]]
+        if all(np.array_equal(Domain.of(example.floats[i]).keep(np.asarray(one)), one) for i in alike):
+            floats = tuple(one if i in alike else x for i, x in enumerate(base.floats))  # one array in several places
+            yield replace(base, floats=floats, ordinary=False)
     knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and Domain.of(x).rising is not None]
     for j, i in itertools.product(knots[:1], inputs):
         domain = Domain.of(example.floats[i])

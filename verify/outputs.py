@@ -100,8 +100,7 @@ class Places:
         self.title, self.reports, self.due = title, list[Report](), 0.0
 
     def __enter__(self) -> "Places":
-        for file in self.forms:
-            write(_partial(file), "")
+        self._keep("begun")
         return self
 
     def add(self, report: Report) -> None:

@@ -258,7 +258,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         yield plan(f"one more {j}", *(sizes[j] + 1 if i == j else None for i in range(k)))
     if k > 1:
         yield stretched(0)
-    yield plan("on tile", *[8] * (k - 1), 256)
+    yield plan("on tile", *[128 if k < 3 else 64] * (k - 1), 256)  # all axes long together, and a multiple of a tile
     for group in [g for g in sets if len(g) > 1][:2]:
         several = [i for i, _ in group]
         for axis in [a for a in group if several.count(a[0]) == 1][:2]:  # a matrix of an axis with itself is no row

@@ -340,7 +340,9 @@ class Flat:
     layout: Layout
 
     def primal(self, floats: tuple, others: tuple) -> tuple:
-        return float_leaves(self.subject.primal(*self.layout.args(floats, others)))
+        args = self.layout.args(floats, others)
+        with _kept(args):
+            return float_leaves(self.subject.primal(*args))
 
     def reference(self, floats: tuple, others: tuple) -> tuple:
         assert self.subject.reference is not None
@@ -352,7 +354,8 @@ class Flat:
             return y, lambda dy: pull(dy)[0]
         args = self.layout.args(floats, others)
         way = self.subject.apart if apart and self.subject.apart else self.subject.pullback
-        y, pull = way(*args)
+        with _kept(args):
+            y, pull = way(*args)
         # jax.custom_vjp reads None as zero, a layer's gradient says with it that the leaf is not trained
         zero = self.subject.kind == "pair"
         return float_leaves(y), lambda dy: _matched(pull(_cotangent(y, dy)), args, self.layout, zero)
@@ -364,6 +367,18 @@ class Flat:
     def vjp_apart(self, floats: tuple, others: tuple, dy: tuple) -> tuple[tuple, tuple]:
         y, pull = self.pullback(floats, others, apart=True)
         return y, pull(dy)
+
+
+@contextmanager
+def _kept(args: Tree) -> Iterator[None]:
+    """StructureError if what happens inside puts other leaves into the lists and dicts that it was given."""
+    before, tree = jax.tree.flatten(args)
+    yield
+    after, now = jax.tree.flatten(args)
+    if now != tree or any(a is not b for a, b in zip(before, after, strict=True)):
+        raise StructureError(
+            "", "changes the lists or dicts that it is given; expected new ones, and these as they were."
+        )
 
 
 def float_leaves(y: Tree) -> tuple:

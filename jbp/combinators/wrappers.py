@@ -152,6 +152,12 @@ class TimeDistributed(Layer):
         return jax.tree.map(fold, x)
 
     def _unfolded(self, y, sizes):
+        if any(v.shape[:1] != (math.prod(sizes),) for v in jax.tree.leaves(y)):
+            raise LayerError(
+                self,
+                f"got a layer that makes {show(y)} of a batch of {math.prod(sizes)}; expected it to keep the batch. "
+                "Put what reduces it behind TimeDistributed.",
+            )
         return jax.tree.map(lambda v: v.reshape(*sizes, *v.shape[1:]), y)
 
     def init(self, key, x, /):

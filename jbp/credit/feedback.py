@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, TreeError, at, show
 from jbp.layer import Estimator, Layer, map_children
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
@@ -86,7 +86,16 @@ def transported(params: Any) -> Any:
 
 
 def angle(a: Any, b: Any) -> Any:
-    """The angle in degrees, 0 to 180, between two gradient trees of one structure; NaN if one of them is zero."""
+    """The angle in degrees, 0 to 180, between two gradient trees of one structure; NaN if one of them is zero.
+
+    Raises TreeError for trees that differ in structure or shapes, or hold nothing.
+    """
+    one, other = ([getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
+    if jax.tree.structure(a) != jax.tree.structure(b) or one != other or not one or None in one:
+        raise TreeError(
+            f"angle: got {show(a)} and {show(b)}; expected arrays in one structure and shapes. "
+            "Pass two gradients of one network."
+        )
 
     def length(tree):
         squares = [jnp.square(u).sum() for u in jax.tree.leaves(tree)]

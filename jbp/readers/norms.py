@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial, Sublayer
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated, GatedDense, Maxout
@@ -54,16 +54,21 @@ from jbp.layers.structure.pad import Pad
 from jbp.layers.structure.patches import ChannelShuffle, Fold, PixelShuffle, PixelUnshuffle, Unfold
 from jbp.layers.structure.resize import Resize, Upsample
 from jbp.numerics import time_first, wide
-from jbp.sweep import children
+from jbp.sweep import children, must_be_layer, must_be_scalar
 
 
 def deltas(net: Layer, loss: Layer) -> Any:
     """f(params, x, target) -> (value, residuals, delta): a sweep that stops before the gradients (B without W)."""
 
+    must_be_layer("net", net)
+    must_be_layer("loss", loss)
+
     def f(params, x, *target):
         output, residuals = net.forward(params, x)
         value, kept = loss.forward((), (output, *target))
+        must_be_scalar(loss, value)
         (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        check_cotangent(loss, output, dy)
         return value, residuals, net.backward(params, residuals, dy)[1]
 
     return f

@@ -4,11 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jbp.fields import Size, checked
 from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.linear.dense import Dense
 
 
-def hopfield(units: int) -> Dense:
+@checked
+def hopfield(units: Size) -> Dense:
     """The field s W on each of the ±1 units, W symmetric with a zero diagonal. Goes with BinaryCrossEntropy of the s.
 
     Units that align with their field, one at a time, go down the energy −½ s W sᵀ. (Hopfield, *Neural Networks and
@@ -18,7 +20,8 @@ def hopfield(units: int) -> Dense:
     return Dense(units, bias=False)
 
 
-def modern_hopfield(features: int, sharpness: float) -> tuple[MultiHeadAttention, Any]:
+@checked
+def modern_hopfield(features: Size, sharpness: float) -> tuple[MultiHeadAttention, Any]:
     """(layer, parameters): recall from (states (b, n, features), patterns (b, m, features)), softmax(β s Xᵀ) X.
 
     This is s less the gradient of the energy ½ s sᵀ − log(Σ exp(β s Xᵀ)) / β: one step down. (Ramsauer et al.,

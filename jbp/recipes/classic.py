@@ -1,13 +1,15 @@
 """The networks that textbooks begin with."""
 
 from jbp.combinators import Serial
+from jbp.fields import Size, checked
 from jbp.layers.activation.piecewise import ReLU
 from jbp.layers.linear.dense import Dense
 from jbp.layers.stochastic.dropout import Dropout
 from jbp.layers.structure.move import Flatten
 
 
-def single_layer(classes: int) -> Serial:
+@checked
+def single_layer(classes: Size) -> Serial:
     """Scores x W + b, one for each class, from x (batch, features). Goes with SoftmaxCrossEntropy.
 
     (Rosenblatt, *The Perceptron*, 1958; with a softmax on top it is multinomial logistic regression.)
@@ -15,6 +17,7 @@ def single_layer(classes: int) -> Serial:
     return Serial(Dense(classes))
 
 
+@checked
 def logistic_regression() -> Serial:
     """The logit (batch, 1) of yes against no, from x (batch, features). Goes with BinaryCrossEntropy.
 
@@ -23,7 +26,8 @@ def logistic_regression() -> Serial:
     return Serial(Dense(1))
 
 
-def mlp(classes: int = 10, widths: tuple[int, ...] = (256, 128), dropout: float = 0.2) -> Serial:
+@checked
+def mlp(classes: Size = 10, widths: tuple[Size, ...] = (256, 128), dropout: float = 0.2) -> Serial:
     """A multilayer perceptron: scores (batch, classes) from x (batch, ...), whose further axes are made one.
 
     A ReLU after each of the `widths`, dropout before the last layer. (Rumelhart, Hinton & Williams, *Learning

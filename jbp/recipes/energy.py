@@ -1,11 +1,13 @@
 """Networks that learn what is likely, from data without labels."""
 
 from jbp.combinators import Serial
+from jbp.fields import Count, Size, checked
 from jbp.layers.energy import RestrictedBoltzmann, RestrictedBoltzmannInference
 from jbp.layers.linear.dense import Dense
 
 
-def restricted_boltzmann(hidden: int, steps: int = 1, chains: int = 0) -> Serial:
+@checked
+def restricted_boltzmann(hidden: Size, steps: Size = 1, chains: Count = 0) -> Serial:
     """A machine of `hidden` units on x (batch, visible) in [0, 1]. Goes with Add() as the loss, on x alone.
 
     Contrastive divergence of so many `steps`, or with `chains` its persistent form. (Hinton, *Training Products of
@@ -14,7 +16,8 @@ def restricted_boltzmann(hidden: int, steps: int = 1, chains: int = 0) -> Serial
     return Serial(RestrictedBoltzmann(hidden, steps, chains))
 
 
-def deep_belief(classes: int, widths: tuple[int, ...]) -> Serial:
+@checked
+def deep_belief(classes: Size, widths: tuple[Size, ...]) -> Serial:
     """Scores (batch, classes) of x (batch, visible): the way up through machines of these widths, a linear layer on it.
 
     The parameters of the machines, each trained before on what the one below it makes of the data, are those of the

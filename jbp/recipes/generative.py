@@ -1,6 +1,7 @@
 """Networks that learn what the data look like: autoencoders, and the two players of an adversarial game."""
 
 from jbp.combinators import Parallel, Serial
+from jbp.fields import Size, checked
 from jbp.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
@@ -12,7 +13,8 @@ from jbp.layers.structure.resize import Upsample
 from jbp.losses.divergence import StandardNormalDivergence
 
 
-def autoencoder(features: int = 64, widths: tuple[int, ...] = (128, 64), code: int = 2) -> Serial:
+@checked
+def autoencoder(features: Size = 64, widths: tuple[Size, ...] = (128, 64), code: Size = 2) -> Serial:
     """Serial(encoder, decoder): x (batch, features) to a code (batch, code), and back. Goes with MeanSquaredError.
 
     Hidden layers of `widths` on the way down, of the same in reverse on the way up. With noise put on its input it is
@@ -26,7 +28,8 @@ def _hidden(widths: tuple[int, ...], features: int) -> Serial:
     return Serial(*[layer for width in widths for layer in (Dense(width), GELU())], Dense(features))
 
 
-def variational_autoencoder(features: int = 64, widths: tuple[int, ...] = (128,), code: int = 8) -> Serial:
+@checked
+def variational_autoencoder(features: Size = 64, widths: tuple[Size, ...] = (128,), code: Size = 8) -> Serial:
     """(logits (batch, features), divergence) from x (batch, features) between 0 and 1.
 
     The divergence is that of the code's distribution from the standard normal, and the loss that goes with it
@@ -37,7 +40,8 @@ def variational_autoencoder(features: int = 64, widths: tuple[int, ...] = (128,)
     return Serial(encoder, FanOut(), Parallel(Serial(Reparameterize(), decoder), StandardNormalDivergence()))
 
 
-def generator(size: int = 8, width: int = 32) -> Serial:
+@checked
+def generator(size: Size = 8, width: Size = 32) -> Serial:
     """Images (batch, size, size, 1) between 0 and 1 from noise (batch, n): the player of a GAN that forges.
 
     (Radford et al., *Unsupervised Representation Learning with DCGANs*, 2016, §3.)
@@ -47,7 +51,8 @@ def generator(size: int = 8, width: int = 32) -> Serial:
     return Serial(*start, Upsample(), Conv(width), BatchNorm(), ReLU(), Conv(1), Sigmoid())
 
 
-def discriminator(width: int = 32) -> Serial:
+@checked
+def discriminator(width: Size = 32) -> Serial:
     """The logit (batch, 1) of an image (batch, h, w, 1) being real: the other player.
 
     (Goodfellow et al., *Generative Adversarial Networks*, 2014; the layers are those of Radford et al., 2016, §3.)

@@ -1,6 +1,7 @@
 """Networks that guess what comes next: scores (batch, time, vocabulary) from integers (batch, time)."""
 
 from jbp.combinators import Repeat, Residual, Serial, Tied
+from jbp.fields import Size, checked
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import GELU
 from jbp.layers.attention.multihead import CausalSelfAttention
@@ -9,7 +10,8 @@ from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.norm.features import LayerNorm
 
 
-def recurrent_language_model(vocabulary: int, cell: Layer, features: int = 64) -> Serial:
+@checked
+def recurrent_language_model(vocabulary: Size, cell: Layer, features: Size = 64) -> Serial:
     """An embedding, a recurrent layer such as `LSTM(192)` or `Elman(192)`, and scores.
 
     (Mikolov et al., *Recurrent Neural Network Based Language Model*, 2010.)
@@ -17,7 +19,8 @@ def recurrent_language_model(vocabulary: int, cell: Layer, features: int = 64) -
     return Serial(Embedding(vocabulary, features), cell, Dense(vocabulary))
 
 
-def gpt(vocabulary: int, length: int, width: int = 96, blocks: int = 3, heads: int = 4) -> Tied:
+@checked
+def gpt(vocabulary: Size, length: Size, width: Size = 96, blocks: Size = 3, heads: Size = 4) -> Tied:
     """A transformer that sees what came before, at most `length` places; the scores use the embedding's table again.
 
     (Radford et al., *Language Models Are Unsupervised Multitask Learners*, 2019, §2.3: the norms come first.)

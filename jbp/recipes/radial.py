@@ -1,11 +1,13 @@
 """Networks of bumps."""
 
 from jbp.combinators import Serial
+from jbp.fields import Size, checked
 from jbp.layers.linear.dense import Dense
 from jbp.layers.linear.radial import RadialBasis
 
 
-def radial_basis(outputs: int, bumps: int) -> Serial:
+@checked
+def radial_basis(outputs: Size, bumps: Size) -> Serial:
     """So many outputs (batch, outputs) from x (batch, features): a linear map of how near x is to each bump.
 
     (Broomhead & Lowe, *Multivariable Functional Interpolation and Adaptive Networks*, 1988.)

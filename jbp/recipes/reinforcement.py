@@ -1,11 +1,13 @@
 """Networks that act."""
 
 from jbp.combinators import Serial
+from jbp.fields import Size, checked
 from jbp.layers.activation import ReLU, Tanh
 from jbp.layers.linear.dense import Dense
 
 
-def q_network(actions: int, widths: tuple[int, ...] = (128, 128)) -> Serial:
+@checked
+def q_network(actions: Size, widths: tuple[Size, ...] = (128, 128)) -> Serial:
     """The value (batch, actions) of each action, from a state (batch, features).
 
     (Mnih et al., *Human-level Control through Deep Reinforcement Learning*, 2015.)
@@ -13,7 +15,8 @@ def q_network(actions: int, widths: tuple[int, ...] = (128, 128)) -> Serial:
     return Serial(*(layer for width in widths for layer in (Dense(width), ReLU())), Dense(actions))
 
 
-def policy(actions: int, widths: tuple[int, ...] = (64, 64)) -> Serial:
+@checked
+def policy(actions: Size, widths: tuple[Size, ...] = (64, 64)) -> Serial:
     """The scores (batch, actions) whose softmax is the policy, from a state (batch, features).
 
     Goes with PolicyGradient and ClippedPolicy. (Schulman et al., *Proximal Policy Optimization Algorithms*, 2017.)
@@ -21,6 +24,7 @@ def policy(actions: int, widths: tuple[int, ...] = (64, 64)) -> Serial:
     return Serial(*(layer for width in widths for layer in (Dense(width), Tanh())), Dense(actions))
 
 
-def critic(widths: tuple[int, ...] = (64, 64)) -> Serial:
+@checked
+def critic(widths: tuple[Size, ...] = (64, 64)) -> Serial:
     """The value (batch, 1) of a state (batch, features): what a policy may still expect from there."""
     return policy(1, widths)

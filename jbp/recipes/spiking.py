@@ -1,12 +1,14 @@
 """Networks whose neurons say nothing, or one spike."""
 
 from jbp.combinators import Serial
+from jbp.fields import Size, checked
 from jbp.layers.linear.dense import Dense
 from jbp.layers.pool.average import GlobalAveragePool
 from jbp.layers.stochastic.spiking import LeakyIntegrateAndFire
 
 
-def spiking(classes: int, widths: tuple[int, ...] = (128, 128), leak: float = 0.9) -> Serial:
+@checked
+def spiking(classes: Size, widths: tuple[Size, ...] = (128, 128), leak: float = 0.9) -> Serial:
     """Scores (batch, classes) from spikes (batch, time, inputs), 0 or 1: a linear reading of how often the last fire.
 
     (Neftci et al., *Surrogate Gradient Learning in Spiking Neural Networks*, 2019.)

@@ -5,6 +5,7 @@ Inputs are arrays (batch, n, width), or dicts of them and what attention looks a
 
 from jbp.combinators import Repeat, Serial
 from jbp.combinators.sublayer import Sublayer
+from jbp.fields import Size, checked
 from jbp.layer import Layer
 from jbp.layers.activation import ReLU
 from jbp.layers.attention.multihead import MultiHeadAttention
@@ -43,10 +44,11 @@ def _stack(one, layers, norm, bias):
     return Serial(Repeat(one, layers), Sublayer(last, into=None))
 
 
+@checked
 def transformer_encoder_layer(
-    width: int,
-    heads: int,
-    hidden: int | None = None,
+    width: Size,
+    heads: Size,
+    hidden: Size | None = None,
     dropout: float = 0.1,
     activation: Layer | None = None,
     norm_first: bool = False,
@@ -65,11 +67,12 @@ def transformer_encoder_layer(
     return Serial(*first, *_step(feedforward, LayerNorm(bias=bias), norm_first))
 
 
+@checked
 def transformer_encoder(
-    width: int,
-    heads: int,
-    layers: int = 6,
-    hidden: int | None = None,
+    width: Size,
+    heads: Size,
+    layers: Size = 6,
+    hidden: Size | None = None,
     dropout: float = 0.1,
     activation: Layer | None = None,
     norm_first: bool = False,
@@ -86,10 +89,11 @@ def transformer_encoder(
     return _stack(one, layers, norm_first if norm is None else norm, bias)
 
 
+@checked
 def transformer_decoder_layer(
-    width: int,
-    heads: int,
-    hidden: int | None = None,
+    width: Size,
+    heads: Size,
+    hidden: Size | None = None,
     dropout: float = 0.1,
     activation: Layer | None = None,
     norm_first: bool = False,
@@ -109,11 +113,12 @@ def transformer_decoder_layer(
     return Serial(*first, *second, *_step(feedforward, LayerNorm(bias=bias), norm_first))
 
 
+@checked
 def transformer_decoder(
-    width: int,
-    heads: int,
-    layers: int = 6,
-    hidden: int | None = None,
+    width: Size,
+    heads: Size,
+    layers: Size = 6,
+    hidden: Size | None = None,
     dropout: float = 0.1,
     activation: Layer | None = None,
     norm_first: bool = False,
@@ -126,12 +131,13 @@ def transformer_decoder(
     return _stack(one, layers, norm_first if norm is None else norm, bias)
 
 
+@checked
 def transformer(
-    width: int,
-    heads: int,
-    encoder_layers: int = 6,
-    decoder_layers: int = 6,
-    hidden: int | None = None,
+    width: Size,
+    heads: Size,
+    encoder_layers: Size = 6,
+    decoder_layers: Size = 6,
+    hidden: Size | None = None,
     dropout: float = 0.1,
     activation: Layer | None = None,
     norm_first: bool = False,

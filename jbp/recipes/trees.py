@@ -1,6 +1,7 @@
 """Networks that read trees, from the leaves to the root."""
 
 from jbp.combinators import Parallel, Serial
+from jbp.fields import Size, checked
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense
 from jbp.layers.recurrent.tree import LSTMLeaf, LSTMNode, Recursive, TensorNode
@@ -9,7 +10,8 @@ from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Select, Take
 
 
-def recursive_tensor(vocabulary: int, classes: int, features: int = 24, dropout: float = 0.3) -> Serial:
+@checked
+def recursive_tensor(vocabulary: Size, classes: Size, features: Size = 24, dropout: float = 0.3) -> Serial:
     """Scores (batch, classes) of the roots, from (words of the leaves (batch, leaves), children (batch, inner, 2)).
 
     The tree is given as `Recursive` wants it. (Socher et al., *Recursive Deep Models for Semantic Compositionality Over
@@ -19,7 +21,8 @@ def recursive_tensor(vocabulary: int, classes: int, features: int = 24, dropout:
     return Serial(leaves, Recursive(TensorNode()), Take(-1), Dense(classes))
 
 
-def tree_lstm(vocabulary: int, classes: int, features: int = 32, dropout: float = 0.3) -> Serial:
+@checked
+def tree_lstm(vocabulary: Size, classes: Size, features: Size = 32, dropout: float = 0.3) -> Serial:
     """The same with the gates of an LSTM at every node.
 
     (Tai et al., *Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks*, 2015.)

@@ -1,6 +1,7 @@
 """Networks that look at images, (batch, height, width, channels)."""
 
 from jbp.combinators import Parallel, Repeat, Residual, Reversible, Serial
+from jbp.fields import Size, checked
 from jbp.layer import Layer
 from jbp.layers.activation import GELU, ReLU
 from jbp.layers.attention.multihead import MultiHeadAttention
@@ -17,7 +18,8 @@ from jbp.layers.structure.move import Flatten, Reshape
 from jbp.layers.structure.resize import Upsample
 
 
-def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:
+@checked
+def lenet(classes: Size = 10, width: Size = 32, dropout: float = 0.3) -> Serial:
     """A convolutional network: scores (batch, classes) from images of at least 4×4.
 
     Two stages of 3×3 convolutions, each followed by a pooling that halves the image, and a linear layer on top.
@@ -29,7 +31,8 @@ def lenet(classes: int = 10, width: int = 32, dropout: float = 0.3) -> Serial:
     return Serial(*first, *second, Flatten(), Dropout(dropout), Dense(classes))
 
 
-def resnet(classes: int = 10, width: int = 16, stages: int = 2, blocks: int = 1) -> Serial:
+@checked
+def resnet(classes: Size = 10, width: Size = 16, stages: Size = 2, blocks: Size = 1) -> Serial:
     """A residual network: scores (batch, classes) from images.
 
     Each stage but the first halves the image and doubles the channels, with a 1×1 convolution on the short way; then
@@ -49,8 +52,9 @@ def resnet(classes: int = 10, width: int = 16, stages: int = 2, blocks: int = 1)
     return Serial(Conv(width), *body, BatchNorm(), ReLU(), GlobalAveragePool(), Dense(classes))
 
 
+@checked
 def vision_transformer(
-    classes: int = 10, patch: int = 2, length: int = 16, width: int = 64, blocks: int = 2, heads: int = 4
+    classes: Size = 10, patch: Size = 2, length: Size = 16, width: Size = 64, blocks: Size = 2, heads: Size = 4
 ) -> Serial:
     """A transformer on patches: scores (batch, classes) from images of at most `length` patches of patch × patch.
 
@@ -64,7 +68,8 @@ def vision_transformer(
     return Serial(*tokens, body, LayerNorm(), GlobalAveragePool(), Dense(classes))
 
 
-def reversible_network(classes: int = 10, width: int = 64, blocks: int = 16) -> Serial:
+@checked
+def reversible_network(classes: Size = 10, width: Size = 64, blocks: Size = 16) -> Serial:
     """Scores (batch, classes) from x (batch, ...), through a reversible stack that keeps nothing but its output.
 
     The memory of training does not grow with `blocks`. (Gomez et al., *The Reversible Residual Network*, 2017.)
@@ -74,7 +79,8 @@ def reversible_network(classes: int = 10, width: int = 64, blocks: int = 16) -> 
     return Serial(Flatten(), Dense(2 * width), body, LayerNorm(), Dense(classes))
 
 
-def unet(channels: int = 1, width: int = 16, depth: int = 2) -> Serial:
+@checked
+def unet(channels: Size = 1, width: Size = 16, depth: Size = 2) -> Serial:
     """Images (batch, h, w, channels) from images, h and w multiples of 2^depth: down and up again, with bridges.
 
     On each floor what goes further down comes back beside what stayed. (Ronneberger et al., *U-Net*, 2015; padded, and

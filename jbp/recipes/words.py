@@ -1,6 +1,7 @@
 """Networks of words."""
 
 from jbp.combinators import Parallel, Passing, Serial, TimeDistributed
+from jbp.fields import Size, checked
 from jbp.layers.attention.memory import MemoryHop
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense
@@ -10,7 +11,8 @@ from jbp.layers.structure.move import Select
 from jbp.losses.sampled import NegativeSampling
 
 
-def word2vec(vocabulary: int, features: int = 64) -> Serial:
+@checked
+def word2vec(vocabulary: Size, features: Size = 64) -> Serial:
     """Skip-gram with negative sampling, from (words (batch,), ids (batch, 1 + negatives)) to the loss. Goes with Add().
 
     ids[:, 0] is a neighbour of the word, the rest are drawn at random. The vectors of the words are those of the
@@ -19,7 +21,8 @@ def word2vec(vocabulary: int, features: int = 64) -> Serial:
     return Serial(Parallel(Embedding(vocabulary, features), Identity()), NegativeSampling(vocabulary))
 
 
-def memory_network(symbols: int, answers: int, features: int = 64, hops: int = 2) -> Serial:
+@checked
+def memory_network(symbols: Size, answers: Size, features: Size = 64, hops: Size = 2) -> Serial:
     """Scores (batch, answers), from (question (batch, n), memories (batch, m, k), mask (batch, m)), all integers.
 
     Questions and memories are bags of symbols, of which the means of their vectors are taken; the mask has 0 where

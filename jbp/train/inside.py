@@ -24,12 +24,12 @@ import optax
 from jax import lax
 
 from jbp.combinators import Parallel, Repeat, Residual, Serial
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.numerics import wide
 from jbp.params import trainable
-from jbp.sweep import initialize, must_be_layer
+from jbp.sweep import initialize, must_be_layer, must_be_scalar
 from jbp.train.step import Metrics, State, Step, copied, finite, must_be_optimizer, optimized, sound
 
 
@@ -42,7 +42,7 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any)
 
 
 def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_norm: float) -> Any:
-    """f(state, x, target) -> (state, metrics), compiled, taking over the memory of the state that it is given.
+    """f(state, x, *targets) -> (state, metrics), compiled, taking over the memory of the state that it is given.
 
     It moves the parameters as `optax.chain(optax.clip_by_global_norm(max_norm), optimizer)` would. The optimizer is run
     for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
@@ -54,7 +54,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     Raises LayerError if max_norm is not positive, if the state is not one of this module's `start`, and if it was given
     away to a step before.
     """
-    if not isinstance(max_norm, int | float) or not 0 < max_norm < math.inf:
+    if not isinstance(max_norm, int | float) or isinstance(max_norm, bool) or not 0 < max_norm < math.inf:
         raise LayerError(net, f"got max_norm={max_norm!r}; expected a positive number. Try max_norm=1.0.")
     must_be_layer("net", net)
     must_be_layer("loss", loss)
@@ -93,10 +93,12 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         good = sound((params, state), new, params)
         return *jax.tree.map(partial(jnp.where, good), new, (params, state)), good
 
-    def run(state: State, x: Any, target: Any) -> tuple[State, Metrics]:
+    def run(state: State, x: Any, *target: Any) -> tuple[State, Metrics]:
         output, residuals = net.forward(state.params, x)
-        value, kept = loss.forward((), (output, target))
+        value, kept = loss.forward((), (output, *target))
+        must_be_scalar(loss, value)
         (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+        check_cotangent(loss, output, dy)
         _, delta = net.backward(state.params, residuals, dy)
 
         parts = _parts(net, state.params, residuals, delta)

@@ -14,10 +14,9 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from jbp.arrays import array
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
-from jbp.train.step import Measure, State, compiled, copied, given_away, shapes, spent
+from jbp.train.step import Measure, State, compiled, copied, given_away, must_be_batch, must_be_state, shapes, spent
 from jbp.train.watch import cause
 
 History = list[dict[str, float]]
@@ -122,9 +121,10 @@ class _Training:
 
     def __init__(self, net: Layer, loss: Layer, optimizer: optax.GradientTransformation, state: State, run: Any):
         self.net, self.loss, self.optimizer, self.state, self.run = net, loss, optimizer, state, run
+        must_be_state(net, state)
         if given_away(state):
             raise spent(net)
-        self.begun = int(state.steps) if isinstance(state, State) else 0
+        self.begun = int(state.steps)
         self.history: History = []
         self.unread: list[tuple[int, Any, Any]] = []
         self.good = jnp.ones((), bool)
@@ -142,11 +142,7 @@ class _Training:
         structure, sizes = shapes(batch)
         if (structure, sizes) in self.known:
             return None
-        bad = [a for a in jax.tree.leaves(batch) if array(a) is None and not isinstance(a, int | float)]
-        if not isinstance(batch, tuple | list) or not batch or bad:
-            raise LayerError(
-                self.net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write (x, target)."
-            )
+        must_be_batch(self.net, batch)
         self.known.add((structure, sizes))
         if self.first is None:
             self.first = batch

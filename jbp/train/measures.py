@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.errors import show
+from jbp.errors import LayerError, show
 
 
 def accuracy(scores: Any, labels: Any, weights: Any = None, *, ignore: int | None = None) -> Any:
@@ -15,25 +15,38 @@ def accuracy(scores: Any, labels: Any, weights: Any = None, *, ignore: int | Non
     not count, and `weights`, numbers or a mask (...), say how much the others do: `partial(accuracy, ignore=0)` beside
     SoftmaxCrossEntropy(ignore=0), and accuracy itself beside Weighted(...), which is given the same targets.
 
-    Raises ValueError for shapes that do not fit.
+    Raises LayerError for shapes that do not fit.
     """
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    scores, labels = _numbers("scores", scores), _numbers("labels", labels)
     rows, soft = scores.shape[:-1], jnp.issubdtype(labels.dtype, jnp.floating)
     if not scores.ndim or labels.shape != (scores.shape if soft else rows):
-        raise ValueError(
-            f"accuracy: got scores {show(scores)} and labels {show(labels)}; expected one integer for each row of "
-            f"scores, of shape {list(rows)}, or soft labels like the scores. Reshape them: labels[..., 0] of a column."
+        raise LayerError(
+            accuracy,
+            f"got scores {show(scores)} and labels {show(labels)}; expected one integer for each row of "
+            f"scores, of shape {list(rows)}, or soft labels like the scores. Reshape them: labels[..., 0] of a column.",
         )
     if soft:
         labels = labels.argmax(-1)
     labels = labels.astype(np.promote_types(labels.dtype, np.int32))
-    counts = jnp.ones(rows, jnp.float32) if weights is None else jnp.asarray(weights).astype(jnp.float32)
+    counts = jnp.ones(rows, jnp.float32) if weights is None else _numbers("weights", weights).astype(jnp.float32)
     if counts.shape != rows:
-        raise ValueError(
-            f"accuracy: got weights {show(counts)} for scores {show(scores)}; expected one for each row of scores, of "
-            f"shape {list(rows)}. Spread them out with jnp.broadcast_to."
+        raise LayerError(
+            accuracy,
+            f"got weights {show(counts)} for scores {show(scores)}; expected one for each row of scores, of "
+            f"shape {list(rows)}. Spread them out with jnp.broadcast_to.",
         )
+    if ignore is not None and (not isinstance(ignore, int | np.integer) or isinstance(ignore, bool)):
+        raise LayerError(accuracy, f"got ignore={show(ignore)}; expected a label, an integer. Or leave it out.")
     if ignore is not None:
         counts = jnp.where(labels == ignore, 0, counts)
     right = jnp.where(scores.argmax(-1).astype(labels.dtype) == labels, counts, 0).sum()
     return right / jnp.where(counts.sum() == 0, 1, counts.sum())
+
+
+def _numbers(what, given):
+    try:
+        return jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise LayerError(
+            accuracy, f"got {what} {show(given)}; expected an array of numbers. Pass jnp.asarray of its values."
+        ) from error

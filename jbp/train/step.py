@@ -180,12 +180,35 @@ def must_be_optimizer(net: Layer, optimizer: Any) -> None:
         )
 
 
-def _must_fit(net, optimizer, state):
-    """An error unless the state is one for this optimizer."""
+def must_be_batch(net: Layer, batch: Any) -> None:
+    """An error unless it is a tuple of arrays and trees of them."""
+    bad = [a for a in jax.tree.leaves(batch) if array(a) is None and not isinstance(a, int | float)]
+    if not isinstance(batch, tuple | list) or not batch or bad:
+        raise LayerError(
+            net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write (x, target)."
+        )
+
+
+def must_be_state(net: Layer, state: Any) -> None:
+    """An error unless it is a State of arrays, with a number of steps."""
     if not isinstance(state, State):
         raise LayerError(
             net, f"got the state {show(state)}; expected a State. Make it with start(net, optimizer, key, x)."
         )
+    leaf = array(np.asarray(state.steps) if isinstance(state.steps, int) else state.steps)
+    bad = [a for a in jax.tree.leaves((state.params, state.optimizer)) if not hasattr(a, "dtype")]
+    if bad or leaf is None or leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.integer):
+        raise LayerError(
+            net,
+            f"got a state with parameters {show(state.params)}, optimizer {show(state.optimizer)} and steps "
+            f"{show(state.steps)}; expected arrays, and a whole number of steps. "
+            "Make it with start(net, optimizer, key, x).",
+        )
+
+
+def _must_fit(net, optimizer, state):
+    """An error unless the state is one for this optimizer."""
+    must_be_state(net, state)
     first = jax.eval_shape(lambda params: optimizer.init(trainable(params)), state.params)
     if shapes(first) != shapes(state.optimizer):
         raise LayerError(
@@ -216,6 +239,8 @@ class Step:
     compiled: Any
 
     def __call__(self, state: State, *batch: Any) -> tuple[State, Metrics]:
+        must_be_state(self.net, state)
+        must_be_batch(self.net, batch)
         try:
             return self.compiled(state, *batch)
         except (ValueError, RuntimeError) as error:

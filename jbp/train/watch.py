@@ -52,6 +52,9 @@ class _Watched(Layer):
     def __repr__(self):
         return repr(self.place.layer)
 
+    def init(self, key, x, /):
+        return self.layer.init(key, x)
+
     def forward(self, params, x, /):
         y, residuals = self.layer.forward(params, x)
         return y, (residuals, _Flag(self.place, {"up": finite(y)}))

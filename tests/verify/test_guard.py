@@ -89,3 +89,30 @@ def test_a_ctrl_c_of_the_user_stops_the_audit():
     with pytest.raises(KeyboardInterrupt):
         verify.check(f, X, reference=plain, level="quick")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_changes_the_dict_that_it_is_given_is_found():
+    def doubles(params):
+        params["x"] = 2 * params["x"]
+        return plain(params["x"])
+
+    def appends(params):
+        params["x"].append(params["x"][0])
+        return plain(params["x"][0])
+
+    for f, x in ((doubles, X), (appends, [X])):
+        report = verify.check(f, {"x": x}, reference=f, level="quick")
+        assert report.verdict == "fail"
+        assert "changes the lists or dicts that it is given" in str(report)
+
+
+def test_a_copy_may_be_changed():
+    def doubles(params):
+        params = dict(params)
+        params["x"] = 2 * params["x"]
+        return plain(params["x"])
+
+    def definition(params):
+        return plain(2 * params["x"])
+
+    assert verify.check(doubles, {"x": X}, reference=definition, level="quick").verdict == "pass"

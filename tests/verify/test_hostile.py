@@ -6,56 +6,18 @@ import sys
 
 import pytest
 
+from tests.storm.subjects import package
 from verify import __main__ as shell, outputs, tokens
 from verify.__main__ import main
 from verify.report import Report
 
-RULES = """
-import os
-import sys
-import time
-
-import jax
-
-
-def plain(x):
-    return x * x
-
-
-def rule(act):
-    @jax.custom_vjp
-    def f(x):
-        return x * x
-
-    def backward(x, dy):
-        act()
-        return (2 * x * dy,)
-
-    f.defvjp(lambda x: (x * x, x), backward)
-    return f
-
-
-def raises():
-    raise ValueError("[/install] [bold]x[/] \\x1b[2J \\ud800 ]]> <script>\\nPASS: forged")
-
-
-a_exits = rule(lambda: os._exit(0))
-b_leaves = rule(lambda: sys.exit(0))
-c_raises = rule(raises)
-d_hangs = rule(lambda: time.sleep(600))
-e_right = rule(lambda: None)
-"""
+RULES = "exits_at_once", "exits", "raises_a_text", "hangs_in_python"
 
 
 @pytest.fixture
 def hostile(tmp_path, monkeypatch):
-    home = tmp_path / "hostile"
-    home.mkdir()
-    (home / "__init__.py").write_text("")
-    (home / "rules.py").write_text(RULES)
-    (home / "exits.py").write_text("import os\nos._exit(0)\n")
-    (home / "leaves.py").write_text("raise SystemExit(0)\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    home = package(tmp_path / "home", RULES)
+    monkeypatch.syspath_prepend(home)
     monkeypatch.setenv("COLUMNS", "400")
     return tmp_path
 
@@ -72,10 +34,10 @@ def test_a_scan_says_what_each_did(hostile, capsys):
     told = {name: [f["message"] for f in r["findings"]] for name, r in found.items()}
     verdicts = {name: r["verdict"] for name, r in found.items()}
     assert verdicts["hostile.exits"] == verdicts["hostile.leaves"] == "inconclusive"
-    assert verdicts.pop("hostile.rules:a_exits") == "fail"
-    assert "it ended its process with exit code 0" in told["hostile.rules:a_exits"][0]
-    assert verdicts["hostile.rules:d_hangs"] == "inconclusive"
-    assert "no answer in 12 s" in told["hostile.rules:d_hangs"][0]
+    assert verdicts.pop("hostile.rules:exits_at_once") == "fail"
+    assert "it ended its process with exit code 0" in told["hostile.rules:exits_at_once"][0]
+    assert verdicts["hostile.rules:hangs_in_python"] == "inconclusive"
+    assert "no answer in 12 s" in told["hostile.rules:hangs_in_python"][0]
     assert sorted(r["verdict"] for r in reports if r["subject"] == "f") == ["fail", "fail", "pass"]
     done = [json.loads(line) for line in journal.read_text().splitlines()]
     assert len(done) == 1 + 3  # what gave a report is not audited again; what did not, is

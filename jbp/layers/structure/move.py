@@ -234,7 +234,12 @@ class Select(Layer):
     keys: tuple[Any, ...]
 
     def __init__(self, *several: Any, keys: tuple[Any, ...] = ()):
-        object.__setattr__(self, "keys", several or tuple(keys))  # `keys=` is what dataclasses.replace passes
+        given = several or (tuple(keys) if isinstance(keys, tuple | list) else (keys,))
+        object.__setattr__(self, "keys", given)  # `keys=` is what dataclasses.replace passes
+        if bad := [key for key in given if not isinstance(key, str | int) or isinstance(key, bool)]:
+            raise LayerError(
+                type(self), f"got the key {bad[0]!r}; expected names or numbers of entries. Select('x'), for example."
+            )
         if not self.keys or len(set(self.keys)) != len(self.keys):
             raise LayerError(self, f"got the keys {self.keys}; expected one or more. To have one twice add a FanOut.")
 
