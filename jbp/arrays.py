@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbp.errors import LayerError, note, show
+from jbp.errors import LayerError, note, show, take
 
 
 def at_the_door(layer: type) -> None:
@@ -78,14 +78,15 @@ def _inside(layer, **given):
     except LayerError:
         raise
     except Exception as error:
-        if isinstance(error, AttributeError) and hasattr(jax.Array, error.name or ""):
-            for what, tree in given.items():
-                if _stands_in(error.obj, tree):
-                    raise LayerError(
-                        layer,
-                        f"got {what} {show(tree)}; expected an array in the place of {show(error.obj)}. "
-                        "Pass the array alone.",
-                    ) from error
+        asked = isinstance(error, AttributeError) and hasattr(jax.Array, error.name or "")
+        of_none = isinstance(error, TypeError) and "NoneType" in str(error)
+        obj = error.obj if isinstance(error, AttributeError) else None
+        for what, tree in given.items() if asked or of_none else ():
+            if _stands_in(obj, tree):
+                raise LayerError(
+                    layer,
+                    f"got {what} {show(tree)}; expected an array in the place of {show(obj)}. Pass the array alone.",
+                ) from error
         note(error, layer)
         raise
 
@@ -127,13 +128,13 @@ def shape(leaf: Any) -> Any:
     return leaf if known else jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
-def taken(layer: Any, what: str, tree: Any, take: Callable[[Any], Any] = array) -> Any:
-    """The tree with each leaf as `take` has it, or a LayerError that names the leaf which is no array."""
+def taken(layer: Any, what: str, tree: Any, kind: Callable[[Any], Any] = array) -> Any:
+    """The tree with each leaf as `kind` has it, or a LayerError that names the leaf which is no array."""
     leaves, structure = jax.tree.flatten(tree)
-    found = [take(leaf) for leaf in leaves]
+    found = [kind(leaf) for leaf in leaves]
     if (tree is None and what == "x") or any(leaf is None for leaf in found):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None):
-            if leaf is None or take(leaf) is None:
+            if leaf is None or kind(leaf) is None:
                 shapes = " jax.eval_shape takes shapes." * isinstance(leaf, jax.ShapeDtypeStruct)
                 raise LayerError(
                     layer,
@@ -146,12 +147,8 @@ def taken(layer: Any, what: str, tree: Any, take: Callable[[Any], Any] = array) 
 
 def _trained(layer, params):
     """The parameters, after a check that the loss can move what is not in a Buffer, and that there are any."""
-    if not hasattr(type(layer).init, "__wrapped__") and jax.tree.leaves(params):  # it makes none: `init` is Layer's
-        raise LayerError(
-            layer,
-            f"got parameters {show(params)}; expected (), for it has none. "
-            "Are these the parameters of another network? Make them with net.init(key, x).",
-        )
+    if not hasattr(type(layer).init, "__wrapped__"):  # `init` is that of Layer, which makes none
+        take(layer, params, None)
     for leaf in jax.tree.leaves(params, is_leaf=_is_buffer):
         if not _is_buffer(leaf) and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer)):
             raise LayerError(

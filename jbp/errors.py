@@ -141,12 +141,16 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
     beside activations in bfloat16. Buffers are unwrapped; their dtype is their own business. So a layer computes with
     `wide(g)` what it computes in float32 anyway, and with `w.astype(x.dtype)` what it multiplies with x, in `forward`
     and in `backward`. The outputs are of x's dtype. The gradients are of the parameters': `backward` gives delta in it
-    (`dy.astype(w.dtype)`), and `gradient` returns the dtype of delta, as `numerics.outer(x, delta)` does.
+    (`dy.astype(w.dtype)`), and `gradient` returns the dtype of delta, as `numerics.outer(x, delta)` does. Without names
+    it is a check that there are no parameters.
     """
-    if not isinstance(params, dict) or set(params) != set(shapes):
+    if not shapes and not jax.tree.leaves(params):
+        return []
+    if not shapes or not isinstance(params, dict) or set(params) != set(shapes):
         raise LayerError(
             layer,
-            f"got parameters {show(params)}; expected a dict with {', '.join(map(repr, shapes))}. "
+            f"got parameters {show(params)}; expected "
+            f"{'a dict with ' + ', '.join(map(repr, shapes)) if shapes else '(), for it has none'}. "
             "Are these the parameters of another network? Make them with net.init(key, x).",
         )
     found, first = [], None

@@ -67,7 +67,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
 def _floating(dtype: Any) -> bool:
     try:
         return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-    except TypeError:  # it names none
+    except (TypeError, ValueError):  # it names none
         return False
 
 

@@ -1,11 +1,15 @@
 """Bad input: the message names the layer by its path, says what came, what was expected and what to do."""
 
 import re
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from oracle import draw
 
 from jbp import (
     Frozen,
@@ -20,9 +24,12 @@ from jbp import (
     Tied,
     TimeDistributed,
     cast,
+    recipes,
     trainable,
     value_and_grad,
 )
+from jbp.catalogue import LAYERS, LOSSES
+from jbp.credit import angle
 from jbp.errors import TreeError, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers import (
@@ -84,6 +91,7 @@ from jbp.losses import (
     BinaryCrossEntropy,
     CosineEmbedding,
     Dice,
+    Each,
     Focal,
     Hinge,
     InfoNCE,
@@ -101,7 +109,9 @@ from jbp.losses import (
     Weighted,
 )
 from jbp.params import Buffer, merge
+from jbp.readers import deltas
 from jbp.sweep import initialize
+from jbp.train import accuracy, inside, start, step
 
 KEY = jax.random.key(0)
 
@@ -559,3 +569,93 @@ def test_an_error_of_somebody_elses_names_the_layer():
         with pytest.raises(TypeError) as caught:
             layer.pull(own, kept, ones(2, 7))
         assert [note for note in caught.value.__notes__ if note.startswith("in the layer")] == [where]
+
+
+def test_a_layer_without_parameters_takes_none():
+    for layer, x in ((Tanh(), ones(2)), (Sum(MeanSquaredError()), (ones(2), ones(2)))):
+        for params in ({"w": ones(3)}, ones(3), (ones(1), ones(1))):
+            assert "expected ()" in message(layer.forward, params, x)
+        for params in ((), {}, None):
+            layer.forward(params, x)
+    assert message(Serial(Tanh()).forward, (ones(3),), ones(2)).startswith("Serial[0]: Tanh(): got parameters")
+
+
+def test_numbers_that_float32_does_not_hold():
+    assert "got temperature=1e-300" in message(lambda: InfoNCE(temperature=1e-300))
+    assert "got value=1e+300" in message(lambda: Pad(1, value=1e300))
+    message(lambda: Pad(1, value=10**400))
+    assert repr(Pad(1, value=10**12)) == "Pad(1, value=1000000000000.0)"
+
+
+def test_names_of_entries():
+    for bad in (lambda: Select(float("nan")), lambda: Select({1: 2}), lambda: Select(True), lambda: Select(keys=None)):
+        assert "expected names or numbers of entries" in message(bad)
+    assert Select(keys="ab").keys == ("ab",)
+
+
+def test_what_loses_the_batch_is_not_distributed_over_time():
+    net = TimeDistributed(MeanSquaredError())
+    assert "expected it to keep the batch" in message(net.forward, (), (ones(2, 3), ones(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: recipes.mlp(widths=5), "mlp: got widths=5; expected a tuple"),
+        (lambda: recipes.mlp(widths=(8, "8")), "each a whole number, 1 or more"),
+        (lambda: recipes.resnet(stages=-1), "resnet: got stages=-1; expected a whole number, 1 or more"),
+        (lambda: recipes.unet(True), "unet: got channels=True"),
+        (lambda: recipes.transformer(4, 2, activation=Tanh), "That is a class: write Tanh(...)"),
+    ],
+)
+def test_recipes_check_their_settings(call, says):
+    assert says in message(call)
+
+
+def test_recipes_take_what_layers_take():
+    assert recipes.mlp(np.int64(3), [4]) == recipes.mlp(3, (4,))
+
+
+def test_functions_of_trees():
+    with pytest.raises(TreeError, match="got the dtype 'float31'"):
+        cast({"w": ones(2)}, "float31")
+    for a, b in ((ones(2), ones(3)), ({"w": ones(2)}, ones(2)), ((), ()), ("a", "b")):
+        with pytest.raises(TreeError, match="expected arrays in one structure"):
+            angle(a, b)
+    assert angle(ones(2), ones(2)) == 0
+
+
+def test_measures():
+    assert message(accuracy, ones(3, 2), ones(4)).startswith("accuracy: got scores float32[3, 2]")
+    assert "got scores str" in message(accuracy, "scores", ones(4))
+    assert "got ignore=float" in message(lambda: accuracy(ones(3, 2), jnp.arange(3), ignore=1.5))
+
+
+def test_what_a_step_is_given():
+    net, loss, optimizer, x = Dense(2), MeanSquaredError(), optax.sgd(0.1), ones(3, 2)
+    state, one = start(net, optimizer, KEY, x), step(net, loss, optimizer)
+    assert "expected a tuple (x, *targets)" in message(one, state)
+    assert "expected a tuple (x, *targets)" in message(one, state, x, "target")
+    assert "expected a State" in message(one, {"params": 1}, x, x)
+    for wrong in ({"steps": "text"}, {"params": "text"}, {"optimizer": (object(),)}, {"steps": ones(2)}):
+        assert "expected arrays, and a whole number of steps" in message(one, replace(state, **wrong), x, x)
+    clipped = inside.step(net, loss, optimizer, 1.0)
+    message(clipped, inside.start(net, optimizer, KEY, x), x)
+    message(lambda: inside.step(net, loss, optimizer, True))
+
+
+def test_what_deltas_are_taken_of():
+    net, loss, x = Dense(2), MeanSquaredError(), ones(3, 4)
+    assert "expected a layer" in message(lambda: deltas(net, 3))
+    assert "expected a layer" in message(lambda: deltas(None, loss))
+    assert "expected a scalar" in message(deltas(net, Each(loss)), net.init(KEY, x), x, ones(3, 2))
+
+
+def test_who_makes_no_parameters_takes_none():
+    def use(layer, x):
+        jax.eval_shape(lambda x: layer.forward({"w": ones(3)}, x), x)
+
+    for case in (*LAYERS, *LOSSES):
+        x = draw(case.inputs[0], dtype=jnp.float32)
+        if not jax.tree.leaves(jax.eval_shape(partial(case.layer.init, KEY), x)):
+            assert "got parameters {'w': float32[3]}; expected" in message(use, case.layer, x)

@@ -132,8 +132,10 @@ def _read(path: Path, file: IO[bytes], book: Book) -> dict[tuple, Any]:
         whole = file.read()
     except OSError as error:
         raise JournalError(f"got {str(path)!r}; expected a journal that can be read. ({error})") from error
-    if not whole.strip():
-        _write(path, file, json.dumps(head))
+    begun = json.dumps(head)
+    if not whole.strip() or (b"\n" not in whole and begun.encode().startswith(whole)):
+        file.truncate(0)  # nothing, or no more than a part of the first line: the disk was full
+        _write(path, file, begun)
         return {}
     if not whole.endswith(b"\n"):
         _write(path, file, "")  # the torn line is closed: what comes next has a line of its own

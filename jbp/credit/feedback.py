@@ -11,6 +11,7 @@ from jbp.layer import Estimator, Layer, map_children
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
 from jbp.params import Buffer
+from jbp.sweep import must_be_layer
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def _is_pair(params: Any) -> bool:
 
 def feedback_alignment(net: Layer) -> Layer:
     """The network with every Dense and every Conv in a FeedbackAlignment."""
+    must_be_layer("net", net)
     if isinstance(net, Dense | Conv):
         return FeedbackAlignment(net)
     return map_children(lambda _, child: feedback_alignment(child), net)

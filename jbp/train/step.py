@@ -151,7 +151,7 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
             )
         length = norm(grads)
         good = go & finite((value, length)) & sound(state, new, trainable(state.params))
-        metrics = {name: _number(net, name, measure(aux.output, *targets)) for name, measure in measures.items()}
+        metrics = {name: _measured(net, name, measure, aux.output, *targets) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": length, "finite": good}
         # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So the
         # update is written out twice, once for its soundness alone, unless it runs the network again.
@@ -160,8 +160,13 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
     return run
 
 
-def _number(net, name, value):
+def _measured(net, name, measure, *given):
     """What a measure gives, after a check that it is one number."""
+    try:
+        value = measure(*given)
+    except Exception as error:
+        error.add_note(f"in the measure {name} of {show(given)}")
+        raise
     leaf = array(np.asarray(value) if isinstance(value, int | float) else value)
     if leaf is None or leaf.shape != ():
         raise LayerError(

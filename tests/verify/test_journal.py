@@ -43,6 +43,16 @@ def test_a_last_line_without_its_end_does_not_swallow_the_next(tmp_path):
     assert squares(path, [1, 2])[1] == []
 
 
+@pytest.mark.parametrize("kept", [1, 20])
+def test_a_journal_of_half_a_first_line_is_begun_again(tmp_path, kept):
+    path = tmp_path / "journal"
+    squares(path, [1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    assert squares(path, [1])[1] == [1]
+    assert path.read_bytes() == whole
+
+
 def test_a_journal_about_other_code_is_refused(tmp_path):
     path = tmp_path / "journal"
     squares(path, [1])

@@ -24,7 +24,7 @@ def product(x, y):
 
 
 def squared(backward):
-    """x² with this way back."""
+    """x² with this backward pass."""
     f = jax.custom_vjp(square)
     f.defvjp(lambda x: (square(x), x), lambda x, dy: (backward(x, dy),))
     return f

@@ -94,8 +94,7 @@ class Attention(Layer):
 
     def forward(self, params, x, /):
         given, named = self._inputs(x)
-        if self.dropout is not None:
-            take(self, params, None, key=())
+        take(self, params, None, **({} if self.dropout is None else {"key": ()}))
         q, k, v, parts = self._all(params, given)
         o = attend(self._rule(), parts, q, k, v)
         return o.reshape(*given["q"].shape[:3], v.shape[-1]), (

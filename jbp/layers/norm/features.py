@@ -71,7 +71,7 @@ class Affine(Layer):
 
     def _scaled(self, params, x̂, dtype):
         """y, after a check of the parameters for it."""
-        scales = take(self, params, dtype, **self._shapes(x̂)) if self.affine else []
+        scales = take(self, params, dtype, **self._shapes(x̂))
         for p, change in zip(scales, (jnp.multiply, jnp.add), strict=False):
             x̂ = change(x̂, _last(p, x̂))
         return x̂.astype(dtype)

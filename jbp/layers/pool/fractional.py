@@ -88,6 +88,7 @@ class FractionalMaxPool(Layer):
 
     def _samples(self, params, x, u):
         if u is not None:
+            take(self, params, x.dtype)
             return wide(u)
         (key,) = take(self, params, x.dtype, key=())
         shape = x.shape[0], x.shape[-1], x.ndim - 2

@@ -51,8 +51,7 @@ class LeakyIntegrateAndFire(Estimator):
 
     def forward(self, params, x, /):
         floats(self, x, "(batch, time, neurons)", rank=3)
-        if self.learn:
-            take(self, params, x.dtype, a=x.shape[-1:])
+        take(self, params, x.dtype, **({"a": x.shape[-1:]} if self.learn else {}))
         leak = self._leak(params, wide_dtype(x.dtype))
 
         def step(state, x):
