@@ -245,6 +245,8 @@ def test_one_example_without_a_batch_is_refused():
         jbp.layers.GLU(axis=0),
         LayerNorm(axes=2),
         RMSNorm(axes=2),
+        Positions(6),
+        jbp.layers.Rotary(),
         Flatten(0),
         jbp.layers.Take(0, 0),
         jbp.layers.ExpandDims(-3),

@@ -354,3 +354,28 @@ def test_wrong_fields(make, says):
     with pytest.raises(LayerError) as error:
         make()
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LSTM(2, return_state=True),
+        GRU(2, return_state=True),
+        Bidirectional(GRU(2)),
+        Lengths(Elman(2), pool="last"),
+        Recurrent(GRUCell(2), return_state=True),
+    ],
+    ids=repr,
+)
+def test_inside_of_jit_a_length_out_of_range_is_the_nearest_in_range(layer):
+    """Outside of jit it is an error. The final state and its cotangent once disagreed about where such a row ends."""
+    x, lengths = draw(f(3, 4, 1)), jnp.array([9, -1, 2])
+    params = parameters(layer, (x, lengths))
+
+    @jax.jit
+    def swept(lengths):
+        y, residuals = layer.forward(params, (x, lengths))
+        return y, layer.pull(params, residuals, jax.tree.map(jnp.ones_like, y))
+
+    for got, wanted in zip(*map(jax.tree.leaves, (swept(lengths), swept(jnp.array([4, 0, 2])))), strict=True):
+        np.testing.assert_array_equal(got, wanted)

@@ -158,7 +158,9 @@ _ALONG = {
     Gated: lambda f, x: ([f.axis], x.ndim),
     LayerNorm: lambda f, kept: (range(-f.axes, 0), kept[0].ndim),
     RMSNorm: lambda f, kept: (range(-f.axes, 0), kept[0].ndim),
+    Positions: lambda f, dy: ([-2], dy.ndim),
     UnitNorm: lambda f, kept: ([-1], kept[0].ndim),
+    Rotary: lambda f, shape: ([-2], len(shape.value)),
     Concatenate: lambda f, kept: ([f.axis], kept.value[2]),
     Flatten: lambda f, shape: ([f.start], len(shape.value)),
     Unflatten: lambda f, shape: ([f.axis], len(shape.value)),
@@ -299,6 +301,7 @@ _register(FrequencyScaledEmbedding)(_norms.dispatch(Layer))  # its counts are of
 
 @_register(Positions)
 def _(layer, residuals, dy, /):
+    _must_leave_the_batch(layer, dy)
     return _square(dy.sum(range(1, dy.ndim - 2)))
 
 

@@ -10,7 +10,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show
 from jbp.fields import Positive
 from jbp.layer import Layer
-from jbp.numerics import wide
+from jbp.numerics import Static, wide
 
 
 def rotated(x: Any, base: float, sign: int = 1, first: Any = None) -> Any:
@@ -30,8 +30,8 @@ def rotated(x: Any, base: float, sign: int = 1, first: Any = None) -> Any:
 class Rotary(Layer):
     """(y_i, y_{i+d/2}) = (x_i, x_{i+d/2}) turned by p base^(−2 i / d) at place p = 0, 1, ...      dx = dy turned back.
 
-    The product of two such rows depends on their distance only; attention has it inside with `rotary=True`. Keeps
-    nothing. Shapes: x and y (..., n, d), d even. (Su et al., *RoFormer*, 2021, §3.2.2; here a pair is half of the
+    The product of two such rows depends on their distance only; attention has it inside with `rotary=True`. Keeps x's
+    shape only. Shapes: x and y (..., n, d), d even. (Su et al., *RoFormer*, 2021, §3.2.2; here a pair is half of the
     features apart.) Raises LayerError for an odd d.
     """
 
@@ -42,7 +42,7 @@ class Rotary(Layer):
             raise LayerError(
                 self, f"got x {show(x)}; expected an even number of features. Choose a width that 2 divides."
             )
-        return rotated(x, self.base), ()
+        return rotated(x, self.base), Static(x.shape)
 
     def backward(self, params, residuals, dy, /):
         return rotated(dy, self.base, -1), ()

@@ -66,7 +66,7 @@ def parted(d: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
 
 
 def ends(layer: Layer, x: Any, lengths: Any) -> Any:
-    """Lengths (b,) after a check of them, in a dtype that can count x's steps."""
+    """Lengths (b,) after a check of them, in a dtype that can count x's steps, none beyond these."""
     if (
         not hasattr(lengths, "dtype")
         or not jnp.issubdtype(lengths.dtype, jnp.integer)
@@ -86,7 +86,9 @@ def ends(layer: Layer, x: Any, lengths: Any) -> Any:
                 f"got lengths between {seen.min()} and {seen.max()}; expected 0 <= lengths <= {t}, the size of x. "
                 "Count the steps of each example.",
             )
-    return counting(lengths)
+    if isinstance(lengths, jax.ShapeDtypeStruct):
+        return lengths
+    return jnp.clip(counting(lengths), 0, x.shape[1])  # inside of jit: what is out of range is the nearest in range
 
 
 def like(flags: Any, v: Any) -> Any:
