@@ -263,3 +263,15 @@ def test_an_option_that_mixes_the_examples_is_refused(layer):
     _, delta = net.backward(params, residuals, y)
     with pytest.raises(LayerError, match="mixes or moves the first"):
         per_example_squared_norms(net, residuals, delta)
+
+
+@pytest.mark.parametrize(
+    "norm", [BatchNorm(affine=False).evaluation(), LayerNorm(affine=False), GroupNorm(2, affine=False)]
+)
+def test_a_norm_without_parameters_adds_nothing(norm):
+    net, x = Serial(Dense(4), norm), flat(3)
+    params = net.init(jax.random.key(0), x)
+    y, residuals = net.forward(params, x)
+    _, delta = net.backward(params, residuals, y)
+    alone = per_example_squared_norms(Dense(4), residuals[0], delta[0])
+    np.testing.assert_array_equal(per_example_squared_norms(net, residuals, delta), alone)

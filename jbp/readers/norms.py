@@ -128,6 +128,8 @@ def _tokens(layer, x):
 
 def _each(layer, residuals, delta, axes=(0, 0)):
     """One example's gradient at a time. `axes` says where residuals and delta have the batch, as vmap's in_axes do."""
+    if not jax.tree.leaves(jax.eval_shape(layer.gradient, residuals, delta)):  # a norm without its affine part
+        return jnp.zeros(())
 
     def changed(change, trees):
         return jax.tree.map(lambda axis, tree: jax.tree.map(lambda a: change(a, axis), tree), axes, trees)
