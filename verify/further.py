@@ -16,7 +16,7 @@ import numpy as np
 
 from verify.architectures import Network, values
 from verify.compiled import quick_options, zeros_for_none
-from verify.judge import Outcome, audit, compare, gradients, output_error, rounded, truth
+from verify.judge import Difference, Outcome, audit, compare, gradients, output_error, rounded, truth
 from verify.protocol import is_float, join, split
 
 EVERY = 250  # one network in so many is asked one question
@@ -92,7 +92,11 @@ def audit_and_ask(source: Any, network: Network) -> tuple[Outcome, str]:
         return outcome, ""
     with jax.enable_x64(True):
         params, x, rng = values(network)
-        answer = asked(network.layer, name, questions(source)[name], params, x, rng)
+        try:
+            answer = asked(network.layer, name, questions(source)[name], params, x, rng)
+        except Exception as error:  # noqa: BLE001  # the gradient was right: whatever is raised now is an answer
+            said = f"{name}: {type(error).__name__}: {error}".splitlines()[0]
+            answer = Outcome((Difference(said, np.inf, 0.0),))
     return (outcome, f"{name}: not allowed") if answer is None else (answer, name)
 
 

@@ -100,6 +100,18 @@ def test_what_does_not_allow_a_question_is_no_fault():
     assert asked("clipping and the optimizer inside of the sweep", jbp.layers.FanOut()) is None
 
 
+def test_what_raises_is_an_answer():
+    def never(layer, params, x, dy):
+        raise ZeroDivisionError("in the middle")
+
+    source = replace(SOURCE, further={"never": never})
+    seed = further.EVERY * list(further.questions(source)).index("never")
+    outcome, name = further.audit_and_ask(source, Network(jbp.layers.Tanh(), Array((2, 3)), seed))
+    assert name == "never"
+    assert outcome.disagrees
+    assert "never: ZeroDivisionError: in the middle" in str(outcome.differences[0])
+
+
 def test_one_network_in_so_many_is_asked_one_question_after_another():
     names = [further.question(SOURCE, Network(jbp.layers.Tanh(), Array((2, 3)), seed)) for seed in range(5000)]
     assert sum(name is not None for name in names) == 20
