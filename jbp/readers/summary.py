@@ -136,6 +136,9 @@ class _Seen(Layer):
     plain: Layer
     place: _Place = field(compare=False)
 
+    def init(self, key, x, /):
+        return self.layer.init(key, x)
+
     def forward(self, params, x, /):
         at = self.place
         at.rows.setdefault(at.path)  # a combinator comes ahead of its children
