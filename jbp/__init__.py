@@ -22,19 +22,20 @@ from jbp.combinators import (
     Sublayer,
     Tied,
     TimeDistributed,
+    freeze,
 )
 from jbp.errors import LayerError
 from jbp.files import load, save
 from jbp.layer import Estimator, Layer
-from jbp.params import Buffer, apply_updates, buffers, cast, merge, trainable
+from jbp.params import Buffer, apply_updates, buffers, cast, labels, merge, trainable
 from jbp.readers import summary
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
     "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing", "Remat",
     "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",
-    "as_function", "buffers", "cast", "layers", "load", "losses", "merge", "recipes", "save", "summary",
-    "trainable", "value_and_grad",
+    "as_function", "buffers", "cast", "freeze", "labels", "layers", "load", "losses", "merge", "recipes", "save",
+    "summary", "trainable", "value_and_grad",
 ]  # fmt: skip
 
 

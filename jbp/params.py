@@ -1,6 +1,8 @@
 """Parameters and what is not a parameter: one tree holds both, and `Buffer` marks what the loss does not move."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -86,3 +88,63 @@ def cast(params: Any, dtype: Any) -> Any:
         return p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p
 
     return jax.tree.map(leaf, params, is_leaf=lambda p: isinstance(p, Buffer))
+
+
+def labels(params: Any, where: Mapping[str, Any], default: Any = None) -> Any:
+    """The tree of what is trained with a label for each array: the first of `where` whose pattern fits its path.
+
+        optax.multi_transform({"slow": optax.adam(1e-5), "fast": optax.adam(1e-3)},
+                              lambda params: jbp.labels(params, {"encoder": "slow"}, "fast"))
+        optax.adamw(1e-3, mask=lambda params: jbp.labels(params, {"b": False}, True))  # no decay of biases
+
+    A path is written "encoder/0/w". A pattern fits the path of an array or of anything around it, from any place on:
+    "w" fits every array of this name, "encoder" all that is inside, "0/w" and "atten*/q" some. With a slash in front,
+    "/0", it fits from the root alone. * and ? stand for letters of one name. Raises TreeError for a pattern that fits
+    nothing, and where none fits and there is no default.
+    """
+    used = set()
+
+    def label(path, leaf):
+        if isinstance(leaf, Buffer) or leaf is None:
+            return None
+        for pattern, name in where.items():
+            if fits(path, pattern):
+                used.add(pattern)
+                return name
+        if default is None:
+            raise TreeError(
+                f"labels: got no pattern for {'/'.join(path)}; expected one. Give a default, or '*' as the last."
+            )
+        return default
+
+    found = with_paths(label, params)
+    if idle := [pattern for pattern in where if pattern not in used]:
+        everything = ", ".join("/".join(path) for path in paths(params))
+        raise TreeError(
+            f"labels: got the pattern {idle[0]!r}, which fits nothing that is trained, or nothing that an earlier one "
+            f"left; expected the end of one of: {everything}. Look for a slip of the pen."
+        )
+    return found
+
+
+def fits(path: tuple[str, ...], pattern: str) -> bool:
+    """Whether the pattern, as `labels` has it, fits the path of an array or of a part that the array is in."""
+    names = pattern.strip("/").split("/")
+    ends = (len(names),) if pattern.startswith("/") else range(len(names), len(path) + 1)
+    return any(end <= len(path) and all(map(fnmatchcase, path[end - len(names) : end], names)) for end in ends)
+
+
+def with_paths(f: Callable[[tuple[str, ...], Any], Any], tree: Any) -> Any:
+    """The tree of f(path, leaf); a Buffer is a leaf, and None is."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: f(_names(path), leaf), tree, is_leaf=_is_leaf)
+
+
+def paths(params: Any) -> Iterator[tuple[str, ...]]:
+    """The paths of all arrays that are trained."""
+    return (_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable(params)))
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    """A path of JAX's in names; a key of several, as adapters have them, is as many."""
+    keys = [getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path]
+    return tuple(name for key in keys for name in str(key).split("/"))

@@ -7,7 +7,7 @@ from jbp.combinators.reversible import Reversible
 from jbp.combinators.sequence import Parallel, Serial
 from jbp.combinators.sublayer import Sublayer
 from jbp.combinators.tied import Tied
-from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed
+from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed, freeze
 
 __all__ = [
     "Frozen",
@@ -22,4 +22,5 @@ __all__ = [
     "Sublayer",
     "Tied",
     "TimeDistributed",
+    "freeze",
 ]

@@ -13,9 +13,9 @@ from jbp.combinators.tied import put
 from jbp.errors import LayerError, at, show
 from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
-from jbp.params import Buffer, trainable
+from jbp.params import Buffer, fits, paths, trainable
 
-PATHS = Hint('Write the names at which the paths of weights end: ("q", "v"), or ((0, "w"),) for that of one layer.')
+PATHS = Hint('Write the names at which the paths of weights end: ("q", "v"), or ("0/w",) for that of one layer.')
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class LowRankAdapter(Layer):
 
         dA = c dW Bᵀ      dB = c Aᵀ dW      with dW as f's own `gradient` gives it
 
-    A path names every weight whose own path in f's parameters ends so: "q" those called q at any depth, (2, "w") or
-    ("experts", "w") some of them, all keys one weight alone. `LowRankAdapter(net, ("q", "v"), rank=8)` adapts the
-    queries and values of every attention of a network, Conv(8) has "w", LSTM(8) "w" and "u". A weight with more than
-    two axes is a matrix for this, its rows the first axis or all but the last, whichever gives the smaller A and B: a
-    kernel (h, w, i, o) is (h w i, o), attention's queries (f, g, r, d) are (f, g r d). Weights that Repeat stacks have
-    an A and a B each.
+    A path names every weight whose own path in f's parameters ends so: "q" those called q at any depth, "experts/w" or
+    (2, "w") some of them, "encoder/*/q" those of a part, patterns as `jbp.labels` has them. So
+    `LowRankAdapter(net, ("q", "v"), rank=8)` adapts the queries and values of every attention of a network, Conv(8) has
+    "w", LSTM(8) "w" and "u". A weight with more than two axes is a matrix for this, its rows the first axis or all but
+    the last, whichever gives the smaller A and B: a kernel (h, w, i, o) is (h w i, o), attention's queries (f, g, r, d)
+    are (f, g r d). Weights that Repeat stacks have an A and a B each.
 
     Parameters are {"base": Buffer of f's, "adapters": {path: {"a": A, "b": B}}}: all else in f is frozen; f's own
     buffers still advance. `adapt` puts adapters around trained parameters, `merge` gives f's parameters again, with the
@@ -52,13 +52,15 @@ class LowRankAdapter(Layer):
 
     def _sites(self, params: Any) -> dict[str, tuple[tuple[Any, ...], Any]]:
         """The weights to adapt, by a name that says where: the path and the weight."""
+        trained = trainable(params)
         every = [
-            (tuple(getattr(k, "key", getattr(k, "idx", None)) for k in path), w)
-            for path, w in jax.tree_util.tree_leaves_with_path(trainable(params))
+            (tuple(getattr(k, "key", getattr(k, "idx", None)) for k in path), names, w)
+            for (path, w), names in zip(jax.tree_util.tree_leaves_with_path(trained), paths(trained), strict=True)
         ]
-        wanted, found = [p if isinstance(p, tuple) else (p,) for p in self.paths], {}
-        for path in wanted:
-            sites = [(own, w) for own, w in every if own[-len(path) :] == path]
+        found = {}
+        for path in self.paths:
+            pattern = "/".join(map(str, path)) if isinstance(path, tuple) else path
+            sites = [(own, w) for own, names, w in every if fits(names, pattern)]
             if not sites:
                 raise LayerError(
                     self,

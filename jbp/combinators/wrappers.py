@@ -1,7 +1,9 @@
 """Layers around one layer: what goes past it, over which axes it runs, whether it learns."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.numerics import Static
-from jbp.params import Buffer
+from jbp.params import Buffer, fits, merge, paths, trainable, with_paths
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,55 @@ class Frozen(Layer):
 
     To freeze a trained layer put its parameters in a Buffer: `Frozen(layer)` takes `Buffer(params)`. f's own buffers
     still advance; `Frozen(f.evaluation())` stops them too.
+
+    With `paths`, patterns as `jbp.labels` has them, the weights that they fit are frozen, and the rest learns. The
+    parameters are {"frozen": Buffer of the ones, "trained": the others}, None in each for what is in the other: `split`
+    makes them of f's, `merge` gives f's again, and `freeze` does it for a network. Raises LayerError for a path that
+    fits nothing.
     """
 
     layer: Layer
+    paths: tuple[str, ...] | None = None
 
     def init(self, key, x, /):
         with at(self):
-            return Buffer(self.layer.init(key, x))
+            params = self.layer.init(key, x)
+        return Buffer(params) if self.paths is None else self.split(params)
+
+    def split(self, params, /):
+        """The parameters of this layer around those of f."""
+        if self.paths is None:
+            return Buffer(params)
+        for pattern in self.paths:
+            if not any(fits(path, pattern) for path in paths(params)):
+                raise LayerError(
+                    self,
+                    f"got the path {pattern!r}, which fits nothing in {show(trainable(params))}; expected the end of "
+                    "one. Look at the parameters with net.layer.init(key, x).",
+                )
+        return {"frozen": Buffer(self._part(params, True)), "trained": self._part(params, False)}
+
+    def merge(self, params, /):
+        """f's parameters: those that are frozen among the others."""
+        if self.paths is None:
+            return self._inside(params)
+        if not isinstance(params, dict) or set(params) != {"frozen", "trained"}:
+            raise LayerError(
+                self,
+                f"got parameters {show(params)}; expected a dict with 'frozen' and 'trained'. Make them with "
+                "net.split(params) of those of the layer inside, or with jbp.freeze.",
+            )
+        return merge(params["trained"], self._inside(params["frozen"]))
+
+    def _part(self, tree, frozen):
+        """What is frozen of f's parameters or of its gradient, or the rest, with None for the other."""
+        patterns = self.paths or ()
+
+        def leaf(path, value):
+            held = not isinstance(value, Buffer) and any(fits(path, pattern) for pattern in patterns)
+            return value if held == frozen else None
+
+        return with_paths(leaf, tree)
 
     def _inside(self, params):
         if not isinstance(params, Buffer):
@@ -217,17 +261,48 @@ class Frozen(Layer):
 
     def forward(self, params, x, /):
         with at(self):
-            return self.layer.forward(self._inside(params), x)
+            return self.layer.forward(self.merge(params), x)
 
     def backward(self, params, residuals, dy, /):
         with at(self):
-            return self.layer.backward(self._inside(params), residuals, dy)[0], ()
+            dx, delta = self.layer.backward(self.merge(params), residuals, dy)
+        return dx, () if self.paths is None else delta
 
     def gradient(self, residuals, delta, /):
-        return None
+        if self.paths is None:
+            return None
+        with at(self):  # compiled, what is left out is not computed
+            return {"frozen": None, "trained": self._part(self.layer.gradient(residuals, delta), False)}
+
+    def pull(self, params, residuals, dy, /):
+        if self.paths is None:
+            return super().pull(params, residuals, dy)
+        with at(self):
+            dx, grads = self.layer.pull(self.merge(params), residuals, dy)
+        return dx, {"frozen": None, "trained": self._part(grads, False)}
 
     def advance(self, params, residuals, /):
-        return Buffer(self.layer.advance(self._inside(params), residuals))
+        return self.split(self.layer.advance(self.merge(params), residuals))
 
     def reference(self, params, x, /):
-        return self.layer.reference(params.value, x)
+        return self.layer.reference(self.merge(params), x)
+
+
+def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, Any], bool]) -> tuple[Layer, Any]:
+    """(net, params) with a part that no longer learns: Frozen(net, paths) and its parameters.
+
+        net, params = jbp.freeze(net, params, ("encoder", "head/b"))
+        state = start(net, optimizer, key, x, params=params)
+
+    where are patterns of paths as `jbp.labels` has them, or a function of (path, array). What was frozen so before
+    stays frozen. `net.merge(params)` are the parameters of `net.layer`, the network that was.
+    """
+    before: tuple[str, ...] = ()
+    if isinstance(net, Frozen) and net.paths is not None:
+        net, params, before = net.layer, net.merge(params), net.paths
+    if callable(where):
+        leaves = zip(paths(params), jax.tree.leaves(trainable(params)), strict=True)
+        where = [f"/{'/'.join(path)}" for path, leaf in leaves if where("/".join(path), leaf)]
+    wanted = (where,) if isinstance(where, str) else tuple(where)
+    frozen = Frozen(net, tuple(dict.fromkeys((*before, *wanted))))
+    return frozen, frozen.split(params)

@@ -203,6 +203,8 @@ def _(layer, residuals, delta, /):
         if residuals is not None:
             _must_leave_the_batch(net, residuals)
 
+    if layer.paths is not None:  # of one layer it would be some of the weights
+        _norms.dispatch(Layer)(layer, (), ())
     check(layer, residuals)
     return jnp.zeros(())
 

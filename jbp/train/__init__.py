@@ -1,5 +1,6 @@
 """Training: one step, the loop around it, and the step that clips exactly with the optimizer inside the sweep."""
 
+from jbp.train.average import average as average, averaged as averaged
 from jbp.train.loop import Diverged as Diverged, fit as fit
 from jbp.train.measures import accuracy as accuracy
 from jbp.train.step import State as State, start as start, step as step

@@ -30,13 +30,16 @@ from jbp.layers.linear.dense import Dense, Logits
 from jbp.numerics import wide
 from jbp.params import trainable
 from jbp.sweep import initialize, must_be_layer, must_be_scalar
-from jbp.train.step import Metrics, State, Step, copied, finite, must_be_optimizer, optimized, sound
+from jbp.train.step import Metrics, State, Step, copied, finite, given, must_be_optimizer, optimized, sound
 
 
-def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
-    """The state before the first step, the optimizer's part being a tuple of one state for each layer."""
+def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any, *, params: Any = None) -> State:
+    """The state before the first step, the optimizer's part being a tuple of one state for each layer.
+
+    `params` are as of `jbp.train.start`.
+    """
     must_be_optimizer(net, optimizer)
-    params = initialize(net, key, x)
+    params = given(initialize(net, key, x), params)
     state = tuple(_first(layer, optimizer, p) for layer, p in _parts(net, params))
     return copied(State(params, state, jnp.zeros((), jnp.int32)))
 

@@ -1,10 +1,11 @@
 """The loop: batches in, a state and its history out, with a progress bar and a stop at the first NaN."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -40,6 +41,9 @@ def fit(
     steps: int | None = None,
     check: Callable[[Any], dict[str, Any]] | None = None,
     every: int | None = None,
+    validation: Iterable[tuple[Any, ...]] | None = None,
+    best: Callable[[dict[str, float]], float] | None = None,
+    patience: int | None = None,
     title: str = "training",
     console: Console | None = None,
     **measures: Measure,
@@ -49,8 +53,15 @@ def fit(
     history has one row a step: the number of the step since `start`, its loss, the norm of its gradient, its
     `measures`, functions of (output, *targets) such as `accuracy`. Every `every` steps and at the end, `check(params)`,
     if given, adds what it finds to the row, the accuracy on held-out data say, and a line is printed; the parameters
-    are its own, a copy. The state that is given is taken over, as by `step`. A batch of another size, the last one
-    perhaps, costs one compilation, and a line says so. Called again with the same net, loss, optimizer and measures
+    are its own, a copy. `validation` is a list of batches that do not train: the row gets their "validation loss" and
+    measures, of the network as it is when training is over.
+
+    With `best`, a function of the row of which more is better, the state that comes back is that for which it was best,
+    and with `patience` training ends after so many of these looks without a better one; then `best` is the loss, that
+    of validation if there is one, unless it is given.
+
+    The state that is given is taken over, as by `step`. A batch of another size, the last one perhaps, costs one
+    compilation, and a line says so. Called again with the same net, loss, optimizer and measures
     (functions that are the same objects), fit compiles nothing.
 
     Raises Diverged at the first NaN or Inf, with the step and the layer that made it; LayerError if there are no
@@ -58,7 +69,7 @@ def fit(
     These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from which
     training can go on, and `error.history`, a row for every step that was taken.
     """
-    for name, number in (("steps", steps), ("every", every)):
+    for name, number in (("steps", steps), ("every", every), ("patience", patience)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise LayerError(net, f"got {name}={number!r}; expected a whole number, 1 or more. Or leave it out.")
     if not isinstance(batches, Iterable):
@@ -67,6 +78,13 @@ def fit(
         )
     if check is not None and not callable(check):
         raise LayerError(net, f"got check={show(check)}; expected a function of the parameters, or None. Leave it out.")
+    if patience is not None and every is None:
+        raise LayerError(
+            net, "got patience without every; expected both. Write every=100 to look after each hundred steps, say."
+        )
+    if validation is not None:
+        check = partial(_and_validation, check, net, loss, list(validation), measures)
+    keep = None if best is None and patience is None else _Best(net, best or _less, patience)
     run = compiled(net, loss, optimizer, True, **measures)
     training = _Training(net, loss, optimizer, state, run)
     total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
@@ -79,6 +97,7 @@ def fit(
         if check is not None:
             row.update(_found(net, check(copied(training.state.params))))
         say(f"step {row['step']:.0f}, {_said(row)}")
+        return keep is not None and keep.has_seen(row, training.state)
 
     columns = (
         SpinnerColumn(),
@@ -96,11 +115,15 @@ def fit(
                 if news:
                     say(news)
                 training.step(batch)
+                over = False
                 if every and training.taken % every == 0:
                     training.settle()
-                    look()
+                    over = look()
                 if training.history:
                     bar.update(task, completed=len(training.history), said=_said(training.history[-1]))
+                if over:
+                    say(f"nothing better in {patience} looks; the best was at step {keep.step:.0f}" if keep else "")
+                    break
             training.settle()
             if not training.history:
                 raise LayerError(
@@ -108,9 +131,9 @@ def fit(
                 )
             if not every or training.taken % every:
                 look()
-            if steps is not None and training.taken < steps:
+            if steps is not None and training.taken < steps and not (keep and keep.over):
                 say(f"the batches ended after {training.taken} of {steps} steps")
-        return training.state, training.history
+        return (keep.state if keep and keep.state else training.state), training.history
     except BaseException as error:
         training.leave(error)
         raise
@@ -228,6 +251,63 @@ class _Training:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+class _Best:
+    """The best state of those looked at, a copy, and whether patience has come to its end."""
+
+    def __init__(self, net: Layer, value: Callable[[dict[str, float]], float], patience: int | None):
+        self.net, self.of, self.patience, self.since, self.over = net, value, patience, 0, False
+        self.value, self.step = -math.inf, 0.0
+        self.state: State | None = None
+
+    def has_seen(self, row: dict[str, float], state: State) -> bool:
+        """Whether to stop after this row."""
+        try:
+            value = float(self.of(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LayerError(
+                self.net,
+                f"got {type(error).__name__} ({error}) from best(row); expected a number, more being better. Write "
+                f"lambda row: row[...] with one of {', '.join(row)}.",
+            ) from error
+        if self.state is None or value > self.value:
+            self.value, self.step, self.state, self.since = value, row["step"], copied(state), 0
+        else:
+            self.since += 1
+        self.over = self.patience is not None and self.since >= self.patience
+        return self.over
+
+
+def _less(row: dict[str, float]) -> float:
+    """That there is less loss, is better."""
+    return -row.get("validation loss", row["loss"])
+
+
+def _and_validation(check, net, loss, batches, measures, params):
+    """What `check` finds, and the loss and measures of batches that do not train, weighed by what counts in them."""
+    found, totals, counts = _found(net, check(params)) if check else {}, {}, {}
+    run = _validated(net, loss, tuple(measures.items()))
+    for batch in batches:
+        values, count = jax.device_get(run(params, *batch))
+        for name, value in values.items():
+            weight = float(count) if name == "loss" else len(jax.tree.leaves(batch[0])[0])
+            totals[name] = totals.get(name, 0.0) + weight * float(value)
+            counts[name] = counts.get(name, 0.0) + weight
+    return found | {f"validation {name}": total / max(counts[name], 1e-30) for name, total in totals.items()}
+
+
+@lru_cache(maxsize=16)
+def _validated(net, loss, measures):
+    quiet = net.evaluation()
+
+    def run(params, x, *targets):
+        y, _ = quiet.forward(params, x)
+        value, _ = loss.forward((), (y, *targets))
+        count = loss.count((), (y, *targets)) if hasattr(loss, "count") else jax.tree.leaves(x)[0].shape[0]
+        return {"loss": value} | {name: measure(y, *targets) for name, measure in measures}, count
+
+    return jax.jit(run)
 
 
 def _found(net: Layer, found: Any) -> dict[str, float]:

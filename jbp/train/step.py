@@ -15,10 +15,10 @@ from jax.core import Tracer
 
 from jbp.arrays import array
 from jbp.bridge import as_function
-from jbp.errors import LayerError, show
+from jbp.errors import LayerError, TreeError, show
 from jbp.layer import Layer
 from jbp.numerics import wide
-from jbp.params import apply_updates, buffers, merge, trainable
+from jbp.params import Buffer, apply_updates, buffers, merge, trainable
 from jbp.sweep import initialize, value_and_grad
 
 Metrics = dict[str, Any]
@@ -38,14 +38,41 @@ class State:
     steps: Any
 
 
-def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any) -> State:
+def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any, *, params: Any = None) -> State:
     """The state before the first step. Only the shapes of x are looked at.
 
-    Every array is a copy of its own, since `step` takes them all over.
+    With `params` training goes on from these; what is None there is drawn anew, the head of a network that is to learn
+    another task, say: {"encoder": loaded["encoder"], "head": None}. Every array is a copy of its own, since `step`
+    takes them all over. Raises TreeError for parameters of another network.
     """
     must_be_optimizer(net, optimizer)
-    params = initialize(net, key, x)
+    params = given(initialize(net, key, x), params)
     return copied(State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32)))
+
+
+def given(first: Any, params: Any) -> Any:
+    """The parameters that are given, with those of the start where they have None."""
+    if params is None:
+        return first
+    if jax.tree.structure(first) == jax.tree.structure(params):
+        wanted, found = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (first, params))
+        for path, a in wanted.items():
+            if (np.shape(found[path]), jnp.result_type(found[path])) != (a.shape, a.dtype):
+                raise TreeError(
+                    f"start: got params{jax.tree_util.keystr(path)} {show(found[path])}; expected {show(a)}. Are these "
+                    "the parameters of another network? Cast them with jbp.cast, or put None to draw them anew."
+                )
+        return params
+    if isinstance(first, Buffer) and isinstance(params, Buffer):
+        return Buffer(given(first.value, params.value))
+    if isinstance(first, dict) and isinstance(params, dict) and set(first) == set(params):
+        return {key: given(first[key], params[key]) for key in first}
+    if type(first) is type(params) and isinstance(first, tuple | list) and len(first) == len(params):
+        return type(first)(given(a, b) for a, b in zip(first, params, strict=True))
+    raise TreeError(
+        f"start: got parameters {show(params)}; expected {show(first)}. Are these the parameters of another network? "
+        "Put None where they are to be drawn anew."
+    )
 
 
 def copied(tree: Any) -> Any:

@@ -1,4 +1,8 @@
-"""Hand-written layers for people who call `jax.grad`: in plain JAX, Flax or Equinox."""
+"""Hand-written layers for people who call `jax.grad`: in plain JAX, Flax, Equinox or Haiku.
+
+`jbp.bridge.nnx`, `linen`, `equinox` and `haiku` have a Module each, which needs that library; `foreign.Lambda` is the
+other way about, a function of somebody else's as a layer.
+"""
 
 from typing import Any
 
