@@ -691,3 +691,15 @@ def test_what_measures_and_checks_return_is_numbers():
 
 def test_the_norm_of_half_precision_numbers_whose_squares_do_not_fit():
     assert norm({"w": jnp.full(4, 300, "float16")}) == 600
+
+
+@pytest.mark.parametrize("net", [Tanh(), Serial(Repeat(Tanh(), 3), Dense(2))], ids=repr)
+def test_a_step_of_what_has_no_parameters_inside_is_that_of_the_sweep(net):
+    x, loss, rule = jnp.ones((3, 2), "float64"), MeanSquaredError(), optax.adam(0.1)
+    one = step(net, loss, optax.chain(optax.clip_by_global_norm(0.1), rule))
+    inner = inside.step(net, loss, rule, 0.1)
+    state, told = one(start(net, optax.chain(optax.clip_by_global_norm(0.1), rule), KEY, x), x, x)
+    same, said = inner(inside.start(net, rule, KEY, x), x, x)
+    for a, b in zip(*map(jax.tree.leaves, ((state.params, told), (same.params, said))), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12)

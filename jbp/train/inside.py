@@ -139,7 +139,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
 def _first(layer: Layer, optimizer: optax.GradientTransformation, params: Any) -> Any:
     """The optimizer's first state for a layer, one for each repetition of a Repeat."""
     if isinstance(layer, Repeat):
-        return jax.vmap(partial(_first, layer.layer, optimizer))(params)
+        return jax.vmap(partial(_first, layer.layer, optimizer), axis_size=layer.times)(params)
     return optimizer.init(trainable(params))
 
 

@@ -104,11 +104,11 @@ def sound(old: Any, new: Any, params: Any = ()) -> Any:
     return jnp.stack([well.all() for well in together.values()]).all() if together else jnp.ones((), bool)
 
 
-def norm(tree: Any) -> Any:
-    """The Euclidean norm of all leaves together, in float32 at least. It is finite only where every number is."""
+def norm(tree: Any, dtype: Any = jnp.float32) -> Any:
+    """The Euclidean norm of all leaves, in float32 at least; without any 0 in `dtype`. Finite where they all are."""
     squares = [jnp.square(wide(a)).sum() for a in jax.tree.leaves(tree)]
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
+        return jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
 
 
 def optimized(
@@ -176,7 +176,7 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
                 f"got an optimizer that makes {show(new.optimizer)} of {show(state.optimizer)}; expected its state to "
                 "keep shapes and dtypes. Cast the parameters to one dtype, or look at the optimizer's dtypes.",
             )
-        length = norm(grads)
+        length = norm(grads, value.dtype)
         good = go & finite((value, length)) & sound(state, new, trainable(state.params))
         metrics = {name: _measured(net, name, measure, aux.output, *targets) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": length, "finite": good}
