@@ -39,9 +39,14 @@ MODULES = {  # beside the families of layers
     "jbp.recipes": "Recipes",
     "jbp.train": "Training",
     "jbp.train.inside": "The optimizer inside the sweep",
+    "jbp.bridge": "Other libraries",
     "jbp.readers": "Readers",
     "jbp.credit": "Credit assignment",
     "verify": "The auditor",
+}
+BESIDE = {  # on the page of a module, from files that need other libraries and so are read, not imported
+    "jbp.bridge": [f"jbp.bridge.{name}.Module" for name in ("nnx", "linen", "equinox", "haiku")]
+    + ["jbp.bridge.foreign.Lambda"],
 }
 
 
@@ -78,6 +83,8 @@ def _module(name: str, title: str) -> str:
         if name == "jbp" and home.startswith(("jbp.layer", "jbp.combinators")):  # on pages of their own
             continue
         head += [f"::: {home}.{n}", "    options:", "      heading_level: 2", ""]
+    for path in BESIDE.get(name, ()):
+        head += [f"::: {path}", "    options:", "      heading_level: 2", "      show_root_full_path: true", ""]
     return "\n".join(head)
 
 
