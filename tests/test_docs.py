@@ -126,6 +126,7 @@ def test_the_index_has_every_layer_with_its_equations():
     text = generated.MADE["layers"]()
     assert [name for name in jbp.layers.__all__ if f"### [{name}](" not in text] == []
     assert "\ny = x W + b.\ndx = dy Wᵀ\ndW = xᵀ dy\ndb = Σ dy\n" in text
+    assert "freeze(net, params, where)" in generated.MADE["combinators"]()
     assert docstrings.parts("One line without any.")[0] == []
     lines, rest = docstrings.parts("y = x, and\nso on.      dx = dy\n\n    da = 1\n\nKeeps x.")
     assert docstrings.plain("Of a[0][1]:\n\n    a[0][1]") == "Of a[0]\\[1]:\n\n    a[0][1]"

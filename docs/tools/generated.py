@@ -84,7 +84,8 @@ def _module(name: str, title: str) -> str:
             continue
         head += [f"::: {home}.{n}", "    options:", "      heading_level: 2", ""]
     for path in BESIDE.get(name, ()):
-        head += [f"::: {path}", "    options:", "      heading_level: 2", "      show_root_full_path: true", ""]
+        head += [f"::: {path}", "    options:", "      heading_level: 2", "      show_root_full_path: true"]
+        head += [f"      toc_label: {path.removeprefix(f'{name}.')}", ""]
     return "\n".join(head)
 
 
@@ -96,12 +97,15 @@ def _own(module: Any, name: str, value: Any) -> bool:
     return not name.startswith("_") and callable(value) and inside
 
 
-def call(cls: Any) -> str:
-    """How a layer is written: its fields, with defaults where they have some."""
+def call(made: Any) -> str:
+    """How a layer is written, its fields with defaults where they have some; how a function is called."""
     words = []
-    for f in dataclasses.fields(cls) if hasattr(cls, "__dataclass_fields__") else ():
-        words.append(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}")
-    return f"{cls.__name__}({', '.join(words)})"
+    if hasattr(made, "__dataclass_fields__"):
+        for f in dataclasses.fields(made):
+            words.append(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}")
+    elif not isinstance(made, type):
+        words = list(inspect.signature(made).parameters)
+    return f"{made.__name__}({', '.join(words)})"
 
 
 def _entry(cls: Any, page: str) -> list[str]:
