@@ -659,3 +659,8 @@ def test_who_makes_no_parameters_takes_none():
         x = draw(case.inputs[0], dtype=jnp.float32)
         if not jax.tree.leaves(jax.eval_shape(partial(case.layer.init, KEY), x)):
             assert "got parameters {'w': float32[3]}; expected" in message(use, case.layer, x)
+
+
+def test_labels_that_are_true_or_false():
+    for loss in (SoftmaxCrossEntropy(), SoftmaxCrossEntropy(ignore=1)):
+        assert "got labels bool[5]" in message(loss.forward, (), (ones(5, 3), jnp.ones(5, bool)))

@@ -81,7 +81,7 @@ def again(held: Any, allowed: Sequence[str] = ()) -> Report:
             raise TokenError(f"got arrays of more than {LARGEST} elements; expected an example.")
         made = [_meant(a, rng) for a in args]
         functions = _found(f, allowed), _found(reference, allowed)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, TokenError | command.CommandError):
             raise
         raise TokenError(f"got a token that holds no audit, or one of another version. ({error!r})") from error
@@ -100,7 +100,9 @@ def modest(layer: Any, x: Any) -> None:
     try:
         made = jax.tree.leaves(jax.eval_shape(run, jax.random.key(0), x))
     except Exception as error:
-        raise TokenError(f"got {layer!r}, which does not take its inputs. ({type(error).__name__}: {error})") from error
+        raise TokenError(
+            f"got {layer!r} with other inputs than it takes; expected an audit. ({type(error).__name__}: {error})"
+        ) from error
     if sum(math.prod(v.shape) for v in made if hasattr(v, "shape")) > LARGEST:
         raise TokenError(f"got {layer!r} with more than {LARGEST} elements; expected one of a size to be audited.")
 

@@ -36,7 +36,8 @@ class Classes(Loss):
             return
         checked = labels
         if self.ignore is not None and known(labels):
-            checked = np.where(np.asarray(labels) == self.ignore, 0, np.asarray(labels))
+            seen = np.asarray(labels)
+            checked = np.where(seen == self.ignore, np.zeros((), seen.dtype), seen)  # of the dtype that they have
         indices(self, checked, classes, "labels")
         if labels.shape != rows:
             raise LayerError(
