@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jbp.errors import TreeError, show
@@ -68,7 +69,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 def _floating(dtype: Any) -> bool:
     try:
-        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        return not isinstance(dtype, jax.Array | np.ndarray | None) and jnp.issubdtype(dtype, jnp.floating)
     except (TypeError, ValueError):  # it names none
         return False
 
@@ -85,6 +86,8 @@ def cast(params: Any, dtype: Any) -> Any:
     def leaf(p):
         if isinstance(p, Buffer):
             return p if hasattr(p.value, "dtype") else Buffer(cast(p.value, dtype))
+        if not hasattr(p, "dtype"):
+            raise TreeError(f"cast: got {show(params)}; expected a tree of arrays. Pass what net.init(key, x) makes.")
         return p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p
 
     return jax.tree.map(leaf, params, is_leaf=lambda p: isinstance(p, Buffer))

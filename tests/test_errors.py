@@ -94,6 +94,7 @@ from jbp.losses import (
     Each,
     Focal,
     Hinge,
+    HingeEmbedding,
     InfoNCE,
     MarginRanking,
     MeanSquaredError,
@@ -664,3 +665,25 @@ def test_who_makes_no_parameters_takes_none():
 def test_labels_that_are_true_or_false():
     for loss in (SoftmaxCrossEntropy(), SoftmaxCrossEntropy(ignore=1)):
         assert "got labels bool[5]" in message(loss.forward, (), (ones(5, 3), jnp.ones(5, bool)))
+
+
+def test_targets_that_are_neither_real_nor_whole():
+    for bad in (jnp.ones((2, 3), jnp.complex64), jax.random.split(KEY, (2, 3))):
+        assert "expected one shape and one dtype" in message(HingeEmbedding().forward, (), (ones(2, 3), bad))
+
+
+def test_frames_beyond_the_end():
+    x = ones(2, 4, 3), jnp.ones((2, 1), jnp.int32)
+    CTC().forward((), (*x, jnp.array([0, 4])))
+    assert "got frames between 3 and 5; expected 0 <= frames < 5" in message(CTC().forward, (), (*x, jnp.array([3, 5])))
+
+
+def test_names_of_layers_are_words():
+    for names in (2.5, ((1, 2),), "ab"):
+        assert "expected a tuple of names" in message(lambda names=names: Serial(Tanh(), names=names))
+
+
+def test_what_cast_is_given():
+    for params, dtype in (("text", "float32"), ({"w": ones(2)}, ones(2))):
+        with pytest.raises(TreeError, match="expected a"):
+            cast(params, dtype)

@@ -24,6 +24,11 @@ class _Several(Layer):
     def __init__(
         self, *several: Layer, layers: tuple[Layer, ...] = (), names: tuple[str, ...] = (), **named: Layer
     ):  # `layers=` and `names=` are what dataclasses.replace passes
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+            kind = type(self).__name__
+            raise LayerError(
+                type(self), f"got names={names!r}; expected a tuple of names. Write {kind}(first=..., second=...)."
+            )
         given = several or (tuple(layers) if isinstance(layers, tuple | list) else (layers,))
         object.__setattr__(self, "layers", (*given, *named.values()))
         object.__setattr__(self, "names", (*names, *named))

@@ -59,6 +59,8 @@ class CTC(Loss):
                     f"got scores {show(z)} and {name} {show(v)}; expected integers with {rank} axes, as many rows as "
                     "examples. Pad shorter rows of labels with the blank.",
                 )
+        for v in frames:
+            indices(self, v, z.shape[1] + 1, "frames")
         if not 0 <= self.blank < z.shape[-1]:
             raise LayerError(
                 self,

@@ -104,7 +104,9 @@ class Pointwise(Loss):
         floats(self, x[0], "of any shape", least=0)
         for name, v in zip(self._names(), x, strict=True):
             fits = v.shape == x[0].shape or (name in self.smaller and _leads(v, x[0]))
-            kind = v.dtype == x[0].dtype or (name in self.integers and not is_float(v))
+            kind = v.dtype == x[0].dtype or (
+                name in self.integers and (v.dtype == bool or jnp.issubdtype(v.dtype, jnp.integer))
+            )
             if not fits or not kind:
                 raise LayerError(
                     self,
