@@ -22,7 +22,7 @@ from verify.subject import SubjectError
 from verify.tokens import TokenError
 
 TYPED = TokenError, ParseError, CommandError, CatalogueError, SubjectError
-MOST = 1.0  # seconds
+MOST = 1.0  # seconds of the processor, for the machine may have much else to do
 TEXTS = (
     "__import__('os').system('touch {here}')",
     "layers.__builtins__['eval']('open(\"{here}\", \"w\")')",
@@ -124,7 +124,7 @@ def replayed(word: Any) -> None:
 
 def refused(act: Any, *args: Any, allowed: tuple[type[Exception], ...] = TYPED) -> tuple[list[str], bool]:
     """(what is wrong with how long it took and how it ended, whether it was refused)."""
-    begun, wrong, no = time.perf_counter(), [], False
+    begun, wrong, no = time.process_time(), [], False
     try:
         act(*args)
     except allowed as error:
@@ -134,7 +134,7 @@ def refused(act: Any, *args: Any, allowed: tuple[type[Exception], ...] = TYPED) 
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not what was promised
         no = True
         wrong.append(f"{type(error).__name__}: {str(error)[:200]}")
-    if (seconds := time.perf_counter() - begun) > MOST:
+    if (seconds := time.process_time() - begun) > MOST:
         wrong.append(f"it took {seconds:.1f} s")
     return wrong, no
 
