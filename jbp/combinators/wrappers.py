@@ -288,7 +288,7 @@ class Frozen(Layer):
         return self.layer.reference(self.merge(params), x)
 
 
-def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, Any], bool]) -> tuple[Layer, Any]:
+def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, Any], bool]) -> tuple[Frozen, Any]:
     """(net, params) with a part that no longer learns: Frozen(net, paths) and its parameters.
 
         net, params = jbp.freeze(net, params, ("encoder", "head/b"))
