@@ -547,7 +547,7 @@ def trees(case: Any, rng: np.random.Generator) -> Call | None:
         "cast to " + word: (lambda: jbp.cast(own, wrong), True),
         "cast to int": (lambda: jbp.cast(own, "int32"), True),
         "cast to no dtype": (lambda: jbp.cast(own, "float31"), True),
-        "cast of " + word: (lambda: jbp.cast(wrong, "float32"), not _arrays(wrong)),
+        "cast of " + word: (lambda: jbp.cast(wrong, "float32"), wrong is not None and not _arrays(wrong)),
         "trainable of " + word: (lambda: jbp.trainable(wrong), False),
         "merge with " + word: (lambda: jbp.merge(own, wrong), True),
         "merge of another": (
