@@ -235,3 +235,13 @@ def test_scores_far_below_zero():
     params = {"a": jnp.ones((1, 1)), "c": jnp.ones((1, 1))}
     for y in (hop.forward(params, (u, x))[0], hop.reference(params, (u, x))):
         np.testing.assert_array_equal(y, [[999.0]])
+
+
+def test_a_child_that_is_not_there_yet_is_nan_in_the_definition_too():
+    layer, leaves = Recursive(TensorNode()), draw(f(2, 3, 2))
+    children = jnp.array([[[0, 1], [3, 2]], [[0, 4], [3, 2]]])  # the second tree's first node asks for the second node
+    params = parameters(layer, (leaves, jnp.minimum(children, 3)))
+    for way in (layer.reference, lambda params, x: layer.forward(params, x)[0]):
+        y = jax.jit(way)(params, (leaves, children))
+        assert jnp.isfinite(y[0]).all()
+        assert jnp.isnan(y[1, 3:]).all()

@@ -143,8 +143,9 @@ class Recursive(Layer):
         for j in range(children.shape[1]):
 
             def child(k):
-                def chosen(*states):  # the one whose number it is
-                    return sum(jnp.where(_like(k == n, s), s, 0) for n, s in enumerate(states, -1))
+                def chosen(*states):  # the one whose number it is, of those that are there
+                    found = sum(jnp.where(_like(k == n, s), s, 0) for n, s in enumerate(states, -1))
+                    return jnp.where(_like((k < -1) | (k >= len(states) - 1), found), jnp.nan, found)
 
                 return jax.tree.map(chosen, nothing, *nodes)
 
