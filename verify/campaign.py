@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -260,7 +261,8 @@ def from_token(word: str) -> Network:
     name, layer, inputs, seed = held
     try:
         network = Network(parse(layer, table(catalogue(name).names)), parse(inputs, {"Array": Array}), seed)
-        modest(network.layer, spec(network.inputs))
+        with jax.enable_x64(True):
+            modest(network.layer, spec(network.inputs))
         np.random.default_rng(seed)
     except (ParseError, TypeError, ValueError, AttributeError) as error:
         raise TokenError(f"got {word[:80]!r}; expected the token of a network. ({error})") from error

@@ -260,3 +260,11 @@ class _Negative:
 
 def _is_number(c: Any) -> bool:
     return c is not None and not isinstance(c, _Leaf | _Negative) and np.ndim(c) == 0 and bool(np.isfinite(c))
+
+
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # as JAX 0.12 has it
+    return len(list(consts)), len(list(carry))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr
 
-from verify.jaxprs import CUSTOM, Around, again, inlined, strip
+from verify.jaxprs import CUSTOM, Around, again, inlined, scan_counts, strip
 from verify.oracles import dense
 
 KINKS = {"max", "min", "abs", "sign", "gt", "ge", "lt", "le", "clamp", *CUSTOM}
@@ -60,7 +60,7 @@ def sided(closed: ClosedJaxpr) -> tuple[Callable[..., Any], int]:
 
 def _scanned(eqn: Any, values: list, around: Around, passed: list[str]) -> list:
     """A scan whose body is run by `strip` too; that may be traced twice, and what it adds to `passed` counts once."""
-    consts, carried, before = eqn.params["num_consts"], eqn.params["num_carry"], len(passed)
+    (consts, carried), before = scan_counts(eqn), len(passed)
 
     def body(carry, x):
         del passed[before:]

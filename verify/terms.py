@@ -21,7 +21,7 @@ from jax.extend.source_info_util import summarize
 from verify.bench import Bench
 from verify.budget import Draw, largest
 from verify.example import Leaves
-from verify.jaxprs import Around, again, inlined, jaxpr_of, strip
+from verify.jaxprs import Around, again, inlined, jaxpr_of, scan_counts, strip
 from verify.oracles import dense
 
 MOST = 400  # what can be turned in one definition: each costs one run of its gradient
@@ -263,12 +263,13 @@ def _scan(eqn: Any, values: list, around: Around) -> list | None:
     if eqn.primitive.name != "scan":
         return None
     p = eqn.params
-    held, kept = p["num_consts"], p["num_consts"] + p["num_carry"]
+    held, carried = scan_counts(eqn)
+    kept = held + carried
     body = strip(p["jaxpr"], around)
 
     def step(carry, x):
         out = body(*values[:held], *carry, *x)
-        return tuple(out[: p["num_carry"]]), tuple(out[p["num_carry"] :])
+        return tuple(out[:carried]), tuple(out[carried:])
 
     carry, ys = jax.lax.scan(step, tuple(values[held:kept]), tuple(values[kept:]), p["length"], p["reverse"])
     return [*carry, *ys]
