@@ -93,14 +93,16 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draws: tuple[Draw, ...] = bench.memo["apart"]
-    first = draws[0]
+    first, _, turned = draws
+    found = bench.memo.get("eager")
     try:
-        found = bench.memo.get("eager") or interleaved(bench, *draws)
+        # A function that looks at its values, labels of 1 and -1 say, may refuse all others where it can see them.
+        found = found or _taken(bench, *draws) or interleaved(bench, first, turned)
     except Refused as refused:
         yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
         return
     bench.memo["eager"] = found
-    for draw, got in zip(draws, found, strict=True):
+    for draw, got in zip(draws if len(found) == len(draws) else (first, turned), found, strict=True):
         got = bench.spoil(got, draw[2], "eager", 0) if bench.spoil else got
         compiled = bench.pull(*draw, plan.native)
         for k, (a, b) in enumerate(zip(got.cotangents, compiled.cotangents, strict=True)):
@@ -114,6 +116,14 @@ def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if gap > room:
                 text = f"one operation at a time the result is off by {gap:.2g} from the compiled one"
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
+
+
+def _taken(bench: Bench, *draws: Draw) -> list[Sample] | None:
+    """`interleaved`, or None where one of the draws but the first is refused."""
+    try:
+        return interleaved(bench, *draws)
+    except Refused:
+        return None
 
 
 def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:

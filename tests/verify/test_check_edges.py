@@ -132,3 +132,32 @@ def test_a_second_derivative_that_is_not_there_is_a_note():
 def test_what_was_skipped_is_said():
     report = audit(zoo.relu_, level="quick")
     assert "vmap" in report.tried["skipped"]
+
+
+def test_a_function_that_looks_at_its_values_may_refuse_others():
+    """Labels of 1 and -1: outside of jit, where they can be seen, others are refused. They are never called for."""
+
+    def plain(z, t):
+        return jnp.maximum(0, 1 - t * z).sum()
+
+    def looked(t):
+        if not isinstance(t, jax.core.Tracer) and not (abs(t) == 1).all():
+            raise ValueError("expected labels of 1 and -1")
+
+    @jax.custom_vjp
+    def hinge(z, t):
+        return forward(z, t)[0]
+
+    def forward(z, t):
+        looked(t)
+        return plain(z, t), (z, t)
+
+    def backward(kept, dy):
+        z, t = kept
+        inside = (t * z < 1) * dy
+        return -t * inside, -z * inside
+
+    hinge.defvjp(forward, backward)
+    labels = jnp.asarray([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]], "float32")
+    report = verify.check(hinge, zoo.example(2, 3), labels, reference=plain, level="quick")
+    assert report.verdict == "pass", report
