@@ -59,8 +59,9 @@ class Embedding(Layer):
         return y if self.padding is None else jnp.where((ids == self.padding)[..., None], 0, y)
 
     def reference(self, params, ids, /):
-        y = params["e"][ids]
-        return y if self.padding is None else y * (counting(ids) != self.padding)[..., None].astype(y.dtype)
+        ids = counting(ids)
+        y = jnp.where(((ids >= 0) & (ids < self.vocabulary))[..., None], params["e"][ids], jnp.nan)
+        return y if self.padding is None else y * (ids != self.padding)[..., None].astype(y.dtype)
 
 
 @dataclass(frozen=True)
