@@ -99,7 +99,7 @@ def _stands_in(node, tree):
 
 def _cotangents(layer, dy):
     for leaf in jax.tree.leaves(dy):
-        if array(leaf) is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             if getattr(leaf, "dtype", None) == jax.dtypes.float0:  # how jax.vjp writes None
                 continue
             raise LayerError(
@@ -111,13 +111,17 @@ def _cotangents(layer, dy):
 
 def array(leaf: Any) -> Any:
     """The leaf as JAX takes it, None if it is no array. Integers stay NumPy's: inside of jit their values are known."""
-    if isinstance(leaf, jax.Array):
-        return leaf
-    if not isinstance(leaf, np.ndarray | np.generic):
+    if not is_array(leaf):
         return None
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.asarray(leaf)
-    return leaf if leaf.dtype.kind in "bui" else None
+    return leaf if isinstance(leaf, jax.Array) or leaf.dtype.kind in "bui" else jnp.asarray(leaf)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether `array` takes the leaf. Nothing is moved to a device."""
+    numbers = isinstance(leaf, np.ndarray | np.generic)
+    return isinstance(leaf, jax.Array) or (
+        numbers and (leaf.dtype.kind in "bui" or jnp.issubdtype(leaf.dtype, jnp.inexact))
+    )
 
 
 def shape(leaf: Any) -> Any:

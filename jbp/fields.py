@@ -96,12 +96,14 @@ def check(layer: Any) -> None:
 def checked(function: F) -> F:
     """The function, with its arguments held against their annotations as fields are."""
 
+    form = signature(function)
+
     @wraps(function)
     def call(*args, **more):
-        given = signature(function).bind(*args, **more)
+        given = form.bind(*args, **more)
         for name, hint in _annotations(function).items():
             if name in given.arguments:
-                default = signature(function).parameters[name].default
+                default = form.parameters[name].default
                 default = MISSING if default is Parameter.empty else default
                 given.arguments[name] = _fitting(function, name, given.arguments[name], hint, default)
         return function(*given.args, **given.kwargs)

@@ -94,14 +94,11 @@ def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
 def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draws: tuple[Draw, ...] = bench.memo["apart"]
     first, _, turned = draws
-    found = bench.memo.get("eager")
     try:
-        # A function that looks at its values, labels of 1 and -1 say, may refuse all others where it can see them.
-        found = found or _taken(bench, *draws) or interleaved(bench, first, turned)
+        found = uncompiled(bench)
     except Refused as refused:
         yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
         return
-    bench.memo["eager"] = found
     for draw, got in zip(draws if len(found) == len(draws) else (first, turned), found, strict=True):
         got = bench.spoil(got, draw[2], "eager", 0) if bench.spoil else got
         compiled = bench.pull(*draw, plan.native)
@@ -118,12 +115,20 @@ def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield Breach("eager", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(plan.native))
 
 
-def _taken(bench: Bench, *draws: Draw) -> list[Sample] | None:
-    """`interleaved`, or None where one of the draws but the first is refused."""
-    try:
-        return interleaved(bench, *draws)
-    except Refused:
-        return None
+def uncompiled(bench: Bench) -> list[Sample]:
+    """What the draws of `apart` give one operation at a time, found once: raises Refused if they do not run so.
+
+    A function that looks at its values, labels of 1 and -1 say, may refuse all others where it can see them: then
+    without the second draw, whose values are not the example's.
+    """
+    if "eager" not in bench.memo:
+        first, larger, turned = bench.memo["apart"]
+        try:
+            found = interleaved(bench, first, larger, turned)
+        except Refused:
+            found = interleaved(bench, first, turned)
+        bench.memo["eager"] = found
+    return bench.memo["eager"]
 
 
 def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:

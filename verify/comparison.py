@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.compiled import quick_options
+from verify.compiled import has_keys, quick_options
 from verify.protocol import is_float, is_none, join, split
 from verify.subject import is_estimator
 
@@ -75,7 +75,7 @@ def compare(net: Any, loss: Any, params: Any, x: Any, *targets: Any) -> Comparis
             true = jax.grad(definition)(moves)
             return (dparams, dx), true
 
-        ours, true = jax.jit(both, compiler_options=quick_options())(params, x, targets)
+        ours, true = jax.jit(both, compiler_options=quick_options(has_keys(params)))(params, x, targets)
         return Comparison(_leaves(ours, true), is_estimator(net) or is_estimator(loss))
 
 

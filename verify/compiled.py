@@ -137,6 +137,11 @@ def quick_options(random: bool = False) -> dict[str, Any] | None:
     return None
 
 
+def has_keys(tree: Any) -> bool:
+    """Whether random keys are among the arrays."""
+    return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(tree))
+
+
 def zeros_for_none(dy: Any, y: Any) -> Any:
     """The cotangent with zeros of jax.vjp's kind where it has None, for integers."""
     return jax.tree.map(lambda d, y: np.zeros(y.shape, jax.dtypes.float0) if d is None else d, dy, y, is_leaf=is_none)

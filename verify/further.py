@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.architectures import Network, values
-from verify.compiled import quick_options, zeros_for_none
-from verify.judge import Difference, Outcome, audit, compare, gradients, output_error, rounded, truth
+from verify.compiled import has_keys, quick_options, zeros_for_none
+from verify.judge import Difference, Outcome, audit, compare, gradients, output_error, raise_noise, rounded, truth
 from verify.protocol import is_float, join, split
 
 EVERY = 250  # one network in so many is asked one question
@@ -106,7 +106,7 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
     A difference no larger than what rounding the inputs does to either side is rounding, as in `judge`.
     """
     dy = output_error(jax.eval_shape(lambda: layer.forward(params, x)[0]), rng)
-    run = jax.jit(partial(ask, layer), compiler_options=quick_options(_random(params)))
+    run = jax.jit(partial(ask, layer), compiler_options=quick_options(has_keys(params)))
     pair = run(params, x, dy)
     if pair is None:
         return None
@@ -119,15 +119,9 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
     noise, (moves, rest) = dict.fromkeys((d.leaf for d in wrong), 0.0), split((params, x))
     for _ in range(DRAWS):
         params_, x_ = join(rounded(moves, rng), rest)
-        for before, now in zip((got, wanted), run(params_, x_, dy), strict=True):
-            for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
-                if (leaf := _name(name, path)) in noise:
-                    noise[leaf] = max(noise[leaf], float(np.abs(a - b).max()))
+        for before, now in zip(pair, run(params_, x_, dy), strict=True):
+            raise_noise(noise, before, now, partial(_name, name))
     return Outcome(tuple(wrong), "" if any(d.error > SLACK * noise[d.leaf] for d in wrong) else "rounding")
-
-
-def _random(params):
-    return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(params))
 
 
 def _name(question, path):

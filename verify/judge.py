@@ -131,11 +131,16 @@ def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
     for _ in range(8):
         params_, x_ = join(rounded(moves, rng), rest)
         for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
-            for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
-                if (name := gradient_name(path)) in noise:
-                    noise[name] = max(noise[name], float(np.abs(a - b).max()))
+            raise_noise(noise, before, now)
     wrong = [d for d in wrong if d.error > 16 * noise[d.leaf]]
     return not wrong or _is_cancellation(wrong, layer, params, x, dy, true)
+
+
+def raise_noise(noise: dict[str, float], before: Any, now: Any, called: Callable[[Any], str] = gradient_name) -> None:
+    """The largest change of each leaf that `noise` names, where it is larger than what stands there."""
+    for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
+        if (name := called(path)) in noise:
+            noise[name] = max(noise[name], float(np.abs(a - b).max()))
 
 
 def _is_cancellation(wrong, layer, params, x, dy, true):

@@ -12,7 +12,7 @@ import numpy as np
 from verify import inputs, oracles, sizes
 from verify.admitted import admitted
 from verify.bench import LINALG, Bench, Refused, finite, narrow
-from verify.calls import interleaved
+from verify.calls import uncompiled
 from verify.example import Case, is_key, ordinary, single
 from verify.jaxprs import ISNAN
 from verify.law import Draw, Plan
@@ -159,7 +159,7 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     bench.memo["apart"] = draws[0], larger, (turned, *draws[0][1:])
     if thorough:  # first of all: what is kept from a first call is kept from one that is not compiled
         with suppress(Refused):  # the law of it calls again, and says so
-            bench.memo["eager"] = interleaved(bench, *bench.memo["apart"])
+            uncompiled(bench)
     bench.pull(*draws[0])  # a subject that cannot be run at its example is said so at once
     for i in range(1, 6 if thorough else 3):
         draws += _anew(bench, rng, f"like the example {i}", whole)

@@ -9,29 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators import (
-    Frozen,
-    LowRankAdapter,
-    Parallel,
-    Passing,
-    Remat,
-    Repeat,
-    Residual,
-    Reversible,
-    Serial,
-    Sublayer,
-    Tied,
-    TimeDistributed,
-)
+from jbp import combinators
+from jbp.combinators import Remat, Reversible
 from jbp.errors import show
 from jbp.layer import Layer, map_children
 from jbp.params import buffers, trainable
 from jbp.sweep import children, initialize
 
-OPENED = (
-    Frozen, LowRankAdapter, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial, Sublayer, Tied,
-    TimeDistributed,
-)  # fmt: skip
+OPENED = tuple(kind for kind in vars(combinators).values() if isinstance(kind, type) and issubclass(kind, Layer))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jbp.arrays import array
+from jbp.arrays import array, is_array
 from jbp.bridge import as_function
 from jbp.errors import LayerError, TreeError, show
 from jbp.layer import Layer
@@ -214,7 +214,7 @@ def must_be_optimizer(net: Layer, optimizer: Any) -> None:
 
 def must_be_batch(net: Layer, batch: Any) -> None:
     """An error unless it is a tuple of arrays and trees of them."""
-    bad = [a for a in jax.tree.leaves(batch) if array(a) is None and not isinstance(a, int | float)]
+    bad = [a for a in jax.tree.leaves(batch) if not is_array(a) and not isinstance(a, int | float)]
     if not isinstance(batch, tuple | list) or not batch or bad:
         raise LayerError(
             net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write (x, target)."
