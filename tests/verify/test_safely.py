@@ -35,7 +35,7 @@ def act(what, file=""):
 
 def test_each_way_to_give_no_result_is_told_and_the_others_go_on(tmp_path):
     parts = [(w, str(tmp_path / "once")) for w in ("fine", "leave", "exit", "hang", "killed once", "again")]
-    with Pool(1, timeout=2) as pool:
+    with Pool(1, timeout=5) as pool:
         found = {part[0]: result for part, result in pool.results(act, parts)}
         assert found["fine"] == "fine"
         assert found["again"] == "again"
@@ -44,11 +44,11 @@ def test_each_way_to_give_no_result_is_told_and_the_others_go_on(tmp_path):
         assert found["leave"].own
         assert "SystemExit: 0" in found["leave"].reason
         assert not found["hang"].own
-        assert "no answer in 2 s" in found["hang"].reason
+        assert "no answer in 5 s" in found["hang"].reason
         with pytest.raises(SubjectError, match="expected something"):
             pool.call(act, "refuse")
         (left,) = pool.idle
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left.process.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left.process.exitcode is not None
@@ -73,7 +73,7 @@ def test_processes_end_with_a_parent_that_was_killed(tmp_path):
         child = int((parent.stdout or pytest.fail("no output")).readline())
         os.kill(child, 0)
         parent.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(child)
