@@ -429,13 +429,13 @@ def test_targets_that_are_no_probabilities():
 
 def test_targets_of_yes_and_no_that_are_something_else():
     z, t = ones(3), jnp.array([1.0, 0.0, 1.0], jnp.float32)
-    for loss in (Hinge(), SoftMargin(), MarginRanking()):
-        scores = (z,) * (2 if isinstance(loss, MarginRanking) else 1)
+    for loss in (Hinge(), SoftMargin(), HingeEmbedding(), MarginRanking(), CosineEmbedding()):
+        scores = {MarginRanking: (z, z), CosineEmbedding: (ones(3, 2), ones(3, 2))}.get(type(loss), (z,))
         text = message(loss.forward, (), (*scores, t))
         assert "got a target of 0; expected 1 for yes and -1 for no. From labels of 1 and 0 take 2 * labels - 1" in text
         jax.jit(loss.forward)((), (*scores, t))  # not known when tracing
         loss.forward((), (*scores, 2 * t - 1))
-    for loss in (SoftMargin(), Weighted(SoftMargin())):
+    for loss in (SoftMargin(), HingeEmbedding(), Weighted(SoftMargin())):
         whole = jnp.array([1, -1, 1])
         loss.forward((), (z, whole, jnp.array([1, 0, 1])) if isinstance(loss, Weighted) else (z, whole))
     y, _ = Weighted(Hinge()).forward((), (z, t, t))  # the 0 does not count

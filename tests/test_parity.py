@@ -385,14 +385,14 @@ SAME = {
         lambda p, x: F.triplet_margin_loss(*x, margin=0.5, p=1, swap=True),
     ),
     "cosine embedding": (
-        losses.CosineEmbedding(0.1), (f(8, 3), f(8, 3), i(8, below=2)),
-        lambda p, x: F.cosine_embedding_loss(x[0], x[1], 2 * x[2] - 1, 0.1),
+        losses.CosineEmbedding(0.1), (f(8, 3), f(8, 3), signs(8)),
+        lambda p, x: F.cosine_embedding_loss(*x, 0.1),
     ),
     "margin ranking": (
         losses.MarginRanking(0.5), (f(8), f(8), signs(8)), lambda p, x: F.margin_ranking_loss(*x, margin=0.5),
     ),
     "hinge embedding": (
-        losses.HingeEmbedding(0.5), (f(8), i(8, below=2)), lambda p, x: F.hinge_embedding_loss(x[0], 2 * x[1] - 1, 0.5),
+        losses.HingeEmbedding(0.5), (f(8), signs(8)), lambda p, x: F.hinge_embedding_loss(*x, 0.5),
     ),
     "soft margin": (losses.SoftMargin(), (f(8), Array((8,), 2, (-1, 1))), lambda p, x: F.soft_margin_loss(*x)),
     "multi-margin": (

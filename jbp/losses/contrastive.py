@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jbp.cases import Case, f, i
+from jbp.cases import Case, f, i, signs
 from jbp.errors import LayerError, at, floats, parts, show, take
 from jbp.fields import Positive
 from jbp.layer import Layer
 from jbp.layers.distance import CosineSimilarity, PairwiseDistance
 from jbp.losses.loss import Loss, is_float
-from jbp.losses.targets import alike
+from jbp.losses.targets import Signed, alike
 from jbp.numerics import log_sum_exp, softplus, wide, wide_dtype
 
 
@@ -182,13 +182,13 @@ class TripletMargin(Loss):
 
 
 @dataclass(frozen=True)
-class CosineEmbedding(Loss):
+class CosineEmbedding(Signed):
     """y = mean of 1 − c where t = 1, of max(0, c − m) where t = −1, c = a · b / (|a| |b|), on x = (a, b, t).
 
         dc = −dy / rows where t = 1, dy / rows where t = −1 and c > m, else 0; da and db as CosineSimilarity's
 
     m is the `margin`. Keeps a, b and t. Shapes: a and b (..., d) alike, t (...) of floats or integers, y (). Raises
-    LayerError for other shapes.
+    LayerError for other shapes, and for other t where they can be known.
     """
 
     margin: float = 0.0
@@ -283,6 +283,6 @@ CASES = (
     Case(InfoNCE(0.5, symmetric=True), (f(3, 5), f(3, 5), i(3, 3, below=2))),
     Case(TripletMargin(), (f(3, 5), f(3, 5), f(3, 5))),
     Case(TripletMargin(0.5, PairwiseDistance(1.0), swap=True), (f(3, 5), f(3, 5), f(3, 5))),
-    Case(CosineEmbedding(), (f(3, 5), f(3, 5), i(3, below=2)), (f(2, 3, 5), f(2, 3, 5), f(2, 3))),
+    Case(CosineEmbedding(), (f(3, 5), f(3, 5), signs(3)), (f(2, 3, 5), f(2, 3, 5), signs(2, 3))),
     Case(SigmoidContrastive(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
 )

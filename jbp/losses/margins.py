@@ -51,14 +51,14 @@ class SoftMargin(Signed, Pointwise):
 
 
 @dataclass(frozen=True)
-class HingeEmbedding(Pointwise):
+class HingeEmbedding(Signed, Pointwise):
     """y = mean of d where t = 1, of max(0, m − d) where t = −1: distances d, m the `margin`.
 
         dd = dy / count where t = 1, −dy / count where t = −1 and d < m, else 0
 
     Keeps the slope, a byte each. Shapes: d and t alike, any, t of floats or integers; y (). (Hadsell et al.,
     *Dimensionality Reduction by Learning an Invariant Mapping*, 2006, without the squares.) Raises LayerError for other
-    shapes.
+    shapes, and for other t where they can be known.
     """
 
     margin: float = 1.0
@@ -322,7 +322,7 @@ class Focal(Pointwise):
 
 CASES = (
     Case(SoftMargin(), (f(3, 5), signs(3, 5)), (f(2, 3, 5), signs(2, 3, 5))),
-    Case(HingeEmbedding(), (f(3, 5), i(3, 5, below=2)), (f(3), f(3))),
+    Case(HingeEmbedding(), (f(3, 5), signs(3, 5)), (f(3), signs(3))),
     Case(MarginRanking(0.5), (f(3, 5), f(3, 5), signs(3, 5)), (f(3), f(3), signs(3))),
     Case(MultiMargin(), (f(3, 5), i(3, below=5)), (f(2, 3, 5), i(2, 3, below=5))),
     Case(MultiMargin(2, 0.5, (0.5, 2.0, 0.0), ignore=1), (f(8, 3), i(8, below=3))),

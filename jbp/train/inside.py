@@ -28,7 +28,7 @@ from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.numerics import wide
-from jbp.params import trainable
+from jbp.params import buffers, trainable
 from jbp.sweep import initialize, must_be_layer, must_be_scalar
 from jbp.train.step import Metrics, State, Step, copied, finite, given, must_be_optimizer, optimized, sound
 
@@ -51,8 +51,9 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
     gradients together, another clip_by_global_norm say, does not. The layers inside of a Tied or of another combinator
     than Serial, Parallel, Residual and Repeat count as one, and so does what a Repeat repeats. metrics has the loss,
-    the `norm` before clipping, and `finite`: where it is false the state comes back untouched, but where only what the
-    optimizer makes of one layer is NaN or Inf: then that layer and those below it stay as they were.
+    the `norm` before clipping, and `finite`: where it is false the state comes back untouched. That is where the loss,
+    the norm, a buffer or what the optimizer would make of a gradient of ones is NaN or Inf. Of the last one number in
+    each array is looked at, so that nothing is held twice: a schedule that is NaN shows in all of them.
 
     Raises LayerError if max_norm is not positive, if the state is not one of this module's `start`, and if it was given
     away to a step before.
@@ -75,27 +76,6 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), layer.gradient(residuals, delta))
         return optimized(optimizer, grads, state, layer.advance(params, residuals), value=value, grad=grads)
 
-    def well(layer, scale, value, *parts):
-        """Whether `moved` makes no NaN or Inf, in a pass of its own."""
-        if not isinstance(layer, Repeat):
-            return sound(parts[:2], moved(layer, scale, value, *parts), parts[0])
-
-        def one(i, good):
-            now = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), parts)
-            return good & well(layer.layer, scale, value, *now)
-
-        return lax.fori_loop(0, layer.times, one, jnp.ones((), bool))
-
-    def guarded(layer, scale, value, params, state, residuals, delta):
-        """(params, state, good), as they were where `moved` would not be good."""
-        if isinstance(layer, Repeat):  # to select, all that is repeated would have to be held twice
-            parts = params, state, residuals, delta
-            good = well(layer, scale, value, *parts)
-            return *lax.cond(good, partial(moved, layer, scale, value), lambda p, s, *_: (p, s), *parts), good
-        new = moved(layer, scale, value, params, state, residuals, delta)
-        good = sound((params, state), new, params)
-        return *jax.tree.map(partial(jnp.where, good), new, (params, state)), good
-
     def run(state: State, x: Any, *target: Any) -> tuple[State, Metrics]:
         output, residuals = net.forward(state.params, x)
         value, kept = loss.forward((), (output, *target))
@@ -114,17 +94,17 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
         squares = [squared_norm(layer, r, d).astype(value.dtype) for layer, _, r, d in parts]
         norm = jnp.sqrt(sum(squares, jnp.zeros((), value.dtype)))
         good = finite((value, norm))
+        for (layer, p, r, _), s in zip(parts, state.optimizer, strict=True):
+            advanced = layer.advance(p, r)
+            good = good & sound(buffers(p), buffers(advanced)) & _foreseen(layer, optimizer, value, s, advanced)
         scale = jnp.where(norm < max_norm, 1, max_norm / norm)
 
         turn = jnp.zeros((), value.dtype)  # 0, and known only when the layer before is done
         params, states = [], []
         for (layer, p, r, d), s in zip(reversed(parts), reversed(state.optimizer), strict=True):
             # A cond, for with a select of every array XLA copies the optimizer's state first.
-            new, new_state, good = lax.cond(
-                good,
-                partial(guarded, layer, scale, value),
-                lambda p, s, *_: (p, s, jnp.zeros((), bool)),
-                *(p, s, r, _after(d, turn)),
+            new, new_state = lax.cond(
+                good, partial(moved, layer, scale, value), lambda p, s, *_: (p, s), p, s, r, _after(d, turn)
             )
             turn = _turn(turn, trainable(new))
             params.append(new)
@@ -157,6 +137,21 @@ def _whole(net: Layer, parts: Any) -> Any:
     return _whole(net.layer, parts) if isinstance(net, Residual) else next(parts)
 
 
+def _foreseen(layer, optimizer, value, state, params):
+    """Whether the optimizer makes finite numbers of a gradient of ones. Compiled, the others are not worked out."""
+    if isinstance(layer, Repeat):
+        state, params = jax.tree.map(lambda a: lax.index_in_dim(a, 0, keepdims=False), (state, params))
+        return _foreseen(layer.layer, optimizer, value, state, params)
+    ones = jax.tree.map(jnp.ones_like, trainable(params))
+    new = optimized(optimizer, ones, state, params, value=value, grad=ones)
+    return sound(_numbers((params, state)), _numbers(new))
+
+
+def _numbers(tree):
+    """One number of each array that has any."""
+    return [lax.index_in_dim(a.reshape(-1), 0, keepdims=False) for a in jax.tree.leaves(tree) if a.size]
+
+
 def _after(delta, turn):
     """delta, to be had only when `turn` is known. (Barriers do not order work on every backend; data does.)"""
     return jax.tree.map(lambda d: d + turn.astype(d.dtype) if jnp.issubdtype(d.dtype, jnp.floating) else d, delta)
@@ -164,9 +159,9 @@ def _after(delta, turn):
 
 def _turn(turn, params):
     """Zero as before, but not to be had before one number of each new parameter is."""
-    for p in jax.tree.leaves(params):
-        if p.size and jnp.issubdtype(p.dtype, jnp.floating):
-            one = lax.index_in_dim(p.reshape(-1), 0, keepdims=False).astype(turn.dtype)
+    for p in _numbers(params):
+        if jnp.issubdtype(p.dtype, jnp.floating):
+            one = p.astype(turn.dtype)
             turn = turn + 0 * jnp.where(jnp.isfinite(one), one, 0)
     return turn
 

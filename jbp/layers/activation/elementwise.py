@@ -100,14 +100,13 @@ class SiLU(Elementwise):
     """
 
     def f(self, x):
-        x = jnp.maximum(x, -750)
         h = jnp.exp(-0.5 * jnp.abs(x))
-        return jnp.where(x < 0, x * h * h, x) / (1 + h * h)
+        r = 1 / (1 + h * h)
+        return jnp.where(x < 0, jnp.maximum(x, -750) * h * h, x) * r
 
     def df(self, kept):
-        x = _bounded(kept)
-        h = jnp.exp(-0.5 * jnp.abs(x))
-        r = 1 / (1 + h * h)  # σ(x) and σ(−x) are r and h² r, or the other way round
+        h = jnp.exp(-0.5 * jnp.abs(kept))
+        r, x = 1 / (1 + h * h), _bounded(kept)  # σ(x) and σ(−x) are r and h² r, or the other way round
         return jnp.where(x < 0, (1 + x * r) * h * h, 1 + x * h * h * r) * r
 
     def definition(self, x):
@@ -175,15 +174,13 @@ class Mish(Elementwise):
     """
 
     def f(self, x):
-        x = jnp.maximum(x, -750)
         h = jnp.exp(-0.5 * jnp.abs(x))
         u = h * h
-        return jnp.where(x < 0, x * h * h * (u + 2), x * (1 + 2 * u)) / _mish_below(x, u)
+        return jnp.where(x < 0, jnp.maximum(x, -750) * h * h * (u + 2), x * (1 + 2 * u)) * (1 / _mish_below(x, u))
 
     def df(self, kept):
-        x = _bounded(kept)
-        h = jnp.exp(-0.5 * jnp.abs(x))
-        u = h * h
+        h = jnp.exp(-0.5 * jnp.abs(kept))
+        u, x = h * h, _bounded(kept)
         r = 1 / _mish_below(x, u)
         z = 4 * x * (1 + u) * r
         return jnp.where(x < 0, (u + 2 + z) * h * h, 1 + 2 * u + z * u * u) * r

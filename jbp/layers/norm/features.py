@@ -166,12 +166,12 @@ class RMSNorm(Affine):
     def backward(self, params, residuals, dy, /):
         x, s = residuals
         count = math.prod(x.shape[-self.axes :])
-        rows = (wide(dy) * (wide(x) * s)).reshape(*x.shape[: -self.axes], count)
+        rows = (wide(dy) * wide(x)).reshape(*x.shape[: -self.axes], count)
         if self.affine:  # on CPUs a product is faster than a sum of products
             g = params["g"].astype(rows.dtype).reshape(count)
-            mean = jnp.matmul(rows, g, precision="highest").reshape(s.shape) / max(count, 1)
+            mean = s * jnp.matmul(rows, g, precision="highest").reshape(s.shape) / max(count, 1)
         else:
-            mean = rows.sum(-1).reshape(s.shape) / max(count, 1)
+            mean = s * rows.sum(-1).reshape(s.shape) / max(count, 1)
         dx̂, delta = self._above(params, dy)
         return (s * (dx̂ - wide(x) * s * mean)).astype(x.dtype), delta
 
