@@ -96,17 +96,22 @@ class Tanh(Elementwise):
 class SiLU(Elementwise):
     """y = x σ(x).      dx = σ(x) (1 + x σ(−x)) dy.      Keeps x.  Swish is another name of it.
 
-    With h = e^{−|x|/2}: σ is h² / (1 + h²) below 0, and x h h is in range where h² no longer is.
+    In float64 with h = e^{−|x|/2}: σ is h² / (1 + h²) below 0, and x h h is in range where h² no longer is.
     """
 
     def f(self, x):
+        if x.dtype != jnp.float64:  # for half the work
+            return jnp.maximum(x, -750) * jax.lax.logistic(x)
         h = jnp.exp(-0.5 * jnp.abs(x))
-        r = 1 / (1 + h * h)
-        return jnp.where(x < 0, jnp.maximum(x, -750) * h * h, x) * r
+        return jnp.where(x < 0, jnp.maximum(x, -750) * h * h, x) / (1 + h * h)
 
     def df(self, kept):
-        h = jnp.exp(-0.5 * jnp.abs(kept))
-        r, x = 1 / (1 + h * h), _bounded(kept)  # σ(x) and σ(−x) are r and h² r, or the other way round
+        if kept.dtype != jnp.float64:
+            s = jax.lax.logistic(kept)
+            return s + jnp.minimum(jnp.maximum(kept, -750) * s, 750) * (1 - s)
+        x = _bounded(kept)
+        h = jnp.exp(-0.5 * jnp.abs(x))
+        r = 1 / (1 + h * h)  # σ(x) and σ(−x) are r and h² r, or the other way round
         return jnp.where(x < 0, (1 + x * r) * h * h, 1 + x * h * h * r) * r
 
     def definition(self, x):
