@@ -88,8 +88,8 @@ def show(tree: Any) -> str:
 
 
 def known(x: Any) -> bool:
-    """Whether the values of x can be looked at: not while tracing, not where only shapes are passed."""
-    return not isinstance(x, Tracer | jax.ShapeDtypeStruct)
+    """Whether the values of x can be looked at: not while tracing, nor of shapes, nor of parts in other processes."""
+    return not isinstance(x, Tracer | jax.ShapeDtypeStruct) and getattr(x, "is_fully_addressable", True)
 
 
 def check_cotangent(layer: Any, y: Any, dy: Any, whence: str = "") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def leading(x: Any) -> tuple[int, ...]:
@@ -82,3 +83,21 @@ def chosen(ids: Any, first: Any, size: int) -> Any:
     ids = ids.astype(np.promote_types(ids.dtype, np.int32))
     wanted = jnp.arange(size, dtype=ids.dtype) + jnp.asarray(first, ids.dtype)
     return ids[..., None] == wanted.reshape((1,) * ids.ndim + (size,))
+
+
+def scan(step: Any, carry: Any, xs: Any, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
+    """lax.scan. Inside of `jax.shard_map` the carry varies over devices as xs do, also where it begins as zeros."""
+    over = frozenset[str]().union(*map(varies, jax.tree.leaves((carry, xs))))
+    carry = jax.tree.map(lambda v: varying(v, over), carry)
+    return lax.scan(step, carry, xs, length=length, reverse=reverse)
+
+
+def varies(v: Any) -> frozenset[str]:
+    """The axes of the mesh over which a value differs from device to device, inside of `jax.shard_map`."""
+    return getattr(getattr(jax.typeof(v), "mat", None), "varying", frozenset())
+
+
+def varying(v: Any, over: frozenset[str]) -> Any:
+    """v as a value that differs over these axes."""
+    missing = tuple(sorted(over - varies(v)))
+    return lax.pcast(v, missing, to="varying") if missing else v

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jbp.layer import Layer
+from jbp.numerics import Static, varies, varying
 from jbp.params import trainable
 from jbp.sweep import must_advance, must_be_layer
 
@@ -45,15 +47,28 @@ def as_function(layer: Layer, has_aux: bool = False) -> Any:
 
     def forward(params, x):
         out, residuals = run(params, x)
-        return out, (params, residuals)
+        return out, (params, residuals, Static((jax.tree.structure(x), tuple(map(varies, jax.tree.leaves(x))))))
 
     def backward(kept, dout):
-        params, residuals = kept
+        params, residuals, given = kept
         dy = jax.tree.map(jnp.asarray, dout[0] if has_aux else dout)  # jax.linear_transpose hands on Python's 1.0
         dx, grads = layer.pull(params, residuals, dy)
         if has_aux:  # what is trained goes through `advance` as it is
             grads = jax.tree.map(jnp.add, grads, trainable(dout[1]))
-        return grads, dx
+        structure, over = given.value
+        if not any(over) and not any(map(varies, jax.tree.leaves((params, dout)))):
+            return grads, dx  # not inside of jax.shard_map, or not with its check
+        dx = [_as_given(*pair) for pair in zip(over, structure.flatten_up_to(dx), strict=True)]
+        grads = jax.tree.map(lambda p, g: _as_given(varies(p), g), trainable(params), grads)
+        return grads, jax.tree.unflatten(structure, dx)
 
     f.defvjp(forward, backward)
     return f
+
+
+def _as_given(over: frozenset[str], d: Any) -> Any:
+    """Inside of `jax.shard_map` the cotangent of what is alike on all devices of an axis is the sum of theirs."""
+    if d is None:
+        return None
+    own = varies(d)
+    return varying(lax.psum(d, tuple(sorted(own - over))) if own - over else d, over)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import jax
-from jax import lax
 
 from jbp.combinators.shapes import same_shape, shape_after, stacked
 from jbp.errors import at
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
+from jbp.numerics import scan
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Repeat(Layer):
             same_shape(self, x, y)
             return y, r
 
-        return lax.scan(step, x, params, length=self.times)
+        return scan(step, x, params, length=self.times)
 
     def _down(self, way, params, residuals, dy):
         def step(dy, now):
             with at(self):
                 return way(*now, dy)
 
-        return lax.scan(step, dy, (params, residuals), length=self.times, reverse=True)
+        return scan(step, dy, (params, residuals), length=self.times, reverse=True)
 
     def backward(self, params, residuals, dy, /):
         return self._down(self.layer.backward, params, residuals, dy)
@@ -57,7 +57,7 @@ class Repeat(Layer):
         return self._down(self.layer.pull, params, residuals, dy)
 
     def _each(self, f, *trees):
-        return lax.scan(lambda _, now: (None, f(*now)), None, trees, length=self.times)[1]
+        return scan(lambda _, now: (None, f(*now)), None, trees, length=self.times)[1]
 
     def gradient(self, residuals, delta, /):
         with at(self):

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jbp.combinators.remat import after
 from jbp.combinators.shapes import each_a_layer, same_shape, shape_after, stacked
 from jbp.errors import LayerError, at, floats, show
 from jbp.fields import Size
 from jbp.layer import Layer
+from jbp.numerics import scan
 
 
 @dataclass(frozen=True, init=False)
@@ -101,7 +101,7 @@ class Reversible(Layer):
 
     def _scanned(self, step, carry, params, reverse=False):
         stacked(self, params, self.times)
-        return lax.scan(step, carry, params, length=self.times, reverse=reverse)
+        return scan(step, carry, params, length=self.times, reverse=reverse)
 
     def _down(self, visit, params, y, dy):
         """x, dx, and what `visit(layer, params, residuals, dy) -> (dx, found)` finds at each layer going down."""
@@ -138,7 +138,7 @@ class Reversible(Layer):
         def each(_, deltas):
             return None, tuple(layer.gradient(*d) for layer, d in zip(self.layers, deltas, strict=True))
 
-        return each(None, delta)[1] if self.times is None else lax.scan(each, None, delta, length=self.times)[1]
+        return each(None, delta)[1] if self.times is None else scan(each, None, delta, length=self.times)[1]
 
     def pull(self, params, y, dy, /):
         return self._down(lambda layer, p, r, dy: layer.pull(p, r, dy), params, y, dy)[1:]

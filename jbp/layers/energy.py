@@ -16,7 +16,7 @@ from jbp.cases import ANY, Case, f
 from jbp.errors import floats, take
 from jbp.fields import Count, Size
 from jbp.layer import Estimator, Layer
-from jbp.numerics import along, leading, outer, softplus, wide
+from jbp.numerics import along, leading, outer, scan, softplus, wide
 from jbp.params import Buffer
 
 __all__ = ["RestrictedBoltzmann", "RestrictedBoltzmannInference"]
@@ -31,7 +31,7 @@ def gibbs(params, v, key, steps):
         z = h @ params["w"].T
         return _draw(down, lax.logistic(z + along(params["b"], z))), None
 
-    return lax.scan(step, v, jax.random.split(key, steps))[0]
+    return scan(step, v, jax.random.split(key, steps))[0]
 
 
 def _draw(key, p):
@@ -110,6 +110,10 @@ class RestrictedBoltzmann(_Machine, Estimator):
     hidden: Size
     steps: Size = 1
     chains: Count = 0
+
+    @property
+    def couples(self):
+        return "its chains go from step to step" if self.chains else ""
 
     def forward(self, params, v, /):
         params = self._take(params, v)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class MixtureOfExperts(Layer):
     experts: Size
     k: Size = 1
     capacity: Annotated[Positive, Hint("For room for all tokens write capacity=None.")] | None = 1.25
+    couples: ClassVar = "its balance is that of the batch, and room in an expert is for so many of it"
 
     def __post_init__(self):
         super().__post_init__()

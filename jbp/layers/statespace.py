@@ -12,7 +12,7 @@ from jbp.cases import Case, f
 from jbp.errors import floats, take
 from jbp.fields import Size
 from jbp.layer import Layer
-from jbp.numerics import along, outer, time_first, wide, wide_dtype
+from jbp.numerics import along, outer, scan, time_first, wide, wide_dtype
 
 __all__ = ["DiagonalStateSpace", "SelectiveStateSpace"]
 
@@ -176,14 +176,14 @@ class SelectiveStateSpace(Layer):
         negative = -jnp.exp(wide(a))
 
         def steps(start, now):
-            end, (_, y) = lax.scan(partial(_up, negative), start, _alone(now))
+            end, (_, y) = scan(partial(_up, negative), start, _alone(now))
             return end, (start, y[:, 0])
 
         def chunk(start, now):
             return lax.platform_dependent(start, now, cpu=steps, default=partial(_up, negative))
 
         start = jnp.zeros((x.shape[0], *a.shape), negative.dtype)
-        _, (starts, y) = lax.scan(chunk, start, tuple(map(_chunks, (x, delta, b, c))))
+        _, (starts, y) = scan(chunk, start, tuple(map(_chunks, (x, delta, b, c))))
         y = _whole(y, x).astype(x.dtype) + along(d, x) * x
         return y, (x, p, delta, b, c, starts)
 
@@ -194,8 +194,8 @@ class SelectiveStateSpace(Layer):
         def steps(carry, now):
             *now, start = now
             now = _alone(now)
-            _, (starts, _) = lax.scan(partial(_up, negative), start, now[:4])
-            carry, down = lax.scan(partial(_down, negative), carry, (*now, starts), reverse=True)
+            _, (starts, _) = scan(partial(_up, negative), start, now[:4])
+            carry, down = scan(partial(_down, negative), carry, (*now, starts), reverse=True)
             return carry, [v[:, 0] for v in down]
 
         def chunk(carry, now):
@@ -203,7 +203,7 @@ class SelectiveStateSpace(Layer):
 
         zero = jnp.zeros((x.shape[0], *negative.shape), negative.dtype)
         parts = (*map(_chunks, (x, delta, b, c, dy)), starts)
-        (_, da), down = lax.scan(chunk, (zero, zero), parts, reverse=True)
+        (_, da), down = scan(chunk, (zero, zero), parts, reverse=True)
         dx, ddelta, db, dc = (_whole(v, x) for v in down)
         w, dtype = {name: p.astype(dy.dtype) for name, p in params.items()}, params["a"].dtype
         dq = (ddelta * -jnp.expm1(-wide(delta))).astype(dy.dtype)

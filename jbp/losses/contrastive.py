@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -30,6 +31,7 @@ class InfoNCE(Loss):
 
     temperature: Positive = 0.1
     symmetric: bool = False
+    couples: ClassVar = "it holds each example against the others"
 
     def _scores(self, u, v, *mask):
         s = jnp.einsum("...id,...jd->...ij", u, v, preferred_element_type=wide_dtype(u.dtype)) / self.temperature
@@ -231,6 +233,8 @@ class SigmoidContrastive(Loss):
     *Sigmoid Loss for Language Image Pre-Training*, 2023, §3.) Raises LayerError unless x is (u, v), of one shape and
     dtype.
     """
+
+    couples: ClassVar = "it holds each example against the others"
 
     def _check(self, x):
         u, v = alike(self, x)

@@ -12,7 +12,7 @@ from jbp.errors import LayerError, floats, indices, show
 from jbp.fields import Count
 from jbp.losses.loss import Loss
 from jbp.losses.targets import whole
-from jbp.numerics import log_sum_exp, time_first, wide
+from jbp.numerics import log_sum_exp, scan, time_first, wide
 
 NEVER = -1e30  # the logarithm of 0, finite so that sums of it are no NaN
 
@@ -103,7 +103,7 @@ class CTC(Loss):
             return (a, log_p + jnp.where(live[:, None], scale, 0)), a
 
         first = jnp.full(word.shape, NEVER, e.dtype).at[:, 0].set(0)  # before the first frame: at the first blank
-        (a, log_p), alphas = lax.scan(step, (first, jnp.zeros((len(word), 1), e.dtype)), (e, live))
+        (a, log_p), alphas = scan(step, (first, jnp.zeros((len(word), 1), e.dtype)), (e, live))
         log_p += log_sum_exp(jnp.where(ends, a, NEVER))
         log_p = log_p[:, 0]
         loss = jnp.where(log_p > NEVER / 2, jnp.maximum(-log_p, 0), 0 if self.zero_infinity else jnp.inf)
@@ -127,7 +127,7 @@ class CTC(Loss):
             return b, dz.astype(z.dtype)
 
         last = jnp.where(ends, 0, NEVER).astype(e.dtype)
-        _, dz = lax.scan(step, last, (alphas, e, live, time_first(z)), reverse=True)
+        _, dz = scan(step, last, (alphas, e, live, time_first(z)), reverse=True)
         return (time_first(dz), None, *[None for _ in frames]), ()
 
     def terms_reference(self, params, x, /):

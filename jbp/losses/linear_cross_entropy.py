@@ -12,7 +12,7 @@ from jbp.errors import floats, take
 from jbp.fields import NonNegative, Positive, Rate, Size
 from jbp.losses.cross_entropy import Entropy
 from jbp.losses.targets import pair
-from jbp.numerics import along, wide, wide_dtype
+from jbp.numerics import along, scan, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class LinearCrossEntropy(Entropy):
             carry = step(carry, 0, size)
         else:
             starts = size * jnp.arange(pieces, dtype=jnp.int32)
-            carry, _ = lax.scan(lambda carry, first: (step(carry, first, size), None), carry, starts)
+            carry, _ = scan(lambda carry, first: (step(carry, first, size), None), carry, starts)
         return step(carry, self.vocabulary - left, left) if left else carry
 
     def _chunked(self, step, carry, h, labels, *more):
@@ -84,7 +84,7 @@ class LinearCrossEntropy(Entropy):
         soft = labels.ndim == h.ndim
         trees = h.reshape(rows, h.shape[-1]), labels.reshape(rows, *labels.shape[-1:] if soft else ()), *more
         first = [t[:whole].reshape(whole // size, size, *t.shape[1:]) for t in trees]
-        carry, out = lax.scan(step, carry, first)
+        carry, out = scan(step, carry, first)
         out = jax.tree.map(lambda o: o.reshape(whole, *o.shape[2:]), out)
         if rows > whole:
             carry, last = step(carry, [t[whole:] for t in trees])

@@ -46,6 +46,11 @@ class Loss(Layer):
         (terms, n), _ = self.terms(params, x)
         return jnp.asarray(terms.size, terms.dtype) if n is None else n.sum()
 
+    def counted(self, residuals: Tree, /) -> Any:
+        """Σ n, out of what `forward` has kept."""
+        _, shape, *more = residuals
+        return more[0] if more else math.prod(shape.value)
+
     def forward(self, params, x, /):
         (terms, n), residuals = self.terms(params, x)
         if n is None:
@@ -208,6 +213,7 @@ class Sum(_Around):
     """
 
     loss: Loss
+    couples: ClassVar = "it adds up the terms of one part"
 
     def terms(self, params, x, /):
         with at(self, ".loss"):

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
+from jbp.train.plan import Plan
 from jbp.train.step import Measure, State, compiled, copied, given_away, must_be_batch, must_be_state, shapes, spent
 from jbp.train.watch import cause
 
@@ -44,6 +45,8 @@ def fit(
     validation: Iterable[tuple[Any, ...]] | None = None,
     best: Callable[[dict[str, float]], float] | None = None,
     patience: int | None = None,
+    plan: Plan | None = None,
+    reads: int = 1,
     title: str = "training",
     console: Console | None = None,
     **measures: Measure,
@@ -60,6 +63,10 @@ def fit(
     and with `patience` training ends after so many of these looks without a better one; then `best` is the loss, that
     of validation if there is one, unless it is given.
 
+    With a `plan` training is spread over devices as it says; make the state with start(..., plan=plan). Losses and
+    measures are read from the device once in `reads` steps, one step late, so that it never waits; so many batches are
+    held, and NaN is told so much later, though nothing has moved since. Of several processes the first alone prints.
+
     The state that is given is taken over, as by `step`. A batch of another size, the last one perhaps, costs one
     compilation, and a line says so. Called again with the same net, loss, optimizer and measures
     (functions that are the same objects), fit compiles nothing.
@@ -69,7 +76,7 @@ def fit(
     These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from which
     training can go on, and `error.history`, a row for every step that was taken.
     """
-    for name, number in (("steps", steps), ("every", every), ("patience", patience)):
+    for name, number in (("steps", steps), ("every", every), ("patience", patience), ("reads", reads)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise LayerError(net, f"got {name}={number!r}; expected a whole number, 1 or more. Or leave it out.")
     if not isinstance(batches, Iterable):
@@ -85,8 +92,8 @@ def fit(
     if validation is not None:
         check = partial(_and_validation, check, net, loss, list(validation), measures)
     keep = None if best is None and patience is None else _Best(net, best or _less, patience)
-    run = compiled(net, loss, optimizer, True, **measures)
-    training = _Training(net, loss, optimizer, state, run)
+    run = compiled(net, loss, optimizer, True, plan, **measures)
+    training = _Training(net, loss, optimizer, state, run, reads)
     total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
 
     def say(text):
@@ -99,6 +106,8 @@ def fit(
         say(f"step {row['step']:.0f}, {_said(row)}")
         return keep is not None and keep.has_seen(row, training.state)
 
+    if console is None and jax.process_index() > 0:
+        console = Console(quiet=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -142,8 +151,9 @@ def fit(
 class _Training:
     """A state on its way, the rows of the steps that it has taken, and the steps whose rows are not read yet."""
 
-    def __init__(self, net: Layer, loss: Layer, optimizer: optax.GradientTransformation, state: State, run: Any):
+    def __init__(self, net: Layer, loss: Layer, optimizer: Any, state: State, run: Any, reads: int):
         self.net, self.loss, self.optimizer, self.state, self.run = net, loss, optimizer, state, run
+        self.reads = reads
         must_be_state(net, state)
         if given_away(state):
             raise spent(net)
@@ -196,10 +206,13 @@ class _Training:
         self.good = metrics["finite"]
         if self.interrupt is not None:
             self.interrupt()
-        self.settle(but=1)
+        if len(self.unread) > self.reads:
+            self.settle(but=1)
 
     def settle(self, but: int = 0) -> None:
         """Read the rows of the steps taken, but for the last few. Raises Diverged at the first that was not sound."""
+        for leaf in jax.tree.leaves([metrics for *_, metrics in self.unread[: len(self.unread) - but]]):
+            leaf.copy_to_host_async()
         while len(self.unread) > but:
             number, batch, metrics = self.unread[0]
             if number > self.begun + len(self.history):  # else Ctrl-C came between the row and its removal

@@ -4,7 +4,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jbp.layer import Layer
 from jbp.numerics import wide
 from jbp.params import Buffer, apply_updates, buffers, merge, trainable
 from jbp.sweep import initialize, value_and_grad
+from jbp.train.plan import Plan
 
 Metrics = dict[str, Any]
 Measure = Callable[..., Any]
@@ -38,7 +39,15 @@ class State:
     steps: Any
 
 
-def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any, *, params: Any = None) -> State:
+def start(
+    net: Layer,
+    optimizer: optax.GradientTransformation,
+    key: Any,
+    x: Any,
+    *,
+    params: Any = None,
+    plan: Plan | None = None,
+) -> State:
     """The state before the first step. Only the shapes of x are looked at.
 
     With `params` training goes on from these; what is None there is drawn anew, the head of a network that is to learn
@@ -46,8 +55,19 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any,
     takes them all over. Raises TreeError for parameters of another network.
     """
     must_be_optimizer(net, optimizer)
-    params = given(initialize(net, key, x), params)
-    return copied(State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32)))
+    if plan is None:
+        return copied(_first(optimizer, given(initialize(net, key, x), params)))
+    like = jax.eval_shape(lambda: _first(optimizer, initialize(net, key, x)))
+    where = plan.shardings(net, like, x)
+    if params is None:
+        return jax.jit(lambda key: _first(optimizer, initialize(net, key, x)), out_shardings=where)(key)
+    first = jax.jit(lambda key: initialize(net, key, x), out_shardings=where.params)(key)
+    params = jax.device_put(given(first, params), where.params)
+    return jax.jit(lambda params: copied(_first(optimizer, params)), out_shardings=where)(params)
+
+
+def _first(optimizer, params):
+    return State(params, optimizer.init(trainable(params)), jnp.zeros((), jnp.int32))
 
 
 def given(first: Any, params: Any) -> Any:
@@ -154,10 +174,16 @@ class Again:
         return {"value": value, "grad": grads, "value_fn": self.value, "grad_fn": self.gradient}
 
 
-def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, measures: dict[str, Measure]) -> Any:
+def take_step(
+    net: Layer,
+    loss: Layer,
+    optimizer: optax.GradientTransformation,
+    measures: dict[str, Measure],
+    plan: Plan | None = None,
+) -> Any:
     """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
     must_be_optimizer(net, optimizer)
-    sweep = value_and_grad(net, loss, has_aux=True)
+    sweep = value_and_grad(net, loss, has_aux=True) if plan is None else plan.value_and_grad(net, loss, bool(measures))
 
     def run(state, go, x, *targets):
         _must_fit(net, optimizer, state)
@@ -180,9 +206,14 @@ def take_step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, 
         good = go & finite((value, length)) & sound(state, new, trainable(state.params))
         metrics = {name: _measured(net, name, measure, aux.output, *targets) for name, measure in measures.items()}
         metrics |= {"loss": value, "norm": length, "finite": good}
-        # A cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So the
-        # update is written out twice, once for its soundness alone, unless it runs the network again.
-        return jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: state), metrics
+        # On CPUs a cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So
+        # the update is written out twice, once for its soundness alone, unless it runs the network again. On
+        # accelerators a select: there a cond stops the host in the middle of the step, and saves nothing.
+        new = jax.lax.platform_dependent(
+            cpu=lambda: jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: state),
+            default=lambda: jax.tree.map(partial(jnp.where, good), new, state),
+        )
+        return new if plan is None else jax.lax.with_sharding_constraint(new, plan.shardings(net, new, x)), metrics
 
     return run
 
@@ -294,7 +325,14 @@ def spent(net: Layer) -> LayerError:
     )
 
 
-def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **measures: Measure) -> Any:
+def step(
+    net: Layer,
+    loss: Layer,
+    optimizer: optax.GradientTransformation,
+    *,
+    plan: Plan | None = None,
+    **measures: Measure,
+) -> Any:
     """f(state, x, *targets) -> (state, metrics), compiled. It takes the memory of the state that it is given.
 
     loss is a layer on (output, *targets). metrics has the loss, the `norm` of the gradient, the `measures`, functions
@@ -312,11 +350,16 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, **mea
     The same net, loss, optimizer and measures give the same compiled function, of which the last 16 are kept. Raises
     LayerError if the state is that of another optimizer, or was given away to a step before.
     """
-    return Step(net, compiled(net, loss, optimizer, False, **measures))
+    return Step(net, compiled(net, loss, optimizer, False, plan, **measures))
 
 
 def compiled(
-    net: Layer, loss: Layer, optimizer: optax.GradientTransformation, chained: bool, **measures: Measure
+    net: Layer,
+    loss: Layer,
+    optimizer: optax.GradientTransformation,
+    chained: bool,
+    plan: Plan | None = None,
+    **measures: Measure,
 ) -> Any:
     """`take_step`, compiled, from a cache; with `chained` it takes `go` too."""
     for name, measure in measures.items():
@@ -326,7 +369,7 @@ def compiled(
                 f"got {name}={show(measure)} as a measure; expected a function of (output, *targets). "
                 "Write accuracy=accuracy, for example.",
             )
-    key = net, loss, optimizer, chained, tuple(measures.items())
+    key = net, loss, optimizer, chained, plan, tuple(measures.items())
     try:
         hash(key)
     except TypeError:  # an optimizer or a measure of somebody's that has no hash
@@ -335,10 +378,37 @@ def compiled(
 
 
 @lru_cache(maxsize=16)
-def _compiled(net, loss, optimizer, chained, measures):
-    run = take_step(net, loss, optimizer, dict(measures))
+def _compiled(net, loss, optimizer, chained, plan, measures):
+    run = take_step(net, loss, optimizer, dict(measures), plan)
 
     def alone(state, x, *targets):
         return run(state, jnp.ones((), bool), x, *targets)
 
-    return jax.jit(run if chained else alone, donate_argnums=0)
+    done = jax.jit(run if chained else alone, donate_argnums=0)
+    return done if plan is None else Spread(net, plan, done, 1 + chained)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A compiled step of a plan: state and batch are brought to where they are to lie, if they are not there."""
+
+    net: Layer
+    plan: Plan
+    compiled: Any
+    first: int  # where the batch begins among the arguments
+
+    def placed(self, *args: Any) -> tuple[Any, ...]:
+        """The arguments, spread."""
+        state, *rest = args[: self.first]
+        batch = self.plan.put(self.net, args[self.first :])
+        there = set(self.plan.on().devices.flat)
+        if any(a.sharding.device_set != there for a in jax.tree.leaves(state) if isinstance(a, jax.Array)):
+            state = jax.device_put(state, self.plan.shardings(self.net, state, batch[0]))
+        return (state, *rest, *batch)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.compiled(*self.placed(*args))
+
+    def lower(self, *args: Any) -> Any:
+        """The program for these arguments."""
+        return self.compiled.lower(*self.placed(*args))

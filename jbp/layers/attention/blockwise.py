@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.numerics import wide
+from jbp.numerics import scan, wide
 
 BLOCK = 128  # rows of the score matrix at a time
 PIECES = 4  # causal: the first quarter of the queries meets the first quarter of the keys, the next the first half, ...
@@ -265,7 +265,7 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
         carry["sinks"] = tuple(jnp.zeros((*k.shape[:2], x.shape[-1], x.shape[-2]), high) for x in parts["sinks"])
     found = []
     for a, b, span in pieces:
-        carry, rows = lax.scan(partial(block, span), carry, jax.tree.map(lambda x, a=a, b=b: x[a:b], now))
+        carry, rows = scan(partial(block, span), carry, jax.tree.map(lambda x, a=a, b=b: x[a:b], now))
         found.append(rows)
     rows = jax.tree.map(lambda *several: unblocked(jnp.concatenate(several), n), *found)
     dq, dk, dv = rows.pop("q"), carry.pop("k").mT.astype(dtype), carry.pop("v").mT.astype(dtype)

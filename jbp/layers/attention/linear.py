@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, take
@@ -12,7 +11,7 @@ from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.attention import blockwise
 from jbp.layers.attention.blockwise import blocks, unblocked
-from jbp.numerics import product, wide
+from jbp.numerics import product, scan, wide
 
 # In the functions below a product of rows is φ(q_i) · φ(k_j), summed over all j, or over j <= i if causal; index key:
 # n queries or keys of a block, d features of φ, e of a value. What runs from block to block is one d×e matrix a head.
@@ -42,7 +41,7 @@ def read(q, k, v, causal):
         return state + k.mT @ v, q @ state + _seen(q @ k.mT) @ v
 
     cut = _cut(q, k, v)
-    return unblocked(lax.scan(block, _state(*cut[1:]), cut)[1], q.shape[-2])
+    return unblocked(scan(block, _state(*cut[1:]), cut)[1], q.shape[-2])
 
 
 def read_back(q, k, v, du, causal):
@@ -62,7 +61,7 @@ def read_back(q, k, v, du, causal):
         return up + q.mT @ du, (dk, dv)
 
     cut = _cut(q, k, v, du)
-    _, (dk, dv) = lax.scan(block, _state(cut[0], cut[3]), cut, reverse=True)
+    _, (dk, dv) = scan(block, _state(cut[0], cut[3]), cut, reverse=True)
     return read(du, v, k, True), *(unblocked(x, q.shape[-2]) for x in (dk, dv))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jbp.numerics import outer, wide, wide_dtype
+from jbp.numerics import outer, scan, wide, wide_dtype
 
 MOST = 32  # groups that are taken one by one; the program grows with them
 
@@ -119,7 +119,7 @@ def _summed_products(x, dy, kernel, stride, pads, dilation, dtype):
         parts = _shifted(x, kernel, sizes, stride, pads, dilation, spread)
         return [s + wide(part) * wide(dy) for s, part in zip(sums, parts, strict=True)], None
 
-    sums, _ = lax.scan(step, [jnp.zeros(dy.shape[1:], wide_dtype(dy.dtype))] * math.prod(kernel), (x, dy))
+    sums, _ = scan(step, [jnp.zeros(dy.shape[1:], wide_dtype(dy.dtype))] * math.prod(kernel), (x, dy))
     dw = jnp.stack([s.sum(tuple(range(len(kernel)))) for s in sums])
     return dw.reshape(*kernel, 1, x.shape[-1]).astype(dtype)
 

@@ -5,15 +5,16 @@ Index key as in features.py: m the mean, v the variance (biased), s = (v + ε)^-
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jbp.cases import ANY, Case, f
 from jbp.errors import LayerError, floats, known, take
 from jbp.fields import Fraction, NonNegative
-from jbp.layers.norm.features import Affine, error_below, statistics
+from jbp.layers.norm.features import Affine, error_below, over_devices, statistics
 from jbp.numerics import along, leading, wide, wide_dtype
 from jbp.params import Buffer
 
@@ -25,6 +26,7 @@ class Running(Affine):
     momentum: float | None
     unbiased: bool
     running: bool
+    over: tuple[str, ...]
 
     @property
     def advances(self):
@@ -62,7 +64,7 @@ class Running(Affine):
 
         def moved(name, new):
             old = params[name].value
-            new = new.reshape(-1, old.shape[-1]).mean(0).astype(old.dtype)
+            new = over_devices(new.reshape(-1, old.shape[-1]).mean(0), self.over).astype(old.dtype)
             if self.momentum is None:
                 return Buffer(old + (new - old) / (steps + 1).astype(old.dtype))
             return Buffer(self.momentum * old + (1 - self.momentum) * new)
@@ -94,7 +96,8 @@ class BatchNorm(Running):
     `advance` moves to momentum · old + (1 − momentum) · new, and how many steps they have seen. `evaluation` gives
     BatchNormInference. PyTorch's momentum is 1 − ours, 0.1 there and 0.9 here; None is the mean of all steps, as there.
     The running variance is the biased one, as in Flax and Keras; `unbiased` gives PyTorch's. Without `running` there
-    are no buffers, and evaluation takes the statistics of its batch. An empty batch moves nothing. Shapes: x and y
+    are no buffers, and evaluation takes the statistics of its batch. An empty batch moves nothing. Inside of
+    `jax.shard_map` the batch is that of all devices along the axes of the mesh that `over` names. Shapes: x and y
     (b, ..., f), the rest (f,). (Ioffe & Szegedy, *Batch Normalization*, 2015, §3.) Raises LayerError for fewer than two
     axes.
     """
@@ -105,19 +108,21 @@ class BatchNorm(Running):
     bias: bool = True
     unbiased: bool = False
     running: bool = True
+    over: tuple[str, ...] = ()
+    couples: ClassVar = "it takes the statistics of the batch"
 
     def _checked(self, x):
         return floats(self, x, "(batch, ..., features)", least=2)
 
     def forward(self, params, x, /):
         scales = self._split(params, self._checked(x))
-        m, s = statistics(x, leading(x), self.epsilon)
+        m, s = statistics(x, leading(x), self.epsilon, self.over)
         return self._scaled(scales, (wide(x) - m) * s, x.dtype), (x, m, s)
 
     def backward(self, params, residuals, dy, /):
         x, m, s = residuals
         dx̂, delta = self._above(params, dy)
-        return error_below(dx̂, (wide(x) - m) * s, s, leading(x)).astype(x.dtype), delta
+        return error_below(dx̂, (wide(x) - m) * s, s, leading(x), self.over).astype(x.dtype), delta
 
     def gradient(self, residuals, dy, /):
         x, m, s = residuals
@@ -125,7 +130,8 @@ class BatchNorm(Running):
 
     def advance(self, params, residuals, /):
         x, m, s = residuals
-        return self._moved(params, m, s, math.prod(x.shape[:-1]))
+        devices = lax.axis_size(self.over) if self.over else 1
+        return self._moved(params, m, s, math.prod(x.shape[:-1]) * devices)
 
     def reference(self, params, x, /):
         axes = tuple(range(x.ndim - 1))

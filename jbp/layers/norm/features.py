@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jbp.cases import ANY, Case, f
 from jbp.errors import floats, take
@@ -21,7 +22,9 @@ from jbp.layer import Layer
 from jbp.numerics import wide
 
 
-def inverse_root(x: Any, axes: tuple[int, ...], epsilon: float, count: int = 1, zero: Any = 0) -> Any:
+def inverse_root(
+    x: Any, axes: tuple[int, ...], epsilon: float, count: int = 1, zero: Any = 0, over: tuple[str, ...] = ()
+) -> Any:
     """s = (Σ x² / count + ε)^-½ over `axes`, kept as axes of size one, x in float32 at least.
 
     Squared is c x: c is the least power of two for which an x whose square c² x² falls out of the range is nothing
@@ -31,19 +34,25 @@ def inverse_root(x: Any, axes: tuple[int, ...], epsilon: float, count: int = 1, 
     limits = jnp.finfo(x.dtype)
     least = float(limits.tiny) / (epsilon * float(limits.eps)) if epsilon else 1.0
     c = 2.0 ** min(math.ceil(math.log2(least) / 2), 0)
-    square = jnp.square((c + zero) * x).sum(axes, keepdims=True) / max(count, 1)
+    square = over_devices(jnp.square((c + zero) * x).sum(axes, keepdims=True) / max(count, 1), over)
     return c * jnp.maximum(square + c * c * epsilon, limits.tiny) ** -0.5
 
 
-def statistics(x: Any, axes: tuple[int, ...], epsilon: float) -> tuple[Any, Any]:
-    """m and s over `axes`, kept as axes of size one. Two passes: the one-pass form loses v where m² ≫ v."""
+def over_devices(mean: Any, over: tuple[str, ...]) -> Any:
+    """The mean of the means that the devices along these axes of a mesh have, inside of `jax.shard_map`."""
+    return lax.pmean(mean, over) if over else mean
+
+
+def statistics(x: Any, axes: tuple[int, ...], epsilon: float, over: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """m and s over `axes`, kept as axes of size one, and devices. Two passes: one loses v where m² ≫ v."""
     x, count = wide(x), math.prod(x.shape[a] for a in axes)
-    m = x.sum(axes, keepdims=True) / max(count, 1)
-    return m, inverse_root(x - m, axes, epsilon, count, 0 * m)
+    m = over_devices(x.sum(axes, keepdims=True) / max(count, 1), over)
+    return m, inverse_root(x - m, axes, epsilon, count, 0 * m, over)
 
 
-def error_below(dx̂, x̂, s, axes):
-    return s * (dx̂ - dx̂.mean(axes, keepdims=True) - x̂ * (dx̂ * x̂).mean(axes, keepdims=True))
+def error_below(dx̂, x̂, s, axes, over=()):
+    m, n = (over_devices(v.mean(axes, keepdims=True), over) for v in (dx̂, dx̂ * x̂))
+    return s * (dx̂ - m - x̂ * n)
 
 
 class Affine(Layer):

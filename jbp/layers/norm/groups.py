@@ -103,10 +103,10 @@ class InstanceNorm(_Grouped, Running):
         dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
 
     Without bias no b, without affine neither g nor b, as PyTorch's has it if nothing is asked for. Keeps x, m and s.
-    With `running` it has buffers as BatchNorm has, moved by the means over the examples of m and v, and `evaluation`
-    gives BatchNormInference; PyTorch's momentum is 1 − ours, its running variance the `unbiased`. Shapes: x and y
-    (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*, 2016.) Raises LayerError for fewer than three
-    axes.
+    With `running` it has buffers as BatchNorm has, moved by the means of m and v over the examples, of all devices
+    along `over` as there, and `evaluation` gives BatchNormInference; PyTorch's momentum is 1 − ours, its running
+    variance the `unbiased`. Shapes: x and y (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*,
+    2016.) Raises LayerError for fewer than three axes.
     """
 
     epsilon: NonNegative = 1e-5
@@ -115,6 +115,11 @@ class InstanceNorm(_Grouped, Running):
     running: bool = False
     momentum: Fraction | None = 0.9
     unbiased: bool = False
+    over: tuple[str, ...] = ()
+
+    @property
+    def couples(self):
+        return "its running statistics are those of the batch" if self.running else ""
 
     least = 3
 

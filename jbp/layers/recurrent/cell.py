@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, at, floats, show
@@ -18,7 +17,7 @@ from jbp.layer import Layer
 from jbp.layers.recurrent.gru import GRUCell
 from jbp.layers.recurrent.lstm import LSTMCell
 from jbp.layers.recurrent.sequence import Cell, OverTime, back, checked_state, closed, forth, like, opened, until
-from jbp.numerics import Static, time_first
+from jbp.numerics import Static, scan, time_first
 
 State = int | tuple["State", ...]
 
@@ -63,14 +62,14 @@ def gradient(cell: Layer, folded: bool, residuals: Any, delta: Any) -> Any:
 
     one = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), (residuals, delta))
     zero = jax.tree.map(lambda g: jnp.zeros(g.shape, g.dtype), jax.eval_shape(cell.gradient, *one))
-    return lax.scan(step, zero, (residuals, delta))[0]
+    return scan(step, zero, (residuals, delta))[0]
 
 
 def advance(cell: Layer, params: Any, residuals: Any) -> Any:
     """The parameters, their buffers moved on once for each step."""
     if type(cell).advance is Layer.advance:
         return params
-    return lax.scan(lambda params, r: (cell.advance(params, r), None), params, residuals)[0]
+    return scan(lambda params, r: (cell.advance(params, r), None), params, residuals)[0]
 
 
 def same_state(layer: Layer, state: Any, new: Any) -> None:

@@ -10,7 +10,7 @@ from jax import lax
 
 from jbp.errors import LayerError, floats, known, show, take
 from jbp.layer import Layer
-from jbp.numerics import Static, along, counting, outer, time_first
+from jbp.numerics import Static, along, counting, outer, scan, time_first
 
 NAMES = ("x", "lengths", "state")
 
@@ -123,14 +123,14 @@ def _steps(x, lengths):
 def forth(step: Any, state: Any, xs: Any, lengths: Any = None) -> tuple[Any, Any]:
     """lax.scan over xs (t, b, ...). With lengths the state of an example stays from its end on."""
     if lengths is None:
-        return lax.scan(step, state, xs)
+        return scan(step, state, xs)
 
     def frozen(state, now):
         t, x = now
         new, out = step(state, x)
         return jax.tree.map(lambda a, b: jnp.where(like(t < lengths, a), a, b), new, state), out
 
-    return lax.scan(frozen, state, (_counted(xs, lengths), xs))
+    return scan(frozen, state, (_counted(xs, lengths), xs))
 
 
 def back(step: Any, carry: Any, xs: Any, dlast: Any = None, lengths: Any = None) -> tuple[Any, Any]:
@@ -146,15 +146,15 @@ def back(step: Any, carry: Any, xs: Any, dlast: Any = None, lengths: Any = None)
         return jax.tree.map(plus, carry, dlast)
 
     if dlast is None:
-        return lax.scan(step, carry, xs, reverse=True)
+        return scan(step, carry, xs, reverse=True)
     if lengths is None:
-        return lax.scan(step, with_last(carry, None), xs, reverse=True)
+        return scan(step, with_last(carry, None), xs, reverse=True)
 
     def joining(carry, now):
         t, x = now
         return step(with_last(carry, lengths == t + 1), x)
 
-    carry, out = lax.scan(joining, carry, (_counted(xs, lengths), xs), reverse=True)
+    carry, out = scan(joining, carry, (_counted(xs, lengths), xs), reverse=True)
     return with_last(carry, lengths == 0), out
 
 

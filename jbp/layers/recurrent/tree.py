@@ -13,7 +13,7 @@ from jbp.errors import LayerError, at, floats, known, show, take
 from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.recurrent.cell import advance, folds, gradient, same_state
-from jbp.numerics import Static, along, counting, leading, outer, time_first
+from jbp.numerics import Static, along, counting, leading, outer, scan, time_first
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Recursive(Layer):
             return jnp.concatenate([time_first(v), jnp.zeros((m, b, *v.shape[2:]), v.dtype)])
 
         order = length + jnp.arange(m, dtype=children.dtype)
-        nodes, residuals = lax.scan(step, jax.tree.map(room, leaves), (order, time_first(children)))
+        nodes, residuals = scan(step, jax.tree.map(room, leaves), (order, time_first(children)))
         one = jax.tree.map(lambda v: jax.ShapeDtypeStruct((b, *v.shape[2:]), v.dtype), leaves)
         return jax.tree.map(time_first, nodes), (children, residuals, Static(folds(self.cell, params, (one, one))))
 
@@ -125,7 +125,7 @@ class Recursive(Layer):
         dy = jax.tree.map(time_first, dy)
         length = jax.tree.leaves(dy)[0].shape[0] - m
         order = length + jnp.arange(m, dtype=children.dtype)
-        dnodes, delta = lax.scan(step, dy, (order, time_first(children), residuals), reverse=True)
+        dnodes, delta = scan(step, dy, (order, time_first(children), residuals), reverse=True)
         return (jax.tree.map(lambda v: time_first(v[:length]), dnodes), None), delta
 
     def gradient(self, residuals, delta, /):

@@ -11,7 +11,7 @@ from jbp.cases import Case, f
 from jbp.errors import floats, take
 from jbp.fields import Inside, Positive
 from jbp.layer import Estimator
-from jbp.numerics import Static, time_first, wide, wide_dtype
+from jbp.numerics import Static, scan, time_first, wide, wide_dtype
 
 # σ(z), z the distance to the threshold times the sharpness: 1 at the threshold, less away from it
 SURROGATES = {
@@ -61,7 +61,7 @@ class LeakyIntegrateAndFire(Estimator):
             return (u, s), (u.astype(x.dtype), s.astype(x.dtype))
 
         zero = jnp.zeros((x.shape[0], x.shape[2]), wide_dtype(x.dtype))
-        _, (u, s) = lax.scan(step, (zero, zero), time_first(x))
+        _, (u, s) = scan(step, (zero, zero), time_first(x))
         return time_first(s), u
 
     def backward(self, params, u, dy, /):
@@ -73,7 +73,7 @@ class LeakyIntegrateAndFire(Estimator):
             return g, (g, g * leak * (1 - leak) if self.learn else ())
 
         zero = jnp.zeros(u.shape[1:], wide_dtype(u.dtype))
-        _, (g, delta) = lax.scan(step, zero, (time_first(dy), u), reverse=True)
+        _, (g, delta) = scan(step, zero, (time_first(dy), u), reverse=True)
         return time_first(g).astype(dy.dtype), (delta, Static(params["a"].dtype)) if self.learn else ()
 
     def gradient(self, u, delta, /):

@@ -1,0 +1,507 @@
+"""Training on many devices: a Plan says how batch and weights are spread, and takes the sweep down on each of them.
+
+Every device takes its part of the batch through the network, inside of `jax.shard_map`. Weights in pieces are put
+together by `Gathered` where a layer uses them, on the way up and once more on the way down, and a gradient is cut where
+it is made. No residual holds a weight, so no device ever holds the whole. The optimizer, clipping by a norm of its, and
+the look for NaN are outside, on arrays that are spread: they are the same program as on one device.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jbp.combinators import (
+    Frozen,
+    Parallel,
+    Passing,
+    Remat,
+    Repeat,
+    Residual,
+    Reversible,
+    Serial,
+    Sublayer,
+    Tied,
+    TimeDistributed,
+)
+from jbp.errors import LayerError, check_cotangent, show
+from jbp.fields import DType, Size, check
+from jbp.layer import Layer, map_children
+from jbp.losses.loss import Loss
+from jbp.losses.penalized import Penalized
+from jbp.numerics import Static, wide
+from jbp.params import Buffer, cast, trainable
+from jbp.sweep import Aux, advancing, initialize, must_be_layer, must_be_scalar
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How training is spread over devices, for `start`, `step` and `fit`. None is one device.
+
+        plan = Plan()                                               # all devices, each with all weights
+        plan = Plan(weights="data")                                 # and the weights in pieces, one a device
+        plan = Plan((("slow", 2), ("data", 4)), weights="data")     # in pieces within four, twice over
+
+    `mesh` names the axes of the devices, with their sizes; () is one axis "data" of them all. The batch is spread over
+    all axes, and must be a multiple of them. With `weights` parameters and optimizer's state lie in pieces along that
+    axis: each array is cut along its largest axis that divides, and is whole on each device where none does. With
+    `compute` layers are given inputs of that dtype and weights that are gathered in it, while parameters, sums of
+    gradients and the loss stay as wide as they are. With `micro` each device takes its part of the batch in so many
+    steps, one after the other, and gradients are summed over devices once, after all.
+
+    Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples.
+    Dropout draws other numbers on each device. What looks at several examples at once is refused, but for BatchNorm,
+    which takes its mean over all devices; `apart` names the layers that may look at what is beside them on the same
+    device and in the same micro-batch alone: ("BatchNorm", "MixtureOfExperts").
+
+    Raises LayerError for fields that do not fit one another, for more devices than there are, and, before anything is
+    compiled, for networks and batches that it does not fit.
+    """
+
+    mesh: tuple[tuple[str, Size], ...] = ()
+    weights: str | None = None
+    compute: DType | None = None
+    micro: Size = 1
+    apart: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check(self)
+        names = self.names
+        if len(set(names)) < len(names):
+            raise LayerError(Plan, f"got the axes {', '.join(names)}; expected other names. Name each axis once.")
+        if self.weights is not None and self.weights not in names:
+            raise LayerError(
+                Plan,
+                f"got weights={self.weights!r} with the axes {', '.join(names)}; expected one of them. "
+                f"Write weights={names[-1]!r}.",
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many devices along each axis."""
+        return tuple(size for _, size in self.mesh) or (jax.device_count(),)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axes of the mesh."""
+        return tuple(name for name, _ in self.mesh) or ("data",)
+
+    @property
+    def devices(self) -> int:
+        """How many devices in all."""
+        return math.prod(self.sizes)
+
+    def value_and_grad(self, net: Layer, loss: Layer, outputs: bool = True) -> Any:
+        """f(params, x, *targets) -> ((value, Aux(output, params)), grads), as of `jbp.value_and_grad` with has_aux.
+
+        Without `outputs` the output is None. All arrays are spread as the plan has them. To be used inside of `jit`.
+        """
+        must_be_layer("net", net)
+        must_be_layer("loss", loss)
+        for layer in (*inside(net), *inside(loss)):
+            self._must_be_alone(layer)
+
+        def swept(params, *batch):
+            self.must_fit(net, batch)
+            marks = self._marks(net, params, batch[0])
+            here = partial(self._here, net, loss, marks, jax.tree.structure(params), outputs)
+            along, where = self._along(batch), self._where(marks)
+            structure = jax.tree.structure(params)
+            params_in = jax.tree.unflatten(structure, where)
+            y = jax.eval_shape(lambda params, x: net.forward(params, x)[0], params, batch[0]) if outputs else None
+            out = (PartitionSpec(), self._along(y, batch), params_in), trainable(params_in)
+            return jax.shard_map(here, mesh=self.on(), in_specs=(params_in, along), out_specs=out, check_vma=False)(
+                params, tuple(batch)
+            )
+
+        def f(params, *batch):
+            (value, output, advanced), grads = swept(params, *batch)
+            return (value, Aux(output, advanced)), grads
+
+        return f
+
+    def on(self) -> Mesh:
+        """The mesh, of the first devices that there are."""
+        return _mesh(self.sizes, self.names)
+
+    def put(self, net: Layer, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The batch, spread. Each process gives its own share of it."""
+        processes = jax.process_count()
+        self.must_fit(net, batch, processes)
+
+        def placed(leaf, spec):
+            where = NamedSharding(self.on(), spec)
+            if processes > 1 and getattr(leaf, "is_fully_addressable", True):
+                return jax.make_array_from_process_local_data(where, np.asarray(leaf))
+            return jax.device_put(leaf, where)
+
+        return jax.tree.map(placed, tuple(batch), self._along(tuple(batch)))
+
+    def shardings(self, net: Layer, state: Any, x: Any) -> Any:
+        """Where each array of a training state lies. Of state and x the shapes are looked at."""
+        where = self._where(self._marks(net, state.params, x))
+        params = jax.tree.unflatten(jax.tree.structure(state.params), where)
+        pieces = {}
+        for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(state.params), where, strict=True):
+            pieces[tuple(path)] = leaf.shape, spec
+
+        def alike(path, leaf):  # what an optimizer keeps lies in trees like that of the parameters
+            for k in range(len(path) + 1):
+                shape, spec = pieces.get(tuple(path[k:]), (None, None))
+                if shape == leaf.shape:
+                    return spec
+            return PartitionSpec()
+
+        optimizer = jax.tree_util.tree_map_with_path(alike, state.optimizer)
+        specs = replace(state, params=params, optimizer=optimizer, steps=PartitionSpec())
+        return jax.tree.map(partial(NamedSharding, self.on()), specs, is_leaf=_is_spec)
+
+    def must_fit(self, net: Layer, batch: tuple[Any, ...], processes: int = 1) -> None:
+        """An error unless the batch can be cut into as many parts as are needed."""
+        parts, sizes = self.devices * self.micro, [np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)]
+        b = next((size[0] for size in sizes if size), 0)
+        if b * processes % parts:
+            raise LayerError(
+                net,
+                f"got a batch of {b * processes} for {self.devices} devices with micro={self.micro}; expected a "
+                f"multiple of {parts}. Drop the last batch, or fill it up with examples that the loss ignores.",
+            )
+        bad = [leaf for leaf in jax.tree.leaves(batch) if np.shape(leaf)[:1] not in ((), (1,), (b,))]
+        if bad:
+            raise LayerError(
+                net,
+                f"got {show(bad[0])} in a batch of {b}; expected arrays that begin with the batch, or with an axis of "
+                "one. Put the batch first.",
+            )
+
+    def _must_be_alone(self, layer):
+        what, name = getattr(layer, "couples", ""), type(layer).__name__
+        if not what or self.devices * self.micro == 1 or name in self.apart:
+            return
+        if self.micro > 1 or not hasattr(layer, "over"):
+            raise LayerError(
+                layer,
+                f"got a batch in {self.devices * self.micro} parts, and {what}; expected each example by itself. "
+                f"Write Plan(..., apart=({name!r},)) if each part may be looked at alone.",
+            )
+
+    def _over(self, layer: Layer) -> Layer:
+        """The network with the layers that couple examples told over which devices the batch is spread."""
+        layer = map_children(lambda _, child: self._over(child), layer)
+        if not getattr(layer, "couples", "") or type(layer).__name__ in self.apart or self.devices == 1:
+            return layer
+        return replace(layer, over=self.names)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def _wrapped(self, net: Layer) -> Layer:
+        """The network with `Gathered` around what uses weights, if they need it."""
+        count = 1 if self.weights is None else dict(zip(self.names, self.sizes, strict=True))[self.weights]
+        if count == 1 and self.compute is None:
+            return net
+        return gathered(net, self.weights or "", count, self.compute)
+
+    def _marks(self, net, params, x):
+        """The parameters' shapes, with a `Piece` around each that is cut."""
+        marks = jax.eval_shape(lambda: initialize(self._wrapped(net), jax.random.key(0), x))
+        sizes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (marks, params)]
+        if sizes[0] != sizes[1]:
+            raise LayerError(
+                net,
+                f"got parameters {show(params)} for x {show(x)}; expected those that init makes. Are they those of "
+                "another network? Make them with start(net, optimizer, key, x, plan=plan).",
+            )
+        if self.weights and self.devices > 1 and not any(map(_is_piece, _leaves(marks))):
+            raise LayerError(
+                net,
+                f"got parameters {show(params)}, of which none has an axis that {self.devices} divides; expected one "
+                "or more to cut. Leave out weights=, or take sizes that are multiples.",
+            )
+        return marks
+
+    def _where(self, marks):
+        """The PartitionSpec of each array of the parameters."""
+
+        def spec(leaf):
+            if not _is_piece(leaf):
+                return PartitionSpec()
+            return PartitionSpec(*[None] * (leaf.value.ndim + leaf.axis), self.weights)
+
+        return [spec(leaf) for leaf in _leaves(marks)]
+
+    def _along(self, tree, batch=None):
+        """The PartitionSpec of each array of a batch: all axes of the mesh on the first of its own."""
+        b = next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch or tree) if np.shape(leaf)), 0)
+
+        def spec(leaf):
+            return PartitionSpec(self.names) if np.shape(leaf)[:1] == (b,) else PartitionSpec()
+
+        return jax.tree.map(spec, tree)
+
+    def _here(self, net, loss, marks, structure, outputs, params, batch):
+        """What one device does: its part of the batch, all its micro-batches, and the sums over devices."""
+        run, other = self._wrapped(self._over(net)), jax.tree.structure(marks)
+        b = next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
+
+        def one(params, batch):
+            x, *targets = batch
+            own = jax.tree.unflatten(other, jax.tree.leaves(params))
+            mine = self._drawn(own)
+            output, residuals = run.forward(mine, _in(x, self.compute))
+            wider = _in(output, _widest(params) if self.compute else None)
+            value, kept = loss.forward((), (wider, *targets))
+            must_be_scalar(loss, value)
+            weight = counted(loss, kept)
+            weight = counted(run, residuals) if weight is None else weight
+            weight = jnp.asarray(1 if weight is None else weight, wide(value).dtype)
+            (dy, *_), _ = loss.backward((), kept, weight.astype(value.dtype))
+            check_cotangent(loss, wider, dy)
+            dy = jax.tree.map(lambda y, d: None if d is None else d.astype(y.dtype), output, dy)
+            _, grads = run.pull(mine, residuals, dy)
+            own = run.advance(own, residuals)
+            params = jax.tree.unflatten(structure, jax.tree.leaves(own))
+            sums = wide(value) * weight, weight, jax.tree.map(wide, grads)
+            return params, sums, wider if outputs else None
+
+        if self.micro == 1:
+            params, sums, output = one(params, batch)
+        else:
+            cut = jax.tree.map(
+                lambda v: v.reshape(self.micro, -1, *v.shape[1:]) if v.shape[:1] == (b,) else None, batch
+            )
+
+            def part(now):  # what does not begin with the batch goes to all
+                return jax.tree.map(lambda a, v: v if a is None else a, now, batch, is_leaf=lambda a: a is None)
+
+            first = part(jax.tree.map(lambda v: v[0], cut))
+            zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, params, first)[1])
+
+            def step(carry, now):
+                params, sums, output = one(carry[0], part(now))
+                return (params, jax.tree.map(jnp.add, carry[1], sums)), output
+
+            (params, sums), output = lax.scan(step, (params, zero), cut)
+            output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]) if y.ndim > 1 else y.mean(0), output)
+        return self._summed(marks, params, *sums, output)
+
+    def _drawn(self, params):
+        """The parameters with keys of this device's own."""
+        if self.devices == 1:
+            return params
+        index = lax.axis_index(self.names)
+
+        def leaf(p):
+            if not jnp.issubdtype(p.dtype, jax.dtypes.prng_key):
+                return p
+            return jax.vmap(lambda key: jax.random.fold_in(key, index))(p.reshape(-1)).reshape(p.shape)
+
+        return jax.tree.map(leaf, params)
+
+    def _summed(self, marks, params, value, weight, grads, output):
+        """((value, output, params), grads) over all devices, out of what each has: one sum for all that is whole."""
+        total = lax.psum(weight, self.names)
+        some = jnp.where(total == 0, 1, total)
+        value = lax.psum(value, self.names) / some
+        cut = jax.tree.unflatten(jax.tree.structure(params), [_is_piece(leaf) for leaf in _leaves(marks)])
+        leaves, structure = jax.tree.flatten(grads)
+        cut = jax.tree.leaves(trainable(cut))
+        rest = tuple(name for name in self.names if name != self.weights)
+        kinds = [[g for g, c in zip(leaves, cut, strict=True) if c == kind] for kind in (True, False)]
+        pieces = iter(lax.psum(kinds[0], rest) if rest else kinds[0])
+        whole = iter(lax.psum(kinds[1], self.names))
+        grads = jax.tree.unflatten(structure, [next(pieces if c else whole) for c in cut])
+        grads = jax.tree.map(lambda p, g: (g / some.astype(g.dtype)).astype(p.dtype), trainable(params), grads)
+
+        def mean(leaf):
+            return lax.pmean(leaf, self.names) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        if self.apart and self.devices > 1:  # each device has moved its own
+            params = jax.tree.map(
+                lambda p: jax.tree.map(mean, p) if isinstance(p, Buffer) else p,
+                params,
+                is_leaf=lambda p: isinstance(p, Buffer),
+            )
+        output = jax.tree.map(lambda y: y if y.ndim else mean(y), output)
+        return (value, output, params), grads
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Piece:
+    """A part of an array, or all of it: its axis, counted from the end, is `size` long in the whole."""
+
+    value: Any
+    axis: int = field(metadata={"static": True})
+    size: int = field(metadata={"static": True})
+
+
+@dataclass(frozen=True)
+class Gathered(Layer):
+    """y = f(θ, x) with θ in pieces, one on each of `count` devices along the axis `over`: whole where f is at work.
+
+        forward: θ put together, and f      pull: θ put together once more, f's, and of Σ dθ over devices the own piece
+
+    Inside of `jax.shard_map`. The parameters are f's with a `Piece` for each array that is cut, as `init` marks them:
+    along the largest axis that `count` divides, the last of several, counted from the end, so that those of a Repeat
+    are cut within each time. What f moves on itself is whole. With `dtype` matrices are gathered in it, and f is given
+    them so if its input has no floating dtype of its own: an Embedding. Keeps what f keeps. (Rajbhandari et al., *ZeRO:
+    Memory Optimizations Toward Training Trillion Parameter Models*, 2020, §5; Zhao et al., *PyTorch FSDP*, 2023.)
+    """
+
+    layer: Layer
+    over: str
+    count: Size
+    dtype: DType | None = None
+
+    def _axis(self, shape):
+        fits = [(size, axis - len(shape)) for axis, size in enumerate(shape) if size and size % self.count == 0]
+        return max(fits)[1] if fits and self.count > 1 else None
+
+    def init(self, key, x, /):
+        moves = bool(advancing(self.layer))
+
+        def marked(p):
+            axis = self._axis(p.shape) if jnp.issubdtype(p.dtype, jnp.floating) else None
+            return p if axis is None else Piece(p, axis, p.shape[axis])
+
+        def leaf(p):
+            return p if moves and isinstance(p, Buffer) else jax.tree.map(marked, p)
+
+        return jax.tree.map(leaf, self.layer.init(key, x), is_leaf=lambda p: isinstance(p, Buffer))
+
+    def _whole(self, params, narrow):
+        def leaf(p):
+            if not isinstance(p, Piece):
+                return p
+            v = p.value
+            if v.shape[p.axis] == p.size:
+                return v
+            low = v.astype(self.dtype or v.dtype) if v.ndim > 1 else v
+            return lax.all_gather(low, self.over, axis=v.ndim + p.axis, tiled=True).astype(v.dtype)
+
+        whole = jax.tree.map(leaf, params, is_leaf=_is_piece)
+        return cast(whole, self.dtype) if narrow.value else whole
+
+    def _cut(self, grads):
+        def leaf(g):
+            axis = self._axis(g.shape)
+            if axis is None:
+                return wide(g)
+            return lax.psum_scatter(wide(g), self.over, scatter_dimension=g.ndim + axis, tiled=True)
+
+        return jax.tree.map(leaf, grads)
+
+    def forward(self, params, x, /):
+        narrow = Static(self.dtype is not None and not any(map(_floats, jax.tree.leaves(x))))
+        y, residuals = self.layer.forward(self._whole(params, narrow), x)
+        return y, (residuals, narrow)
+
+    def backward(self, params, residuals, dy, /):
+        residuals, narrow = residuals
+        return self.layer.backward(self._whole(params, narrow), residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        return self._cut(self.layer.gradient(residuals[0], delta))
+
+    def pull(self, params, residuals, dy, /):
+        residuals, narrow = residuals
+        dx, grads = self.layer.pull(self._whole(params, narrow), residuals, dy)
+        return dx, self._cut(grads)
+
+    def advance(self, params, residuals, /):
+        if not advancing(self.layer):
+            return params
+        moved = self.layer.advance(self._whole(params, Static(False)), residuals[0])
+        held = (Piece, Buffer)
+        return jax.tree.map(
+            lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
+        )
+
+    def reference(self, params, x, /):
+        return self.layer.reference(self._whole(params, Static(False)), x)
+
+
+_PARTED = Serial, Parallel, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat
+
+
+def gathered(net: Layer, over: str, count: int, dtype: str | None = None) -> Layer:
+    """The network with `Gathered` around each layer, around all of what a Repeat repeats together."""
+    if isinstance(net, Repeat | Reversible):
+
+        def block(label, child):
+            scans = any(isinstance(layer, Repeat | Reversible) for layer in inside(child))
+            return gathered(child, over, count, dtype) if scans else Gathered(child, over, count, dtype)
+
+        return map_children(block, net)
+    if isinstance(net, _PARTED):
+        return map_children(lambda label, child: gathered(child, over, count, dtype), net)
+    return Gathered(net, over, count, dtype)
+
+
+def inside(value: Any) -> Iterator[Layer]:
+    """A layer and all layers in its fields."""
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from inside(each)
+    if isinstance(value, Layer):
+        yield value
+        for f in fields(value) if is_dataclass(value) else ():
+            yield from inside(getattr(value, f.name))
+
+
+def counted(layer: Layer, residuals: Any) -> Any:
+    """How much the mean that a loss is counts beside those of other parts of the batch, None if it does not say."""
+    if isinstance(layer, Loss):
+        return layer.counted(residuals)
+    if isinstance(layer, Penalized):
+        return counted(layer.loss, residuals)
+    if isinstance(layer, Serial) and layer.layers:
+        return counted(layer.layers[-1], layer.parts(residuals)[-1])
+    if isinstance(layer, Tied | Frozen):
+        return counted(layer.layer, residuals)
+    return counted(layer.layer, residuals[0]) if isinstance(layer, Gathered) else None
+
+
+@lru_cache(maxsize=16)
+def _mesh(sizes, names):
+    count, devices = math.prod(sizes), jax.devices()
+    if count > len(devices):
+        raise LayerError(
+            Plan,
+            f"got a mesh of {' x '.join(map(str, sizes))} devices; expected at most the {len(devices)} that are here. "
+            f"To try it on fewer, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before JAX is imported.",
+        )
+    return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:count])
+
+
+def _leaves(marks):
+    """The arrays of marked parameters, those that are cut as a Piece."""
+    found = jax.tree.leaves(marks, is_leaf=_is_piece)
+    return [leaf for leaf in found if not _is_piece(leaf) or leaf.value is not None]
+
+
+def _is_piece(leaf):
+    return isinstance(leaf, Piece)
+
+
+def _is_spec(leaf):
+    return isinstance(leaf, PartitionSpec)
+
+
+def _floats(v):
+    return jnp.issubdtype(v.dtype, jnp.floating)
+
+
+def _in(tree, dtype):
+    """The tree with its floating arrays in a dtype."""
+    return tree if dtype is None else jax.tree.map(lambda v: v.astype(dtype) if _floats(v) else v, tree)
+
+
+def _widest(params):
+    """The dtype of sums of these parameters."""
+    return next((wide(p).dtype for p in jax.tree.leaves(params) if _floats(p)), jnp.dtype("float32"))

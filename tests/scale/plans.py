@@ -1,0 +1,215 @@
+"""Training under a Plan on eight virtual devices: run by tests/test_scale.py in a process of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import draw
+
+from jbp import Frozen, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
+from jbp.cases import f, i
+from jbp.errors import LayerError
+from jbp.layers import LSTM, Add, BatchNorm, Dense, Dropout, Embedding, Identity, LayerNorm, Tanh
+from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, Sum, Weighted
+from jbp.params import trainable
+from jbp.train import Diverged, Plan, accuracy, fit, start, step
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # two programs with collectives starve each other on 2 cores
+KEY = jax.random.key(0)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2, eps=1e-3))  # not to blow up gradients of 1e-17
+HALVES = (("slow", 2), ("data", 4))
+LABELS = SoftmaxCrossEntropy(ignore=0)  # of so unequal many in each part that a mean of means is wrong
+
+
+def numbers(*spec):
+    return tuple(draw(s, seed) for seed, s in enumerate(spec))
+
+
+BLOCK = Serial(Residual(Serial(LayerNorm(), Dense(8), Tanh())), Residual(Dense(8)))
+CASES = {
+    "mlp": (recipes.mlp(8, (16, 8), 0.0), LABELS, numbers(f(16, 4, 4), i(16, below=8))),
+    "gpt": (recipes.gpt(16, 5, 8, 2, 2), LABELS, numbers(i(16, 5, below=16), i(16, 5, below=3))),
+    "resnet": (recipes.resnet(8, 8, 1), LABELS, numbers(f(16, 4, 4, 3), i(16, below=8))),
+    "lstm": (recipes.recurrent_language_model(8, LSTM(8), 8), LABELS, numbers(i(16, 3, below=8), i(16, 3, below=8))),
+    "loss inside": (
+        Tied(Serial(Parallel(Embedding(16, 8), Identity()), Parallel(Repeat(Remat(BLOCK), 2), Identity()),
+                    LinearCrossEntropy(16, 3, ignore=1, columns=5)), ()),
+        Add(),
+        (numbers(i(16, 5, below=16), i(16, 5, below=3)),),
+    ),
+    "weighted": (Serial(Dense(8)), Weighted(MeanSquaredError()), numbers(f(16, 3), f(16, 8), f(16))),
+    "adapters": (
+        LowRankAdapter(Serial(Dense(8), Tanh(), Dense(8)), ("w",), 2), LABELS, numbers(f(16, 8), i(16, below=8))
+    ),
+    "frozen, reversible": (
+        Serial(Frozen(Serial(Dense(16), Tanh())), Reversible(Dense(8), Tanh(), times=2), Frozen(Dense(8), ("b",))),
+        LABELS,
+        numbers(f(16, 8), i(16, below=8)),
+    ),
+}  # fmt: skip
+PLANS = {
+    "weights": Plan(weights="data"),
+    "hybrid": Plan(HALVES, weights="data"),
+    "micro": Plan((("data", 4),), micro=4),
+}
+
+
+def trained(net, loss, batch, plan, steps=2):
+    state = start(net, OPTIMIZER, KEY, batch[0], plan=plan)
+    run = step(net, loss, OPTIMIZER, plan=plan)
+    for _ in range(steps):
+        state, metrics = run(state, *batch)
+        assert metrics["finite"]
+    return state, metrics
+
+
+def near(got, wanted, most=1e-12):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        if jnp.issubdtype(b.dtype, jnp.floating):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=most, atol=most)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one device makes of a case, once."""
+    found = {}
+
+    def run(name):
+        if name not in found:
+            found[name] = trained(*CASES[name], None)
+        return found[name]
+
+    return run
+
+
+def held(tree):
+    """Bytes of floating arrays on the first device, and in all."""
+    leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return sum(a.addressable_data(0).nbytes for a in leaves), sum(a.nbytes for a in leaves)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_plan_is_one_device(case, plan, alone):
+    if plan == "micro" and case == "resnet":
+        pytest.skip("BatchNorm takes the statistics of the batch")
+    wanted, metrics = alone(case)
+    state, found = trained(*CASES[case], PLANS[plan])
+    near((state, found), (wanted, metrics))
+    there = {a.sharding.spec for a in jax.tree.leaves(state)}
+    assert (len(there) > 1) == (PLANS[plan].weights is not None)
+    if plan == "weights" and case == "gpt":
+        here, all_of_it = held(state)
+        assert here <= 1.15 * all_of_it / 8
+
+
+NOISY = Serial(Dense(8), Dropout(0.5), Dense(8))
+X, T = numbers(f(16, 8), i(16, below=8))
+
+
+def test_every_device_draws_its_own_numbers_and_keys_stay_alike():
+    plan = Plan(apart=("BatchNorm",))
+    net = Serial(Dropout(0.5), BatchNorm())
+    state = start(net, OPTIMIZER, KEY, X, plan=plan)
+    ones = jnp.ones_like(X)
+    (_, aux), _ = jax.jit(plan.value_and_grad(net, MeanSquaredError()))(state.params, *plan.put(net, (ones, ones)))
+    (_, aux), _ = jax.jit(plan.value_and_grad(Dropout(0.5), MeanSquaredError()))(
+        state.params[0], *plan.put(net, (ones, ones))
+    )
+    parts = np.asarray(aux.output).reshape(8, 2, 8)
+    assert len({part.tobytes() for part in parts}) == 8
+    alone = start(net, OPTIMIZER, KEY, X)
+    keys = [
+        jax.random.key_data(a)
+        for a in (aux.params["key"].value, Dropout(0.5).advance(alone.params[0], ())["key"].value)
+    ]
+    assert (np.asarray(keys[0]) == np.asarray(keys[1])).all()
+
+
+def test_matrices_are_gathered_in_the_dtype_of_compute_and_masters_stay():
+    net = recipes.gpt(16, 5, 8, 2, 2)
+    batch = numbers(i(16, 5, below=16), i(16, 5, below=3))
+    wanted = None
+    for compute in (None, "bfloat16"):
+        plan = Plan(weights="data", compute=compute)
+        with jax.enable_x64(False):
+            state = start(net, OPTIMIZER, KEY, batch[0], plan=plan)
+            run = step(net, LABELS, OPTIMIZER, plan=plan)
+            text = run.lower(state, *batch).as_text()
+            for _ in range(3):
+                state, metrics = run(state, *batch)
+        gathers = [line for line in text.splitlines() if "all_gather" in line and "->" in line]
+        gathers = gathers or [line for line in text.splitlines() if "all_gather" in line]
+        assert any("bf16" in line for line in gathers) == (compute is not None), gathers[:3]
+        assert {a.dtype for a in jax.tree.leaves(trainable(state.params))} == {jnp.dtype("float32")}
+        wanted = metrics["loss"] if wanted is None else wanted
+        np.testing.assert_allclose(metrics["loss"], wanted, rtol=0.01)
+
+
+def test_fit_on_a_plan_measures_diverges_and_reads_now_and_then():
+    plan = Plan(weights="data", micro=2)
+    batches = [(X, T)] * 4
+    batches[2] = (X.at[3].set(jnp.inf), T)
+    net, loss = Serial(Dense(8), Tanh(), Dense(8)), LABELS
+    state = start(net, OPTIMIZER, KEY, X, plan=plan)
+
+    for reads in (1, 10):
+        with pytest.raises(Diverged, match=r"batch\[0\] held NaN or Inf") as caught:
+            fit(net, loss, OPTIMIZER, jax.tree.map(jnp.copy, state), batches, plan=plan, reads=reads, right=accuracy)
+        assert [row["step"] for row in caught.value.history] == [1, 2]
+        assert caught.value.step == 3
+    wanted, history = fit(net, loss, OPTIMIZER, start(net, OPTIMIZER, KEY, X), batches[:2], right=accuracy)
+    near(caught.value.state, wanted)
+    assert [row["right"] for row in caught.value.history] == pytest.approx([row["right"] for row in history], abs=1e-6)
+
+
+def test_a_given_start_is_spread_and_a_state_of_one_device_too():
+    plan = Plan(weights="data")
+    net = Serial(Dense(8), Dense(8))
+    first = start(net, OPTIMIZER, KEY, X)
+    given = start(net, OPTIMIZER, KEY, X, params=(first.params[0], None), plan=plan)
+    near(given, first)
+    assert {a.sharding.spec for a in jax.tree.leaves(given.params)} == {jax.P("data"), jax.P(None, "data")}
+    run = step(net, LABELS, OPTIMIZER, plan=plan)
+    moved, _ = run(first, X, T)
+    again, _ = run(given, X, T)
+    near(moved, again, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Plan(weights="model"), r"got weights='model' with the axes data; expected one of them"),
+        (lambda: Plan((("a", 2), ("a", 4))), "expected other names"),
+        (lambda: Plan((("data", 16),)).on(), "got a mesh of 16 devices; expected at most the 8 that are here"),
+        (lambda: trained(Serial(Dense(8)), LABELS, (X[:12], T[:12]), Plan()), "got a batch of 12 for 8 devices"),
+        (lambda: trained(Serial(Dense(8)), LABELS, (X, T), Plan(micro=4)), "expected a multiple of 32"),
+        (
+            lambda: trained(Serial(Dense(8)), Weighted(LABELS), (X, T, T[:8]), Plan()),
+            "arrays that begin with the batch",
+        ),
+        (
+            lambda: trained(Serial(Dense(3)), LABELS, (X[:, :5], T), Plan(weights="data")),
+            "none has an axis",
+        ),
+        (
+            lambda: trained(Serial(BatchNorm()), LABELS, (X, T), Plan((("d", 1),), micro=2)),
+            "the statistics of the batch",
+        ),
+        (lambda: trained(Serial(Identity()), Sum(MeanSquaredError()), (X, X), Plan()), "Sum.*adds up the terms"),
+        (
+            lambda: trained(Identity(), InfoNCE(), (X, X), Plan()),
+            r"in 8 parts.*apart=\('InfoNCE',\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, says):
+    with pytest.raises(LayerError, match=says):
+        make()
+
+
+def test_what_may_be_apart_is_let_be():
+    _, metrics = trained(Serial(Dense(8)), InfoNCE(), (X, X), Plan(apart=("InfoNCE",)), 1)
+    assert metrics["loss"] < np.log(2) * 20
