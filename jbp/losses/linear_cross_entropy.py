@@ -12,7 +12,7 @@ from jbp.errors import floats, take
 from jbp.fields import NonNegative, Positive, Rate, Size
 from jbp.losses.cross_entropy import Entropy
 from jbp.losses.targets import pair
-from jbp.numerics import along, scan, wide, wide_dtype
+from jbp.numerics import along, scan, varies, varying, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class LinearCrossEntropy(Entropy):
                 logs, *more = self._part(z, t)
                 return _log_add(part[0], logs), *(a + b for a, b in zip(part[1:], more, strict=True))
 
-            zero = jnp.zeros((len(h), 1), dtype)
+            zero = varying(jnp.zeros((len(h), 1), dtype), varies(h))
             part = self._across(step, (zero - jnp.inf, zero, zero))
             return (), (self._loss(part, r, counts), r[..., 0], *part[:2])
 
@@ -134,6 +134,7 @@ class LinearCrossEntropy(Entropy):
                 return dw, _add(db, dz.sum(0), first), dh, _add(dlabels, dq, first) if soft else None
 
             zeros = jnp.zeros(h.shape, logs.dtype), jnp.zeros(labels.shape, logs.dtype) if soft else None
+            zeros = jax.tree.map(lambda v: varying(v, varies(h)), zeros)
             dw, db, *own = self._across(step, (*sums, *zeros))
             return (dw, db), own
 
