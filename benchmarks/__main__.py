@@ -129,7 +129,7 @@ def main() -> int:
             progress.update(task, description=workload.name)
             try:
                 records += measure(workload, seconds, device)
-            except Exception as error:  # noqa: BLE001  # told in the table and by the exit code, the others go on
+            except Exception as error:  # noqa: BLE001  # shown in the table and by the exit code, the others go on
                 failed.append(workload.name)
                 why = f"{type(error).__name__}: {error}".splitlines()[0]
                 records.append(

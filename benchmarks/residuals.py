@@ -1,4 +1,4 @@
-"""What each layer of the catalogue keeps for the way back, in bytes, beside what `jax.vjp` of its definition keeps.
+"""What each layer of the catalogue keeps for its backward pass, in bytes, beside `jax.vjp` of its definition.
 
     python -m benchmarks.residuals
 
@@ -26,7 +26,7 @@ MORE = {
 
 
 def kept(net: Any, params: Any, x: Any) -> tuple[int, int, list[Any]]:
-    """(bytes that the way back keeps, those that jax.vjp of the definition keeps, weights among the former)."""
+    """(bytes that the backward pass keeps, those that jax.vjp of the definition keeps, weights among the former)."""
 
     def size(variables, given):  # a literal has a val
         arrays = {id(v): v.aval for v in variables if not hasattr(v, "val") and id(v) not in given}

@@ -2,7 +2,7 @@
 
     python -m examples.feedback
 
-A multilayer perceptron on scikit-learn's digits, 500 held out. On the way back every W is replaced by a random B that
+A multilayer perceptron on scikit-learn's digits, 500 held out. In the backward pass a random B stands for every W, and
 never changes: dx = dy Bᵀ in place of dy Wᵀ, the gradient dW = xᵀ dy as ever. At first the two have nothing to do with
 one another, and the angle to the true gradient is 90° but for the last layer. Then W turns towards B, and it
 narrows. (Lillicrap et al., *Random Synaptic Feedback Weights Support Error Backpropagation for Deep Learning*, 2016.)

@@ -48,7 +48,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     )
 
     scores, kept = net.forward(state.params, tuple(held))
-    attention = np.stack([hop[2] for hop in kept[1:3]], 2)  # p, which either hop keeps for its way back
+    attention = np.stack([hop[2] for hop in kept[1:3]], 2)  # p, which either hop keeps for its backward pass
     right = ((held[0] % SPAN) != NAMES).all(1) & (scores.argmax(-1) == truth)
     question, memories, mask = (part[np.flatnonzero(right)[seed]] for part in held)
     blind = {"the one used most": float((most == truth).mean()), "the one used last": float((last == truth).mean())}

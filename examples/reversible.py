@@ -2,9 +2,9 @@
 
     python -m examples.reversible
 
-On the way back each layer's input is computed from its output. So the memory of a step does not grow with the depth,
-as that of jax.grad does, which keeps what every layer needs. The inputs come back with rounding errors; how far off the
-gradient is for that is the second figure, beside jax.grad of the same network on one batch, both in float64.
+In the backward pass each layer's input is computed from its output. So the memory of a step does not grow with the
+depth, as that of jax.grad does, which keeps what every layer needs. The inputs come back with rounding errors; how far
+off the gradient is for that is the second figure, beside jax.grad of the same network on one batch, both in float64.
 """
 
 from pathlib import Path

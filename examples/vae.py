@@ -3,8 +3,8 @@
     python -m examples.vae
 
 The data are scikit-learn's digits in black and white, 500 of them held out. The figure is a bound on the negative
-log-likelihood: how many nats a held-out digit takes. The network is not told which digits there are; a mixture of ten
-mean images, one for each digit, which was told, has to be beaten.
+log-likelihood: how many nats a held-out digit takes. The network does not know which digits there are; a mixture of ten
+mean images, one for each digit, which does, has to be beaten.
 """
 
 from pathlib import Path

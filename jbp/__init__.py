@@ -11,6 +11,7 @@ from jbp import layers, losses, recipes
 from jbp.bridge import as_function
 from jbp.combinators import (
     Frozen,
+    Graph,
     LowRankAdapter,
     Parallel,
     Passing,
@@ -23,19 +24,20 @@ from jbp.combinators import (
     Tied,
     TimeDistributed,
     freeze,
+    replace,
 )
 from jbp.errors import LayerError
 from jbp.files import load, save
 from jbp.layer import Estimator, Layer
 from jbp.params import Buffer, apply_updates, buffers, cast, labels, merge, trainable
-from jbp.readers import summary
+from jbp.readers import draw, summary
 from jbp.sweep import Aux, value_and_grad
 
 __all__ = [
-    "Aux", "Buffer", "Estimator", "Frozen", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing", "Remat",
-    "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",
-    "as_function", "buffers", "cast", "freeze", "labels", "layers", "load", "losses", "merge", "recipes", "save",
-    "summary", "trainable", "value_and_grad",
+    "Aux", "Buffer", "Estimator", "Frozen", "Graph", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing",
+    "Remat", "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",
+    "as_function", "buffers", "cast", "draw", "freeze", "labels", "layers", "load", "losses", "merge", "recipes",
+    "replace", "save", "summary", "trainable", "value_and_grad",
 ]  # fmt: skip
 
 

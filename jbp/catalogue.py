@@ -47,7 +47,7 @@ class Catalogue:
     serial: Callable[..., Layer]
     with_loss: Callable[[Layer, Layer, int], Layer]
     names: Mapping[str, Any]
-    estimators: tuple[Case, ...] = ()  # their way back is not that of their definition: audited, but in no network
+    estimators: tuple[Case, ...] = ()  # their backward pass is not that of their definition: audited, but in no network
     function: Callable[[Layer], Callable[..., Any]] | None = None  # f(params, x) -> (y, advanced) of a layer
     further: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # (layer, params, x, dy) -> two equal trees
 
@@ -74,6 +74,12 @@ def _balanced(n: int) -> Layer:
     return jbp.Serial(jbp.Parallel(output, layers.Identity()), losses.Penalized(losses.Huber(), 0.5))
 
 
+def _headed() -> Layer:
+    """Two losses of one prediction, each under its name."""
+    both = layers.FanOut(("near", "far"))
+    return jbp.Serial(jbp.Parallel(both, both), losses.Total(near=losses.Huber(), far=(losses.LogCosh(), 0.3)))
+
+
 LAYERS = (
     *(case for case in layers.CASES if not isinstance(case.layer, Estimator)),
     Case(layers.Bidirectional(layers.Dropout(0.3)), f(2, 5, 3)),
@@ -90,6 +96,27 @@ LAYERS = (
             joined=layers.Concatenate(),
         ),
         *ANY,
+    ),
+    Case(
+        jbp.Serial(
+            jbp.Graph(
+                seen=(layers.Dense(3), "x"),
+                both=(layers.Concatenate(), "seen", "x"),
+                left=(layers.Tanh(), "seen"),
+                right=(layers.Dense(2), "both"),
+                outputs=("right", "both", "left", "x"),
+            ),
+            layers.Concatenate(),
+        ),
+        *ANY,
+    ),
+    Case(
+        jbp.Graph(
+            words=(layers.Embedding(5, 4), "ids"),
+            found=(layers.MultiHeadAttention(2), {"x": "words", "mask": "mask"}),
+            y=(layers.Add(), "found", "words", "x"),
+        ),
+        {"ids": i(2, 3, below=5), "mask": i(2, 3, below=2), "x": f(2, 3, 4)},
     ),
     Case(layers.MixtureOfExperts(layers.Dense(3), 2), f(3, 5), f(2, 3, 5)),
     Case(
@@ -132,12 +159,14 @@ FORMS = (
         (True, True),
     ),
     Form("Tied", lambda a, b: jbp.Tied(jbp.Serial(a, b, a), (((0,), (2,)),)), (True, True)),
+    Form("Graph", lambda a, b: jbp.Graph(a=(a, "x"), b=(b, "a"), y=(layers.Add(), "a", "x", "b", "a")), (True, True)),
     Form("Repeat", lambda a: jbp.Repeat(a, 3), (True,)),
 )
 
 LOSSES = (
     *losses.CASES,
     Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(_headed(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
 )
 
 

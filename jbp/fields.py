@@ -251,11 +251,11 @@ def _shown(value):
 def _remedy(owner, name, hint, value, default):
     """What to write instead."""
     marks = [mark for part in (hint, *get_args(hint)) for mark in get_args(part)]
-    told = [mark.text for mark in marks if isinstance(mark, Hint)]
+    hints = [mark.text for mark in marks if isinstance(mark, Hint)]
     if isinstance(value, type):
         return f"That is a class: write {value.__name__}(...)."
-    if told:
-        return told[0]
+    if hints:
+        return hints[0]
     if isinstance(value, float) and value.is_integer() and value > 0:
         return f"Write {name}={int(value)}."
     if default is not MISSING:

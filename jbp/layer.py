@@ -23,6 +23,13 @@ Tree = Any
 class Layer:
     """A function with parameters and its derivative. Subclass it as a frozen dataclass: `forward`, `backward`, ..."""
 
+    # What others ask of a layer, and `verify` by the same names.
+    estimator = False  # its backward pass is, on purpose, not the transpose of its forward
+    autodiff = False  # its backward pass is jax.vjp of somebody else's function
+    scans = False  # it runs the layers inside in one compiled loop
+    sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place
+    both_ways = False  # its output at a time depends on what comes later
+
     def init(self, key: Any, x: Tree, /) -> Tree:
         """The parameters for inputs shaped like x, a pytree of arrays or of jax.ShapeDtypeStruct."""
         return ()
@@ -45,8 +52,13 @@ class Layer:
 
         return as_function(self, has_aux)(params, x)
 
+    @property
+    def advances(self) -> bool | None:
+        """Whether `advance` moves buffers of its own. None: if it is written here and there are no layers inside."""
+        return None
+
     def pull(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
-        """(dx, dparams): both halves at once, the ordinary way down. No delta outlives its layer."""
+        """(dx, dparams): both halves at once, the ordinary backward pass. No delta outlives its layer."""
         dx, delta = self.backward(params, residuals, dy)
         return dx, self.gradient(residuals, delta)
 
@@ -94,7 +106,7 @@ def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
             return tuple(changed(f".{called[i]}" if named else f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if isinstance(value, Layer) else value
 
-    shown = is_dataclass(layer) and not getattr(layer, "sealed", False)  # sealed: of use to that combinator alone
+    shown = is_dataclass(layer) and not getattr(layer, "sealed", False)
     names = [f.name for f in fields(layer)] if shown else []
     new = {n: changed("" if n in ("layer", "layers") else f".{n}", getattr(layer, n)) for n in names}
     return replace(layer, **new) if new else layer  # pyright: ignore[reportArgumentType]

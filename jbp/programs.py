@@ -1,4 +1,5 @@
-"""The repr of a layer, read and never run: calls of the classes in a closed table, over numbers, words and tuples.
+"""The repr of a layer, read and never run: calls of the classes in a closed table, over numbers, words, tuples and
+dicts.
 
 There are no attributes, no functions and no operators, so that a file of somebody else's cannot do anything but make
 layers.
@@ -40,6 +41,9 @@ def _value(node: ast.expr, table: Mapping[str, type], depth: int) -> Any:
                 return -value if not math.isnan(value) else value
         case ast.Tuple(elts=elements):
             return tuple(_value(element, table, depth - 1) for element in elements)
+        case ast.Dict(keys=keys, values=values) if all(isinstance(key, ast.Constant) for key in keys):
+            pairs = [(key, value) for key, value in zip(keys, values, strict=True) if key is not None]
+            return {_value(key, table, depth - 1): _value(value, table, depth - 1) for key, value in pairs}
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in table:
             given = [_value(arg, table, depth - 1) for arg in args]
             named = {str(k.arg): _value(k.value, table, depth - 1) for k in keywords if k.arg}
@@ -49,7 +53,7 @@ def _value(node: ast.expr, table: Mapping[str, type], depth: int) -> Any:
             raise ProgramError(
                 f"got {name}, which is no layer of jbp; expected one of its layers, losses, combinators."
             )
-    raise ProgramError(f"got {_cut(ast.unparse(node))}; expected layers, numbers, words and tuples.")
+    raise ProgramError(f"got {_cut(ast.unparse(node))}; expected layers, numbers, words, tuples and dicts.")
 
 
 def _made(kind, args, named):

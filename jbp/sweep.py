@@ -79,7 +79,7 @@ def advancing(net: Layer) -> list[Layer]:
     """The layers inside that move their buffers on at each step."""
     inner = children(net)
     combines = inner or getattr(net, "layers", None) == ()  # a combinator, perhaps an empty one, passes `advance` on
-    own = getattr(net, "advances", not combines and type(net).advance is not Layer.advance)
+    own = net.advances if net.advances is not None else not combines and type(net).advance is not Layer.advance
     return [net] * own + [layer for _, child in inner for layer in advancing(child)]
 
 

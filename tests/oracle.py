@@ -1,4 +1,4 @@
-"""Ordinary numbers for a Case's inputs, and a layer's own way back beside `jax.vjp` of its reference."""
+"""Ordinary numbers for a Case's inputs, and a layer's own backward pass beside `jax.vjp` of its reference."""
 
 import os
 

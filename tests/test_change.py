@@ -199,3 +199,46 @@ def test_a_frozen_recipe_trains_its_head():
     leaves = jax.tree.leaves(trainable(held))
     assert [leaf.shape for leaf in leaves] == [leaf.shape for leaf in jax.tree.leaves(params[-1])]
     assert isinstance(held["frozen"], Buffer)
+
+
+def test_a_head_for_another_task():
+    net, params = jbp.replace(NET, NET.init(KEY, X), "head", Dense(7))
+    assert net == Serial(body=NET["body"], head=Dense(7))
+    assert params["head"] is None
+    state = start(net, optax.sgd(0.1), KEY, X, params=params)
+    assert state.params["head"]["w"].shape == (5, 7)
+    np.testing.assert_array_equal(state.params["body"][0]["w"], params["body"][0]["w"])
+
+
+def test_layers_are_replaced_wherever_the_pattern_fits_and_move_with_their_parameters():
+    net = Serial(
+        one=jbp.Remat(jbp.Residual(Serial(norm=jbp.layers.LayerNorm(), map=Dense(4)))),
+        two=jbp.Graph(norm=(jbp.layers.LayerNorm(), "x"), sum=(jbp.layers.Add(), "norm", "x")),
+        three=Frozen(Serial(norm=jbp.layers.LayerNorm())),
+        four=jbp.Reversible(Dense(2), Tanh()),
+    )
+    params = net.init(KEY, X)
+    other, changed = jbp.replace(net, params, "norm", jbp.layers.RMSNorm(), {"g": jnp.ones(4, "float32")})
+    assert repr(other).count("RMSNorm()") == 3
+    assert "LayerNorm" not in repr(other)
+    np.testing.assert_array_equal(changed["one"]["map"]["w"], params["one"]["map"]["w"])
+    assert other(changed, X).shape == (6, 4)
+    moved, taken = jbp.replace(net, params, "/four/0", Dense(4), params["one"]["map"])
+    assert moved["four"].layers == (Dense(4), Tanh())
+    assert taken["four"][0] is params["one"]["map"]
+    shapes, nothing = jbp.replace(net, None, "one/norm", Tanh())
+    assert (repr(shapes).count("LayerNorm"), nothing["one"]["map"]) == (2, None)
+
+
+def test_a_place_that_is_not_there():
+    params = NET.init(KEY, X)
+    known = r"body, body/0, body/1, body/2, head\. What is in an adapter"
+    with pytest.raises(
+        LayerError, match=rf"got the path 'tail', at which there .* expected the end of one of: {known}"
+    ):
+        jbp.replace(NET, params, "tail", Dense(1))
+    held, frozen = jbp.freeze(NET, params, "body")
+    with pytest.raises(LayerError, match=r"expected the end of one of: none\. What is in an adapter or frozen begins"):
+        jbp.replace(held, frozen, "head", Dense(1))
+    with pytest.raises(LayerError, match=r"got layer=<class .*expected a layer\. Write Dense\(5\), say"):
+        jbp.replace(NET, params, "head", Dense)

@@ -9,6 +9,7 @@ from oracle import audit, draw, parameters, reverse
 from jbp import (
     Buffer,
     Frozen,
+    Graph,
     LayerError,
     Parallel,
     Remat,
@@ -64,6 +65,27 @@ NETS = {
         ),
         f(3, 4),
     ),
+    "Graph": (
+        Graph(
+            a=(NOISY, "x"),
+            b=(Add(), "a", "x"),
+            c=(Graph(d=(Dense(4), "left"), e=(Add(), "d", "right", "left")), {"left": "b", "right": "a"}),
+            f=(Tied(Graph(one=(Dense(4), "x"), two=(Dense(4), "x")), ((("one",), ("two",)),)), "c"),
+            outputs=("f", "x", "a"),
+        ),
+        f(3, 4),
+    ),
+    "Graph in Repeat": (Repeat(Graph(a=(NOISY, "x"), b=(Dense(4), "x"), y=(Add(), "a", "b", "x")), 2), f(3, 4)),
+    "Graph of named inputs": (
+        Graph(
+            words=(Embedding(5, 4), "ids"),
+            seen=(NOISY, "picture"),
+            both=(Concatenate(), "words", "seen"),
+            head=(Dense(2), "both"),
+            outputs=("head", "seen"),
+        ),
+        {"ids": i(3, below=5), "picture": f(3, 4)},
+    ),
     "Add": (Serial(FanOut(), Parallel(NOISY, Dense(4)), Add()), f(3, 4)),
     "Residual": (Residual(NOISY), f(3, 4)),
     "Residual of a pytree": (Residual(Parallel(Dense(4), Tanh())), (f(3, 4), f(2, 1))),
@@ -111,7 +133,7 @@ EACH = pytest.mark.parametrize(("net", "spec"), NETS.values(), ids=NETS)
 
 
 @EACH
-def test_the_way_back_is_that_of_the_definition(net, spec):
+def test_the_backward_pass_is_that_of_the_definition(net, spec):
     audit(net, draw(spec))
 
 

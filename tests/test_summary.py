@@ -1,6 +1,7 @@
 """What a network is made of, in numbers known by hand, and one gradient beside jax.grad by name."""
 
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from oracle import draw
 
 import jbp
 import verify
-from jbp import Parallel, Remat, Repeat, Residual, Serial
+from jbp import Frozen, Parallel, Remat, Repeat, Residual, Serial
 from jbp.cases import f
 from jbp.layers import LSTM, Add, BatchNorm, Conv, Dense, Dropout, FanOut, StraightThroughSign, Tanh
 from jbp.losses import MeanSquaredError
@@ -100,3 +101,65 @@ def test_an_estimator_is_told():
     found = verify.compare(net, MeanSquaredError(), net.init(jax.random.key(0), X), jnp.ones((2, 3)), jnp.ones((2, 2)))
     assert found.estimator
     assert "backward pass is another on purpose" in str(found)
+
+
+PICTURED = jbp.Graph(
+    seen=(Serial(Conv(4), Tanh(), jbp.layers.Flatten()), "image"),
+    known=(Parallel(a=Dense(2), b=Serial(Dense(2), Tanh())), "facts"),
+    flat=(jbp.layers.Concatenate(), "known"),
+    both=(jbp.layers.Concatenate(), "flat", "seen"),
+    deep=(Repeat(Residual(Serial(Dense(132), Tanh())), 3), "both"),
+    kind=(Dense(3), "deep"),
+    size=(Frozen(Dense(1)), "seen"),
+)
+GIVEN = {
+    "image": jax.ShapeDtypeStruct((2, 4, 8, 1), "float32"),
+    "facts": {name: jax.ShapeDtypeStruct((2, 3), "float32") for name in "ab"},
+}
+
+
+def boxes(root):
+    """(x, y, width, height) of what stands for layers."""
+    space = "{http://www.w3.org/2000/svg}"
+    return [
+        [float(r.get(k)) for k in ("x", "y", "width", "height")]
+        for r in root.iter(f"{space}rect")
+        if r.get("class") == "layer"
+    ]
+
+
+def test_a_picture_shows_every_layer_apart_with_the_shapes_between():
+    svg = jbp.draw(PICTURED, GIVEN).svg
+    root = ElementTree.fromstring(svg)
+    found = boxes(root)
+    assert len(found) == 3 + 3 + 1 + 1 + 2 + 1 + 1
+    _, _, width, height = map(float, root.get("viewBox").split())
+    assert all(min(x, y) >= 0 and x + w <= width and y + h <= height for x, y, w, h in found)
+    for k, (x, y, w, h) in enumerate(found):
+        for u, v, m, n in found[:k]:
+            assert x + w <= u or u + m <= x or y + h <= v or v + n <= y
+    text = "".join(root.itertext())
+    for shown in ("Conv(4)", "40 parameters", "Repeat × 3", "Frozen", "kind: Dense(3)", "float32[2, 132]", "image"):
+        assert shown in text
+
+
+def test_pictures_are_saved_and_shown_in_notebooks(tmp_path):
+    found = jbp.draw(Serial(), X)
+    assert len(boxes(ElementTree.fromstring(found.svg))) == 1
+    found = jbp.draw(jbp.layers.Lengths(LSTM(2)), (jax.ShapeDtypeStruct((2, 3, 1), "float32"), jnp.array([1, 2])))
+    found.save(tmp_path / "net.svg")
+    assert (tmp_path / "net.svg").read_text() == found.svg == found._repr_svg_()
+    assert "Lengths(LSTM(2))" in found.svg
+
+
+def test_the_share_of_the_time_of_each_layer():
+    net = Serial(Dense(4), Repeat(Residual(Dense(4)), 2), jbp.layers.Dropout(0.5))
+    found = jbp.summary(net, X, time=True)
+    seconds = {row.path: row.seconds for row in found.rows}
+    assert all(s > 0 for s in seconds.values())
+    assert seconds[""] == pytest.approx(sum(seconds[f"Serial[{i}]"] for i in range(3)))
+    assert seconds["Serial[1].Repeat.Residual"] == seconds["Serial[1]"]
+    assert "100 %" in str(found)
+    assert "%" not in str(jbp.summary(net, X))
+    words = jbp.summary(jbp.layers.Embedding(7, 2), jax.ShapeDtypeStruct((4,), "int32"), time=True)
+    assert words.rows[0].seconds > 0

@@ -473,7 +473,7 @@ class LogZero(Layer):
 
 @dataclass(frozen=True)
 class BadBack(Layer):
-    """y = x, and on the way back what the formula of √x² gives at zero."""
+    """y = x, and in the backward pass what the formula of √x² gives at zero."""
 
     where: str = "dx"
 

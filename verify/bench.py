@@ -24,7 +24,7 @@ LINALG = {"lu", "cholesky", "qr", "eigh", "eig", "svd", "triangular_solve", "geq
 
 
 class Refused(Exception):  # noqa: N818 - a signal between modules, seen by no user
-    """A stranger's code raised. `stage` says whether going forward already did, or only the way back."""
+    """A stranger's code raised. `stage` says whether going forward already did, or only the backward pass."""
 
     def __init__(self, error: Exception, stage: str):
         super().__init__(str(error))
@@ -187,7 +187,7 @@ class Bench:
 
     @property
     def symbolic(self) -> bool:
-        """Whether a rule is told of symbolic zeros."""
+        """Whether a rule sees symbolic zeros."""
         return self._looked()[1]
 
     @property

@@ -54,7 +54,7 @@ def compare(net: Any, loss: Any, params: Any, x: Any, *targets: Any) -> Comparis
 
     In float64, on the numbers given: parameters as trained, a batch as it comes. One compilation, without optimization:
     seconds for networks of ordinary size. Leaves are called "params[0]['w']", and "x" is the error that the first layer
-    sends down. A leaf's unit is a thousandth of that of the greatest at least, for the gradient of a bias ahead of a
+    returns. A leaf's unit is a thousandth of that of the greatest at least, for the gradient of a bias ahead of a
     BatchNorm, say, is zero, and only rounding. `verify.locate` finds the layer at fault in a random network, and
     `verify.check` audits one layer with inputs of an adversary's.
     """

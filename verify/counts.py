@@ -114,7 +114,7 @@ def _missing(names):
 
 
 def mutants(options: argparse.Namespace) -> str:
-    """The verifier verified: the way back of each layer broken by rules on its source, and how many are noticed."""
+    """The verifier verified: each layer's backward pass broken by rules on its source, and how many are noticed."""
     for file in options.output:
         if file.suffix not in (".json", ".md"):
             raise outputs.OutputError(f"got {str(file)!r}; expected a name that ends in .json or .md.")

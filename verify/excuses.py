@@ -1,4 +1,4 @@
-"""Why a difference at an unusual input may be nobody's mistake: then it is told in a note, and fails nothing.
+"""Why a difference at an unusual input may be nobody's mistake: then it is reported in a note, and fails nothing.
 
 An adversary leaves the domain for which a function was written; whether he has done so is asked here, of the example,
 of the definition and of the function itself. Ordinary inputs are never excused.

@@ -27,7 +27,7 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
             continue  # what is wrong everywhere is wrong here too
         worst = max(group, key=lambda b: b.size)
         place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
-        named = (worst, *group)  # the worst first, whose size is told
+        named = (worst, *group)  # the worst first, whose size is given
         labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in named if b.draw))
         at = (
             f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""

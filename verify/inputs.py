@@ -91,7 +91,7 @@ VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "near overflow": lambda x, r: 1e30 * x,
 }
 UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
-NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only told
+NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only reported
 BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a bound, a count: of a smaller array than the largest
 NEGATED = "below zero"  # of the largest
 RANK = f"{UNSHOWN}another rank"  # of what a definition may take by accident

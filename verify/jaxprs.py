@@ -146,7 +146,7 @@ POINTED = {"gather": 1, "scatter": 1, "scatter-add": 1, "scatter_add": 1, "dynam
 
 def points(closed: ClosedJaxpr, first: int) -> dict[int, set[int]]:
     """Which inputs of a jaxpr, counted from the `first` on, come to be places in an axis; in a loop, whatever does.
-    With them how many places that axis has, where it can be told."""
+    With them how many places that axis has, where it can be known."""
     found: dict[int, set[int]] = {}
 
     def around(eqn, values, bind):

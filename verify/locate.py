@@ -13,7 +13,7 @@ from verify.protocol import children, leaves, nodes, replace_at
 
 @dataclass(frozen=True)
 class Corrected(Compiled):
-    """A layer whose way back is that of `jax.vjp` of its definition, but for what `own` names: "dx" or "gradient"."""
+    """A layer whose backward pass is `jax.vjp` of its definition, but for what `own` names: "dx" or "gradient"."""
 
     own: str = ""
 
@@ -38,7 +38,7 @@ class Fault:
 
 
 def locate(network: Network) -> list[Fault]:
-    """The layers at fault, each found on its own, with every other layer's way back corrected.
+    """The layers at fault, each found on its own, with every other layer's backward pass corrected.
 
     A leaf is at fault if the network disagrees although all other leaves are corrected. A combinator is at fault if the
     network disagrees with all leaves corrected, and agrees once the combinator is corrected as a whole.
@@ -75,7 +75,7 @@ def _locate(network):
         found = alone(None)
         if found.disagrees:
             halves = [half for half, own in (("backward", "dx"), ("gradient", "gradient")) if alone(own).disagrees]
-            faults.append(Fault(path, leaf, " and ".join(halves) or "way back", found))
+            faults.append(Fault(path, leaf, " and ".join(halves) or "backward pass", found))
     return faults
 
 
@@ -87,5 +87,5 @@ def _combinator(network, outcome, with_leaves_true, combined):
             return Corrected(n) if p == path else with_leaves_true(p, n)
 
         if not outcome(change).disagrees:
-            return [Fault(path, node, "way back", combined)]
+            return [Fault(path, node, "backward pass", combined)]
     return []

@@ -279,7 +279,7 @@ def choose(name: str, only: tuple[str, ...], count: int | None, seed: int) -> li
     if count is not None and count < len(listed):
         listed = sorted(random.Random(seed).sample(listed, count))
     if not listed:
-        raise MutantsError("got no mutants: no layer here has a way back whose source can be read.")
+        raise MutantsError("got no mutants: no layer here has a backward pass whose source can be read.")
     by_kind: dict[int, list[int]] = {}
     for k, i in listed:
         by_kind.setdefault(k, []).append(i)

@@ -1,6 +1,6 @@
 """Backward passes broken by rules on their source: one small mistake each, as a person makes them.
 
-Only the way back of a layer is changed: its `backward`, `gradient` and `pull` and the functions of the same package
+Only a layer's backward pass is changed: its `backward`, `gradient` and `pull` and the functions of the same package
 that they call. `forward` and `reference` keep calling the right ones, though they may share a helper with it.
 """
 
@@ -162,7 +162,7 @@ def _is_module(node: ast.AST) -> bool:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the way back: itself, its syntax, and the names by which it calls other functions of it."""
+    """A function of the backward pass: itself, its syntax, and the names by which it calls other functions of it."""
 
     code: Any
     syntax: ast.FunctionDef | ast.Lambda
@@ -192,7 +192,7 @@ class Mutant:
 
 @cache
 def mutants(kind: type) -> list[Mutant]:
-    """Every mistake that the rules can make in the way back of a layer class."""
+    """Every mistake that the rules can make in the backward pass of a layer class."""
     found = []
     for function in way_back(kind):
         skipped = _skipped(function.syntax)
@@ -242,7 +242,7 @@ def _skipped(syntax: ast.AST) -> set[ast.AST]:
 
 @cache
 def way_back(kind: type) -> tuple[Function, ...]:
-    """The functions that the way back of a layer class consists of: its own methods, and helpers of its package."""
+    """The functions that a layer class's backward pass consists of: its own methods, and helpers of its package."""
     package, found = kind.__module__.partition(".")[0], {}
     roots = [c for c in kind.__mro__ if c is not object]
     own = roots[:-1] or roots  # the last one is the protocol, whose pull calls the others
@@ -261,7 +261,7 @@ def way_back(kind: type) -> tuple[Function, ...]:
         seen = _seen(code)
         refused = {n for r in ast.walk(syntax) if isinstance(r, ast.Raise) for n in ast.walk(r)}
         if refused and name.rpartition(".")[2] not in WAY_BACK:
-            continue  # it checks what comes in; the way back's own arithmetic raises nothing
+            continue  # it checks what comes in; the backward pass's own arithmetic raises nothing
         used = {n.id for n in ast.walk(syntax) if isinstance(n, ast.Name)}
         calls = tuple((n, f) for n in sorted(used) if isinstance(f := seen.get(n), FunctionType))
         found[code] = Function(code, syntax, calls, name)
@@ -341,7 +341,7 @@ def _rebuilt(function: Function, mutant: Mutant | None) -> tuple[Any, dict[str, 
 
 
 def apply(layer: Any, mutant: Mutant | None) -> Any:
-    """The layer with the mistake in its way back; with None, the same layer out of the rebuilt functions."""
+    """The layer with the mistake in its backward pass; with None, the same layer out of the rebuilt functions."""
     kind = type(layer)
     built = {f.code: _rebuilt(f, mutant) for f in way_back(kind)}
     for function in way_back(kind):

@@ -67,7 +67,7 @@ def find(flat: Flat, floats: tuple, others: tuple) -> tuple[Oracle, list[str]]:
     """The strongest oracle that works on the example, and notes on what it rests upon. floats are float64.
 
     A reference that was given is used or the audit ends: raises Unusable where it does not run, or does not return what
-    the subject does. Compared with anything else, a mistake in the way forward would pass.
+    the subject does. Compared with anything else, a mistake in the forward pass would pass.
     """
     subject, notes = flat.subject, []
     (known, inside), error = _rules(flat.primal, floats, others)

@@ -22,9 +22,9 @@ LAWS = {
     "structure": "Each cotangent has the tree, the shape and the dtype of its argument.",
     "dense": "Every element of every cotangent is the true one, at every input.",
     "value": "The output is the definition's.",
-    "linear": "The way back is linear in the cotangent.",
+    "linear": "The backward pass is linear in the cotangent.",
     "zero": "A zero cotangent gives zero.",
-    "adjoint": "The way back is the transpose of the derivative.",
+    "adjoint": "The backward pass is the transpose of the derivative.",
     "pure": "The same call gives the same result.",
     "eager": "Compiled or not, the result is the same.",
     "vmap": "Under vmap the result is that of a loop.",
@@ -32,7 +32,7 @@ LAWS = {
     "precision": "In lower precision the error is no larger than the definition's; float64 kept forth is kept back.",
     "finite": "The cotangents are finite where the definition's are.",
     "kink": "At a kink the result lies between the one-sided derivatives.",
-    "runs": "The way back runs where the way forward does.",
+    "runs": "The backward pass runs where the forward pass does.",
     "oracle": "What the results were compared with.",
 }
 SUFFIXES = {".json": "json", ".xml": "junit", ".sarif": "sarif", ".html": "html", ".txt": "text"}

@@ -19,7 +19,7 @@ from verify.law import Breach, Plan, leaves
 
 def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """In each lower dtype the error stays within what the definition's own gradient loses in it; and where the way
-    forward gives all of float64, the way back does."""
+    forward gives all of float64, the backward pass does."""
     for dtype in plan.dtypes:
         try:
             for k in leaves(bench):
@@ -69,7 +69,7 @@ def _rounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
         bench.comparisons += len(draws)
         if 2 * len(over) > len(draws):
             share, gap, draw, shown = max(over, key=lambda row: row[0])
-            text = f"given float64 the way back rounds to {inner}, which the way forward does not: off by {gap:.2g}"
+            text = f"given float64 the backward pass rounds to {inner}, the forward pass does not: off by {gap:.2g}"
             yield Breach("precision", k, share, text, draw, shown)
 
 
@@ -150,7 +150,7 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
         if not finite(runs[0].y) or any(
             off(a, b) > 0.02 * largest(b) for s in runs[1:] for a, b in zip(s.y, runs[0].y, strict=True)
         ):
-            continue  # the way forward has lost as much, or is nowhere defined
+            continue  # the forward pass has lost as much, or is nowhere defined
         for k in leaves(bench):
             size, gap, theirs = largest(true[k]), off(ours[k], true[k]), off(plain[k], true[k])
             bench.comparisons += 1

@@ -1,4 +1,4 @@
-"""Work in processes of its own, where it can do no harm: what hangs is stopped, what dies is told, the rest goes on.
+"""Work in processes of its own, where it can do no harm: what hangs is stopped, what dies is named, the rest goes on.
 
 A process serves many calls, for importing JAX takes longer than most of them. It is replaced when it dies, when it is
 stopped, and when it has grown. All of them end with their parent, however that ends.

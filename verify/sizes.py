@@ -184,7 +184,7 @@ def _below(
         return rng.permutation(new.size).astype(new.dtype).reshape(new.shape)
     high = int(old.max())
     if high in moved and high < tallest and rising(old):
-        raise ValueError("pointers to the end of an axis, or sorted numbers: it cannot be told which")
+        raise ValueError("pointers to the end of an axis, or sorted numbers: it cannot be known which")
     if high in moved and high >= tallest:
         new = np.where(new == high, moved[high], np.minimum(new, moved[high])).astype(new.dtype)
     else:

@@ -47,7 +47,7 @@ def pair(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Pair:
 
 @dataclass(frozen=True)
 class Subject:
-    """One differentiable function with the way back under audit.
+    """One differentiable function with the backward pass under audit.
 
     primal(*args) -> y;  pullback(*args) -> (y, pull) with pull(dy) -> a tuple of cotangents, one for each argument, as
     `jax.vjp` would;  reference(*args) -> y, the plain definition, or None.  `apart`, for layers, is `pullback` with
@@ -130,7 +130,7 @@ def _is_layer(f: Any) -> bool:
 
 
 def is_estimator(layer: Any) -> bool:
-    """Whether the layer, or one inside it, says that its way back is on purpose not the transpose of forward."""
+    """Whether the layer, or one inside it, says that its backward pass is on purpose not the transpose of forward."""
 
     def inside(value):
         if isinstance(value, tuple | list):

@@ -52,7 +52,7 @@ def wrong_layer(number: int) -> Any:
 
 
 def network(number: int, rng: random.Random) -> Network:
-    """Right layers with fault `number` somewhere among them: 3 to 12, all told."""
+    """Right layers with fault `number` somewhere among them: 3 to 12 in all."""
     _, _, _, rank = FAULTS[number]
     wrong, size = wrong_layer(number), rng.randint(3, 12)
     kept = FLAT if rank in (2, 3) else SMOOTH

@@ -128,7 +128,7 @@ def activations():
 
 
 def losses_by_prediction():
-    """Losses of one prediction, and the error that they send down."""
+    """Losses of one prediction, and the error that they return."""
     right, one = jnp.zeros(1), jnp.ones(1)
     kinds = {
         "MeanSquaredError()": (losses.MeanSquaredError(), right),

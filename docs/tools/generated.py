@@ -145,7 +145,6 @@ def _laws() -> str:
     rows = []
     for law in LAWS:
         asks = (inspect.getdoc(law.check) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-        asks = asks.replace("the way back", "the backward pass").replace("the way forward", "the forward pass")
         rows.append((f"`{law.name}`", asks, "quick" if law.name in QUICK else "standard"))
     return table("law | what it asks | from level", rows)
 

@@ -3,43 +3,22 @@
 python -m examples.tasks.heads
 """
 
-from dataclasses import dataclass
-
 import jax
 import optax
 
-from jbp import Layer, Parallel, Serial
-from jbp.layers import Concatenate, Conv, Dense, FanOut, Flatten, ReLU
-from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
+from jbp import Graph, Serial
+from jbp.layers import Concatenate, Conv, Dense, Flatten, ReLU
+from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy, Total
 from jbp.train import fit, start
 
-
-@dataclass(frozen=True)
-class Total(Layer):
-    """y = Σ wᵢ lᵢ(predictionᵢ, targetᵢ), by name.      dpredictionᵢ = wᵢ dy, sent through lᵢ"""
-
-    losses: Parallel
-    weights: tuple[float, ...]
-
-    def forward(self, params, x, /):
-        pairs = {name: (x[0][name], x[1][name]) for name in self.losses.names}
-        values, kept = self.losses.forward(dict.fromkeys(pairs, ()), pairs)
-        return sum(w * values[name] for name, w in zip(values, self.weights, strict=True)), kept
-
-    def backward(self, params, kept, dy, /):
-        down = {name: w * dy for name, w in zip(self.losses.names, self.weights, strict=True)}
-        pairs, _ = self.losses.backward(dict.fromkeys(down, ()), kept, down)
-        return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1)), ()
-
-
-NET = Serial(
-    see=Parallel(image=Serial(Conv(8, (3, 3)), ReLU(), Flatten(), Dense(16)), facts=Dense(16)),
-    join=Concatenate(),
-    think=ReLU(),
-    fan=FanOut(("kind", "size")),
-    heads=Parallel(kind=Dense(3), size=Dense(1)),
+NET = Graph(
+    seen=(Serial(Conv(8, (3, 3)), ReLU(), Flatten(), Dense(16)), "image"),
+    known=(Dense(16), "facts"),
+    both=(Serial(Concatenate(), ReLU()), "seen", "known"),
+    kind=(Dense(3), "both"),
+    size=(Dense(1), "both"),
 )
-LOSS = Total(Parallel(kind=SoftmaxCrossEntropy(), size=MeanSquaredError()), weights=(1.0, 0.3))
+LOSS = Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3))
 
 
 def main(steps: int = 100) -> tuple[float, float]:

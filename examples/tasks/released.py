@@ -20,8 +20,8 @@ def main() -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "softplus.html"
         audit = [sys.executable, "-m", "verify", "function", "jax.nn:softplus", "--level", "quick"]
-        told = ["--reference", "examples.tasks.released:plain", "--example", "f32[6]", "--output", str(page)]
-        code = subprocess.run([*audit, *told], cwd=Path(__file__).parents[2], check=False).returncode
+        more = ["--reference", "examples.tasks.released:plain", "--example", "f32[6]", "--output", str(page)]
+        code = subprocess.run([*audit, *more], cwd=Path(__file__).parents[2], check=False).returncode
         return code, page.read_text()
 
 

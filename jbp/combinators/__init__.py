@@ -1,6 +1,8 @@
 """Layers made of layers. Each is the chain rule for one way of joining them, written once; all are layers again."""
 
 from jbp.combinators.adapter import LowRankAdapter
+from jbp.combinators.exchange import replace
+from jbp.combinators.graph import Graph
 from jbp.combinators.remat import Remat
 from jbp.combinators.repeat import Repeat
 from jbp.combinators.reversible import Reversible
@@ -11,6 +13,7 @@ from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed,
 
 __all__ = [
     "Frozen",
+    "Graph",
     "LowRankAdapter",
     "Parallel",
     "Passing",
@@ -23,4 +26,5 @@ __all__ = [
     "Tied",
     "TimeDistributed",
     "freeze",
+    "replace",
 ]

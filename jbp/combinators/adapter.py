@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jbp.combinators.repeat import Repeat
 from jbp.combinators.reversible import Reversible
 from jbp.combinators.tied import put
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
@@ -19,7 +20,7 @@ PATHS = Hint('Write the names at which the paths of weights end: ("q", "v"), or 
 
 
 @dataclass(frozen=True)
-class LowRankAdapter(Layer):
+class LowRankAdapter(Wrapper):
     """y = f(x) with W + c A B in place of the weights W at `paths`, c = alpha / rank: f stays, A and B learn.
 
         dA = c dW Bᵀ      dB = c Aᵀ dW      with dW as f's own `gradient` gives it
@@ -126,23 +127,19 @@ class LowRankAdapter(Layer):
                 )
         return base, adapters
 
-    def forward(self, params, x, /):
-        with at(self):
-            return self.layer.forward(self.merge(params), x)
+    def _inner(self, params):
+        return self.merge(params)
 
     def backward(self, params, residuals, dy, /):
-        with at(self):
-            dx, delta = self.layer.backward(self.merge(params), residuals, dy)
+        dx, delta = super().backward(params, residuals, dy)
         return dx, (delta, params["adapters"])
 
     def gradient(self, residuals, delta, /):
         inner, adapters = delta
-        with at(self):
-            return self._adapters(self.layer.gradient(residuals, inner), adapters)
+        return self._adapters(super().gradient(residuals, inner), adapters)
 
     def pull(self, params, residuals, dy, /):
-        with at(self):
-            dx, grads = self.layer.pull(self.merge(params), residuals, dy)
+        dx, grads = super().pull(params, residuals, dy)
         return dx, self._adapters(grads, params["adapters"])
 
     def _adapters(self, grads, adapters):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jbp.compose import Wrapper
 from jbp.errors import at
 from jbp.layer import Layer
 
@@ -27,7 +28,7 @@ def after(dy: Any, x: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Remat(Layer):
+class Remat(Wrapper):
     """y = f(x), keeping x alone: f runs again in the backward pass.
 
     Memory is that of one layer's residuals at a time, time one more forward. delta is (f's residuals, f's delta).
@@ -35,10 +36,6 @@ class Remat(Layer):
     """
 
     layer: Layer
-
-    def init(self, key, x, /):
-        with at(self):
-            return self.layer.init(key, x)
 
     def forward(self, params, x, /):
         with at(self):
@@ -63,6 +60,3 @@ class Remat(Layer):
 
     def advance(self, params, x, /):
         return self.layer.advance(params, self.layer.forward(params, x)[1])
-
-    def reference(self, params, x, /):
-        return self.layer.reference(params, x)

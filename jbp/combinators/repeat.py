@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import jax
 
 from jbp.combinators.shapes import same_shape, shape_after, stacked
+from jbp.compose import Wrapper
 from jbp.errors import at
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
@@ -13,7 +14,7 @@ from jbp.numerics import scan
 
 
 @dataclass(frozen=True)
-class Repeat(Layer):
+class Repeat(Wrapper):
     """y = f(θ_n, ... f(θ_1, x)): one layer `times` times, each with parameters of its own, in one `lax.scan`.
 
     Parameters, residuals and gradients are f's, stacked along a new first axis. `pull` makes each step's gradient
@@ -49,12 +50,6 @@ class Repeat(Layer):
                 return way(*now, dy)
 
         return scan(step, dy, (params, residuals), length=self.times, reverse=True)
-
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
 
     def _each(self, f, *trees):
         return scan(lambda _, now: (None, f(*now)), None, trees, length=self.times)[1]

@@ -1,4 +1,4 @@
-"""A stack of any depth that keeps nothing but its output: what came in is computed back on the way down."""
+"""A stack of any depth that keeps nothing but its output: what came in is computed again in the backward pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jbp.combinators.remat import after
-from jbp.combinators.shapes import each_a_layer, same_shape, shape_after, stacked
+from jbp.combinators.shapes import same_shape, shape_after, stacked
+from jbp.compose import each_a_layer
 from jbp.errors import LayerError, at, floats, show
 from jbp.fields import Size
 from jbp.layer import Layer
@@ -104,7 +105,7 @@ class Reversible(Layer):
         return scan(step, carry, params, length=self.times, reverse=reverse)
 
     def _down(self, visit, params, y, dy):
-        """x, dx, and what `visit(layer, params, residuals, dy) -> (dx, found)` finds at each layer going down."""
+        """x, dx, and what `visit(layer, params, residuals, dy) -> (dx, found)` finds at each layer, the last first."""
 
         def down(carry, params):
             (a, b), (da, db) = carry if len(self.layers) % 2 == 0 else (halves[::-1] for halves in carry)

@@ -1,108 +1,37 @@
-"""Layers one after the other, and side by side.
+"""Layers one after the other, and side by side."""
 
-Residuals, deltas and gradients of a combinator have the shape of its parameters: a tuple for a tuple of children, a
-dict for children with names.
-"""
-
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from keyword import iskeyword
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from jbp.combinators.shapes import each_a_layer, no_padding_taken, shape_after, stays_padded
-from jbp.errors import LayerError, at, show
-from jbp.layer import Layer
+from jbp.combinators.shapes import no_padding_taken, shape_after, stays_padded
+from jbp.compose import Several
+from jbp.errors import at
+
+
+class InTurn(Several):
+    """Layers that run one after the other: each begins with the shapes that those before it give."""
+
+    def init(self, key, x, /):
+        return self._init(key, x, False)
+
+    def _init(self, key: Any, x: Any, padded: bool) -> Any:
+        raise NotImplementedError
+
+    def _begun(self, i: int, key: Any, x: Any, padded: bool) -> tuple[Any, Any, bool]:
+        """(parameters, y, whether y holds padding) of the i-th layer. What would take padding for a step is refused."""
+        layer, key = self.layers[i], jax.random.fold_in(key, i)
+        with at(self, self.label(i)):
+            if padded:
+                no_padding_taken(layer, x)
+            params = layer._init(key, x, padded) if isinstance(layer, InTurn) else layer.init(key, x)
+            y = shape_after(layer, params, x)
+        return params, y, stays_padded(x, y, padded)
 
 
 @dataclass(frozen=True, init=False)
-class _Several(Layer):
-    layers: tuple[Layer, ...]
-    names: tuple[str, ...]
-
-    def __init__(
-        self, *several: Layer, layers: tuple[Layer, ...] = (), names: tuple[str, ...] = (), **named: Layer
-    ):  # `layers=` and `names=` are what dataclasses.replace passes
-        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
-            kind = type(self).__name__
-            raise LayerError(
-                type(self), f"got names={names!r}; expected a tuple of names. Write {kind}(first=..., second=...)."
-            )
-        given = several or (tuple(layers) if isinstance(layers, tuple | list) else (layers,))
-        object.__setattr__(self, "layers", (*given, *named.values()))
-        object.__setattr__(self, "names", (*names, *named))
-        each_a_layer(self)
-        if self.names and len(self.names) != len(self.layers):
-            kind = type(self).__name__
-            raise LayerError(
-                type(self),
-                f"got {len(self.layers)} layers and the names {', '.join(self.names)}; expected a name for each, or "
-                f"none. Write {kind}(first=..., {self.names[-1]}=...).",
-            )
-        bad = [name for name in self.names if not str(name).isidentifier() or iskeyword(name)]
-        if bad:
-            raise LayerError(type(self), f"got the name {bad[0]!r}; expected one that Python takes. Try encoder=...")
-
-    def __repr__(self):
-        words = map("{}={!r}".format, self.names, self.layers) if self.names else map(repr, self.layers)
-        return f"{type(self).__name__}({', '.join(words)})"
-
-    def __getitem__(self, key: Any) -> Any:
-        """The layer at a place or of a name, a combinator of those of a slice. Its parameters are params[key]."""
-        if isinstance(key, slice):
-            return replace(self, layers=self.layers[key], names=self.names[key])
-        if isinstance(key, str) and key not in self.names:
-            raise KeyError(f"{key!r}; the layers of this {type(self).__name__} are {self.names or len(self)}")
-        return self.layers[self.names.index(key) if isinstance(key, str) else key]
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __bool__(self) -> bool:
-        return True  # an empty one is a layer too
-
-    def __iter__(self) -> Iterator[Layer]:
-        return iter(self.layers)
-
-    def parts(self, tree: Any, what: str = "parameters", /) -> tuple[Any, ...]:
-        """What of a tree of parameters, residuals, deltas or gradients is each layer's, in their order."""
-        wanted = f"a dict with {', '.join(map(repr, self.names))}" if self.names else f"a tuple of {len(self.layers)}"
-        if self.names and isinstance(tree, dict) and set(tree) == set(self.names):
-            return tuple(tree[name] for name in self.names)
-        if not self.names and isinstance(tree, tuple | list) and len(tree) == len(self.layers):
-            return tuple(tree)
-        raise LayerError(
-            self,
-            f"got {what} {show(tree)}; expected {wanted}, one for each layer. Are these the {what} of another network?",
-        )
-
-    def whole(self, parts: Iterable[Any], /) -> Any:
-        """The tree of which these are the parts: a dict under the names of the layers, a tuple if they have none."""
-        return dict(zip(self.names, parts, strict=True)) if self.names else tuple(parts)
-
-    def label(self, i: int) -> str:
-        """How errors call the layer at this place."""
-        return f".{self.names[i]}" if self.names else f"[{i}]"
-
-    def _each(self, **trees):
-        """(label, child, its part of each tree), after a check that there is one part for every child."""
-        rows = zip(self.layers, *(self.parts(tree, what) for what, tree in trees.items()), strict=True)
-        return [(self.label(i), *row) for i, row in enumerate(rows)]
-
-    def gradient(self, residuals, delta, /):
-        grads = []
-        for i, layer, r, d in self._each(residuals=residuals, delta=delta):
-            with at(self, i):
-                grads.append(layer.gradient(r, d))
-        return self.whole(grads)
-
-    def advance(self, params, residuals, /):
-        return self.whole(layer.advance(p, r) for _, layer, p, r in self._each(parameters=params, residuals=residuals))
-
-
-@dataclass(frozen=True, init=False)
-class Serial(_Several):
+class Serial(InTurn):
     """y = f_n(... f_1(x)).      dx_i = the error that f_i returns, f_{i-1}'s dy: the four equations, one by one.
 
     Keeps what its layers keep. `Serial(Dense(8), Tanh(), Dense(1))`; parameters are a tuple, one entry a layer. Of
@@ -110,19 +39,11 @@ class Serial(_Several):
     Raises LayerError for names that not every layer has.
     """
 
-    def init(self, key, x, /):
-        return self._init(key, x, False)
-
     def _init(self, key, x, padded):
         params = []
-        for i, layer in enumerate(self.layers):
-            with at(self, self.label(i)):
-                one = jax.random.fold_in(key, i)
-                if padded:
-                    no_padding_taken(layer, x)
-                params.append(layer._init(one, x, padded) if isinstance(layer, Serial) else layer.init(one, x))
-                y = shape_after(layer, params[-1], x)
-            x, padded = y, stays_padded(x, y, padded)
+        for i in range(len(self)):
+            found, x, padded = self._begun(i, key, x, padded)
+            params.append(found)
         return self.whole(params)
 
     def forward(self, params, x, /):
@@ -156,7 +77,7 @@ class Serial(_Several):
 
 
 @dataclass(frozen=True, init=False)
-class Parallel(_Several):
+class Parallel(Several):
     """(y_1, ..., y_n) = (f_1(x_1), ..., f_n(x_n)).      dx_i = the error that f_i returns.
 
     x is a tuple with one entry a layer: put a FanOut before it to give all the same x, an Add or a Concatenate after it

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jbp.errors import LayerError, show
-from jbp.fields import is_layer
 from jbp.layer import Layer
 from jbp.layers.pool import GlobalAveragePool, GlobalMaxPool
 from jbp.layers.structure.move import Take
@@ -74,14 +73,3 @@ def same_shape(layer: Layer, x: Any, y: Any) -> None:
             f"got an inner layer from {show(x)} to {show(y)}; expected it to keep shape and dtype. "
             "End it with a layer that restores the shape, Dense(x.shape[-1]) for example.",
         )
-
-
-def each_a_layer(layer: Any) -> None:
-    """An error unless `layer.layers` are layers."""
-    name = type(layer).__name__
-    for i, each in enumerate(layer.layers):
-        if not is_layer(each):
-            got = each.__name__ if isinstance(each, type) else type(each).__name__
-            remedy = f"Write {got}(...), not the class." if isinstance(each, type) else "Write the layers themselves."
-            remedy = f"Write {name}(*layers)." if isinstance(each, list | tuple) else remedy
-            raise LayerError(layer, f"got {got} as argument {i}; expected a layer. {remedy}")

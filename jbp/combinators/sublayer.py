@@ -6,14 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jbp.combinators.shapes import same_shape
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.numerics import Static
 
 
 @dataclass(frozen=True)
-class Sublayer(Layer):
-    """y = {**x, "x": f(x["x"])} of named inputs x; with `residual` x["x"] + f.      dx = what f sends down, with dy.
+class Sublayer(Wrapper):
+    """y = {**x, "x": f(x["x"])} of named inputs x; with `residual` x["x"] + f.      dx = what f returns, with dy.
 
     f is given the entry "x" alone, or with `takes` a dict of the entries named there, and of those of `optional` that x
     has. A name stands for itself, and ("source", "memory") gives the entry "memory" to f as "source". What f gives goes
@@ -91,18 +92,8 @@ class Sublayer(Layer):
                 total[name] = part + total[name]
         return total, rest
 
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.layer.gradient(residuals[0], delta)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
-
-    def advance(self, params, residuals, /):
-        return self.layer.advance(params, residuals[0])
+    def _kept(self, residuals):
+        return residuals[0]
 
     def reference(self, params, x, /):
         y = self.layer.reference(params, self._given(x)[0])

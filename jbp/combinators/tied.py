@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.params import buffers, merge, trainable
 
 
 @dataclass(frozen=True)
-class Tied(Layer):
+class Tied(Wrapper):
     """One parameter in several places: `ties` are pairs (from, to) of paths into f's parameters.
 
         y = f(θ) with θ[to] = θ[from]      dθ[from] = dθ[from] + Σ dθ[to]
@@ -67,31 +68,14 @@ class Tied(Layer):
                 )
         return self._own(params, buffers)
 
-    def forward(self, params, x, /):
-        with at(self):
-            return self.layer.forward(self._shared(params), x)
+    def _inner(self, params):
+        return self._shared(params)
 
-    def backward(self, params, residuals, dy, /):
-        with at(self):
-            return self.layer.backward(self._shared(params), residuals, dy)
-
-    def _sum(self, grads):
+    def _whole(self, grads):
         return self._own(grads, lambda part: jax.tree.map(lambda _: None, part), jnp.add)
 
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self._sum(self.layer.gradient(residuals, delta))
-
-    def pull(self, params, residuals, dy, /):
-        with at(self):
-            dx, grads = self.layer.pull(self._shared(params), residuals, dy)
-        return dx, self._sum(grads)
-
     def advance(self, params, residuals, /):
-        return self._own(self.layer.advance(self._shared(params), residuals), buffers)
-
-    def reference(self, params, x, /):
-        return self.layer.reference(self._shared(params), x)
+        return self._own(super().advance(params, residuals), buffers)
 
 
 def put(tree: Any, path: Any, value: Any) -> Any:

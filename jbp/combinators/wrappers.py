@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.combinators.shapes import same_shape
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.fields import Size
 from jbp.layer import Layer
@@ -17,7 +18,7 @@ from jbp.params import Buffer, fits, merge, paths, trainable, with_paths
 
 
 @dataclass(frozen=True)
-class Residual(Layer):
+class Residual(Wrapper):
     """y = x + f(x).      dx = dy + fᵀ dy, the error that f returns.
 
     Keeps what f keeps. Parameters are f's. (He et al., *Identity Mappings in Deep Residual Networks*, 2016, §2.)
@@ -25,10 +26,6 @@ class Residual(Layer):
     """
 
     layer: Layer
-
-    def init(self, key, x, /):
-        with at(self):
-            return self.layer.init(key, x)
 
     def forward(self, params, x, /):
         with at(self):
@@ -42,25 +39,12 @@ class Residual(Layer):
         check_cotangent(self, dx, dy)  # y is shaped like x
         return jax.tree.map(jnp.add, dy, dx), down
 
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.layer.gradient(residuals, delta)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
-
-    def advance(self, params, residuals, /):
-        return self.layer.advance(params, residuals)
-
     def reference(self, params, x, /):
         return jax.tree.map(jnp.add, x, self.layer.reference(params, x))
 
 
 @dataclass(frozen=True)
-class Passing(Layer):
+class Passing(Wrapper):
     """(y, c, ...) = (f(x, c, ...), c, ...): what f looks at beside x goes on, for the next layer to look at it again.
 
         (dx, dc, ...) = fᵀ dy + (0, the cotangent of c, ...)
@@ -107,25 +91,12 @@ class Passing(Layer):
 
         return (dx, *jax.tree.map(both, down, above, is_leaf=lambda d: d is None)), rest
 
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.layer.gradient(residuals, delta)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
-
-    def advance(self, params, residuals, /):
-        return self.layer.advance(params, residuals)
-
     def reference(self, params, x, /):
         return (self.layer.reference(params, x), *x[1:])
 
 
 @dataclass(frozen=True)
-class TimeDistributed(Layer):
+class TimeDistributed(Wrapper):
     """y = f at every step: the first `axes` axes of x are one batch to f.      dx = the error that f returns, unfolded.
 
     Keeps what f keeps, and the sizes. Parameters are f's. Shapes: x (b, t, ...), y (b, t, ...).
@@ -179,25 +150,15 @@ class TimeDistributed(Layer):
             dx, down = way(params, r, self._folded(dy))
         return self._unfolded(dx, sizes.value), down
 
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.layer.gradient(residuals[0], delta)
-
-    def advance(self, params, residuals, /):
-        return self.layer.advance(params, residuals[0])
+    def _kept(self, residuals):
+        return residuals[0]
 
     def reference(self, params, x, /):
         return self._unfolded(self.layer.reference(params, self._folded(x)), self._sizes(x))
 
 
 @dataclass(frozen=True)
-class Frozen(Layer):
+class Frozen(Wrapper):
     """y = f(x) with parameters that the loss does not move: all of them in one Buffer. No gradient is computed.
 
     To freeze a trained layer put its parameters in a Buffer: `Frozen(layer)` takes `Buffer(params)`. f's own buffers
@@ -259,33 +220,26 @@ class Frozen(Layer):
             )
         return params.value
 
-    def forward(self, params, x, /):
-        with at(self):
-            return self.layer.forward(self.merge(params), x)
+    def _inner(self, params):
+        return self.merge(params)
+
+    def _whole(self, grads):
+        return {"frozen": None, "trained": self._part(grads, False)}  # compiled, what is left out is not computed
 
     def backward(self, params, residuals, dy, /):
-        with at(self):
-            dx, delta = self.layer.backward(self.merge(params), residuals, dy)
+        dx, delta = super().backward(params, residuals, dy)
         return dx, () if self.paths is None else delta
 
     def gradient(self, residuals, delta, /):
-        if self.paths is None:
-            return None
-        with at(self):  # compiled, what is left out is not computed
-            return {"frozen": None, "trained": self._part(self.layer.gradient(residuals, delta), False)}
+        return None if self.paths is None else super().gradient(residuals, delta)
 
     def pull(self, params, residuals, dy, /):
         if self.paths is None:
-            return super().pull(params, residuals, dy)
-        with at(self):
-            dx, grads = self.layer.pull(self.merge(params), residuals, dy)
-        return dx, {"frozen": None, "trained": self._part(grads, False)}
+            return self.backward(params, residuals, dy)[0], None
+        return super().pull(params, residuals, dy)
 
     def advance(self, params, residuals, /):
-        return self.split(self.layer.advance(self.merge(params), residuals))
-
-    def reference(self, params, x, /):
-        return self.layer.reference(self.merge(params), x)
+        return self.split(super().advance(params, residuals))
 
 
 def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, Any], bool]) -> tuple[Frozen, Any]:

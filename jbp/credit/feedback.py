@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, TreeError, at, show
 from jbp.layer import Estimator, Layer, map_children
 from jbp.layers.conv.convolution import Conv
@@ -15,8 +16,8 @@ from jbp.sweep import must_be_layer
 
 
 @dataclass(frozen=True)
-class FeedbackAlignment(Estimator):
-    """y = f(θ, x).      dx = the error that f(B, x) would send down, B fixed and random      dθ = f's own, of dy
+class FeedbackAlignment(Wrapper, Estimator):
+    """y = f(θ, x).      dx = the error that f(B, x) would return, B fixed and random      dθ = f's own, of dy
 
     Another `backward`, the same `gradient`: for Dense dx = dy Bᵀ, dW = xᵀ dy. Keeps what f keeps. Parameters:
     {"layer": θ, "feedback": Buffer(B)}, B drawn as θ is, with another key. f is Dense, Conv, or any layer whose
@@ -40,27 +41,21 @@ class FeedbackAlignment(Estimator):
             )
         return params["layer"]
 
-    def forward(self, params, x, /):
-        own = self._own(params)
-        with at(self):
-            return self.layer.forward(own, x)
+    def _inner(self, params):
+        return self._own(params)
 
     def backward(self, params, residuals, dy, /):
         with at(self):
             return self.layer.backward(params["feedback"].value, residuals, dy)
 
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return {"layer": self.layer.gradient(residuals, delta), "feedback": None}
+    def _whole(self, grads):
+        return {"layer": grads, "feedback": None}
+
+    def pull(self, params, residuals, dy, /):
+        return Layer.pull(self, params, residuals, dy)  # W is of dy, and not of the error that B has made
 
     def advance(self, params, residuals, /):
-        return params | {"layer": self.layer.advance(params["layer"], residuals)}
-
-    def reference(self, params, x, /):
-        return self.layer.reference(params["layer"], x)
-
-    def evaluation(self):
-        return FeedbackAlignment(self.layer.evaluation())
+        return params | {"layer": super().advance(params, residuals)}
 
 
 def _is_pair(params: Any) -> bool:
@@ -78,7 +73,7 @@ def feedback_alignment(net: Layer) -> Layer:
 def transported(params: Any) -> Any:
     """The parameters with every feedback weight set to the weight that it stands for.
 
-    With these the same network's way back is backpropagation: what `angle` is measured against.
+    With these the same network's backward pass is backpropagation: what `angle` is measured against.
     """
 
     def pair(p):

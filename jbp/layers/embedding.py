@@ -21,7 +21,7 @@ __all__ = ["Embedding", "EmbeddingBag", "FrequencyScaledEmbedding", "Positions",
 class Embedding(Layer):
     """y = E[ids].      no dx (integers have none)      dE[k] = Σ dy over the places where ids = k
 
-    Where ids is `padding`, if that is set, y is 0 and E is told nothing. Keeps ids. Shapes: ids (...), E (v, d), y
+    Where ids is `padding`, if that is set, y is 0 and E gets no gradient. Keeps ids. Shapes: ids (...), E (v, d), y
     (..., d). E starts normal with variance 1/d, in `dtype` or else in JAX's default floating dtype, which is that of y.
     An id out of range raises LayerError where it can be known (outside of jit); inside of jit it gives NaN.
 

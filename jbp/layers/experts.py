@@ -22,7 +22,7 @@ class MixtureOfExperts(Layer):
     """y_t = Σ_{e in top k of p_t} p_te f(θ_e, x_t) with p = softmax(x W), and the balance E Σ_e a_e mean_t p_te.
 
         z_e = f(θ_e, x of its tokens)      dz = p_te dy_t      dp_te = dy_t · z_te + E a_e dbalance / n
-        ds = p (dp − Σ p dp)      dx = what the experts send down + ds Wᵀ      dW = xᵀ ds
+        ds = p (dp − Σ p dp)      dx = what the experts return + ds Wᵀ      dW = xᵀ ds
 
     y is the pair (y, balance). a_e is the share of the n k choices that fell on expert e, which the loss does not move:
     with it, the balance is 1 if all experts are chosen alike, E if always the same. To have it in the loss, end the

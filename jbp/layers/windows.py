@@ -121,7 +121,7 @@ class Windows:
             yield lax.slice(x, (0, *at, 0), (x.shape[0], *ends, x.shape[-1]), (1, *self.stride, 1))
 
     def gathered(self, parts: Iterable[Any]) -> Any:
-        """The transpose of `parts`: Σ over k of what each place of x is told as the place k of its windows."""
+        """The transpose of `parts`: Σ over k of the cotangents of each place of x as the place k of its windows."""
         full = [n + sum(p) for n, p in zip(self.sizes, self.pads, strict=True)]
         dx: Any = 0
         for at, part in zip(self.offsets(), parts, strict=True):

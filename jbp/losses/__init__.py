@@ -9,6 +9,8 @@ and n what it counts, 1 unless labels are ignored or weighed (loss.py). Around a
     Weighted(loss)                 on (..., w): the weighted mean, w for examples or terms, a mask for example
     Weighted(loss, normalize=False)     w counts in the sum alone, as PyTorch's `weight` and Keras's `sample_weight`
 
+    Total(kind=loss, size=(loss, 0.3))      on dicts, of several outputs by name, with weights
+
 They go into one another, `Each(PerExample(Weighted(loss), "mean"))`. `loss.count(params, x)` is Σ n: means over parts
 of a batch are to be weighed with it.
 
@@ -33,6 +35,7 @@ from jbp.losses import (
     preference,
     regression,
     sampled,
+    total,
     wrapped,
 )
 from jbp.losses.classification import BinaryCrossEntropy, Hinge, KLDiv, KullbackLeibler
@@ -67,6 +70,7 @@ from jbp.losses.regression import (
     SmoothL1,
 )
 from jbp.losses.sampled import NegativeSampling
+from jbp.losses.total import Total
 
 __all__ = [
     "CTC", "DPO", "GRPO", "KTO", "NLL", "ORPO", "BinaryCrossEntropy", "ClippedPolicy", "CosineEmbedding", "Dice",
@@ -74,8 +78,8 @@ __all__ = [
     "Jaccard", "KLDiv", "KullbackLeibler", "LinearCrossEntropy", "LogCosh", "Loss", "MarginRanking",
     "MeanAbsoluteError", "MeanSquaredError", "MultiLabelMargin", "MultiLabelSoftMargin", "MultiMargin",
     "NegativeSampling", "Penalized", "PerExample", "PoissonNLL", "PolicyGradient", "Quantile", "SigmoidContrastive",
-    "SmoothL1", "SoftMargin", "SoftmaxCrossEntropy", "StandardNormalDivergence", "Sum", "Triplet", "TripletMargin",
-    "Weighted",
+    "SmoothL1", "SoftMargin", "SoftmaxCrossEntropy", "StandardNormalDivergence", "Sum", "Total", "Triplet",
+    "TripletMargin", "Weighted",
 ]  # fmt: skip
 
 CASES = (
@@ -92,5 +96,6 @@ CASES = (
     *ctc.CASES,
     *divergence.CASES,
     *penalized.CASES,
+    *total.CASES,
     *wrapped.CASES,
 )

@@ -135,7 +135,7 @@ EUCLID = PairwiseDistance()
 class TripletMargin(Loss):
     """y = mean max(0, d(a, p) − d(a, n) + α) on x = (a, p, n), d any distance: a layer from two arrays to numbers.
 
-        da, dp = what d(a, p) sends down for k dy / rows      da, dn += what d(a, n) does for −k dy / rows
+        da, dp = what d(a, p) returns for k dy / rows      da, dn += what d(a, n) does for −k dy / rows
 
     with k = 1 where the row counts, else 0. With `swap` the smaller of d(a, n) and d(p, n) is taken. The distance is
     Euclid's unless another is given, PairwiseDistance(p, eps) for example; it has no parameters. Keeps what the

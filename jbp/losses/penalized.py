@@ -5,16 +5,17 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jbp.cases import Case, f
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.losses.regression import Huber
 
 
 @dataclass(frozen=True)
-class Penalized(Layer):
+class Penalized(Wrapper):
     """y = f(prediction, target) + w p on x = ((prediction, p), target), p a number that the network made, f the loss.
 
-        dprediction, dtarget = what f sends down      dp = w dy
+        dprediction, dtarget = what f returns for dy      dp = w dy
 
     For the divergence of a variational autoencoder, the balance of a mixture of experts, a decay of activities. Keeps
     what f keeps. Parameters are f's. Any number of targets. Raises LayerError unless x is such a tuple.
@@ -22,6 +23,10 @@ class Penalized(Layer):
 
     loss: Layer
     weight: float = 1.0
+
+    @property
+    def layer(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.loss
 
     def _parts(self, x):
         """(what f takes, p)."""
@@ -46,25 +51,9 @@ class Penalized(Layer):
             y, residuals = self.loss.forward(params, inner)
         return y + (self.weight * p).astype(y.dtype), residuals
 
-    def _put(self, dx, dy):
-        return ((dx[0], self.weight * dy), *dx[1:])
-
-    def backward(self, params, residuals, dy, /):
-        with at(self):
-            dx, delta = self.loss.backward(params, residuals, dy)
-        return self._put(dx, dy), delta
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.loss.gradient(residuals, delta)
-
-    def pull(self, params, residuals, dy, /):
-        with at(self):
-            dx, grads = self.loss.pull(params, residuals, dy)
-        return self._put(dx, dy), grads
-
-    def advance(self, params, residuals, /):
-        return self.loss.advance(params, residuals)
+    def _down(self, way, params, residuals, dy):
+        dx, down = super()._down(way, params, residuals, dy)
+        return ((dx[0], self.weight * dy), *dx[1:]), down
 
     def reference(self, params, x, /):
         (prediction, p), *targets = x

@@ -29,7 +29,7 @@ class _Policy(Loss):
         return z, actions, *numbers
 
     def _value(self, z, actions, row):
-        """(row(p) − β H, l): the rows' losses, and what the way back needs of the scores."""
+        """(row(p) − β H, l): the rows' losses, and what the backward pass needs of the scores."""
         logs = log_sum_exp(z)
         all_log = wide(z) - logs
         pi = jnp.exp(all_log)

@@ -1,4 +1,4 @@
-"""Losses of language models that are told which answer is better, or how good one is, on log-probabilities of tokens.
+"""Losses of language models that learn which answer is better, or how good one is, on log-probabilities of tokens.
 
 Those come from `Each(LinearCrossEntropy(vocabulary, ignore=...), scale=-1.0)`, which never holds the logits, or from
 `Each(SoftmaxCrossEntropy(ignore=...), scale=-1.0)`: 0 for the tokens that are ignored, so that they add nothing to a

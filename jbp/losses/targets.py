@@ -62,7 +62,7 @@ class Signed(Loss):
 
 
 def whole(ids: Any) -> Any:
-    """Integers in a dtype in which classes, sentinels and lengths can be told apart: int32 at least."""
+    """Integers in a dtype in which classes, sentinels and lengths are different numbers: int32 at least."""
     return ids.astype(np.promote_types(ids.dtype, np.int32))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators import Frozen, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial, Sublayer
+from jbp.combinators import Frozen, Graph, Parallel, Passing, Remat, Repeat, Residual, Reversible, Serial, Sublayer
 from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
@@ -191,7 +191,7 @@ def _(layer, residuals, delta, /):
     def check(net, residuals):  # though there is nothing to measure, a layer inside may mix the examples
         inside = children(net)
         parts: Any = [None] * len(inside)  # where residuals lie in another way, options are not looked at
-        if isinstance(net, Serial | Parallel):
+        if isinstance(net, Serial | Parallel | Graph):
             parts = net.parts(residuals, "residuals")
         elif isinstance(net, Residual | Passing | Frozen):
             parts = [residuals]
@@ -209,7 +209,7 @@ def _(layer, residuals, delta, /):
     return jnp.zeros(())
 
 
-@_register(Serial, Parallel)
+@_register(Serial, Parallel, Graph)
 def _(layer, residuals, delta, /):
     total = jnp.zeros(())
     parts = zip(layer.layers, layer.parts(residuals, "residuals"), layer.parts(delta, "delta"), strict=True)

@@ -1,8 +1,10 @@
-"""What a network is made of, layer by layer: shapes, parameters, operations, bytes kept for the backward pass."""
+"""What a network is made of: each layer with its shapes, parameters, operations, bytes kept for the backward pass."""
 
 import math
+import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from io import StringIO
 from typing import Any
 
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 
 from jbp import combinators
 from jbp.combinators import Remat, Reversible
+from jbp.compose import Wrapper
 from jbp.errors import show
 from jbp.layer import Layer, map_children
 from jbp.params import buffers, trainable
@@ -24,6 +27,7 @@ class Row:
     """One layer: where it is, what comes out, its parameters, operations forward, and bytes kept. Of all repetitions.
 
     `path` is that of errors, "Serial[2].Residual", `label` its end, "[2]", "head" or ""; `times` is how often it runs.
+    `given` are the shapes of its parameters and of x, `seconds` how long forward and backward take, if that was asked.
     """
 
     path: str
@@ -35,6 +39,8 @@ class Row:
     parameters: int
     flops: int
     kept: int
+    given: Any = field(repr=False, compare=False)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,30 +77,39 @@ class Summary:
         table.columns[0].footer = f"all; {self.buffers:,} in buffers, {_short(self.pull)} FLOPs backward"
         for name, total in numbers:
             table.add_column(name, justify="right", footer=total)
+        whole = self.rows[0].seconds
+        if whole is not None:
+            table.add_column("time", justify="right", footer=f"{1000 * whole:.3g} ms")
         for row in self.rows:
             inside = bool(children(row.layer)) and isinstance(row.layer, OPENED)
             name = type(row.layer).__name__ if inside else repr(row.layer)
             name = f"{'  ' * row.depth}{row.label}{' ' * bool(row.label)}{name}"
             name = (name if len(name) < 60 else f"{name[:57]}...") + f" ×{row.times}" * (row.times > 1)
-            cells = f"{row.parameters:,}", _short(row.flops), _bytes(row.kept)
+            cells = [f"{row.parameters:,}", _short(row.flops), _bytes(row.kept)]
+            if whole and row.seconds is not None:
+                cells.append(f"{100 * row.seconds / whole:.0f} %")
             table.add_row(escape(name), escape(row.output), *cells)
         return table
 
 
-def summary(net: Layer, x: Any) -> Summary:
+def summary(net: Layer, x: Any, *, time: bool = False) -> Summary:
     """The network's layers with paths, output shapes, parameters, FLOPs and bytes kept for the backward pass.
 
     x is an input, or its shape: nothing is run. `print(jbp.summary(net, x))` is a table; `.rows` has the numbers. It
     does not look inside of layers that are no combinators, at the cell of a Recurrent say.
+
+    With time=True each of these is compiled and run by itself, forward and backward, on numbers of those shapes: its
+    share of the time that all take, one after the other. Compiled together they are faster.
     """
     params = jax.eval_shape(lambda key: initialize(net, key, x), jax.random.key(0))
     x = jax.eval_shape(lambda x: x, x)
     seen: dict[str, Any] = {}
     jax.eval_shape(_seen(net, _Place("", "", 0, 1, True, seen)).forward, params, x)
+    rows = _timed(tuple(seen.values())) if time else tuple(seen.values())
     y, residuals = jax.eval_shape(net.forward, params, x)
     dy = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.floating) else None, y)
     return Summary(
-        tuple(seen.values()),
+        rows,
         _count(trainable(params)),
         _count(buffers(params)),
         flops(net.forward, params, x),
@@ -114,15 +129,12 @@ class _Place:
 
 
 @dataclass(frozen=True, repr=False)
-class _Seen(Layer):
+class _Seen(Wrapper):
     """A layer that notes the shapes that pass through it."""
 
     layer: Layer
     plain: Layer
     place: _Place = field(compare=False)
-
-    def init(self, key, x, /):
-        return self.layer.init(key, x)
 
     def forward(self, params, x, /):
         at = self.place
@@ -130,7 +142,8 @@ class _Seen(Layer):
         y, residuals = self.layer.forward(params, x)
         kept = at.times * _kept(self.plain, params, x) if at.keeps else 0
         counted = at.times * _count(trainable(params)), at.times * flops(self.plain.forward, params, x)
-        at.rows[at.path] = Row(at.path, at.label, self.plain, at.depth, at.times, show(y), *counted, kept)
+        given = _shapes((params, x))
+        at.rows[at.path] = Row(at.path, at.label, self.plain, at.depth, at.times, show(y), *counted, kept, given)
         return y, residuals
 
 
@@ -145,6 +158,48 @@ def _seen(layer: Layer, place: _Place) -> Layer:
         return _seen(child, _Place(path, label.removeprefix("."), place.depth + 1, times, keeps, place.rows))
 
     return _Seen(map_children(inside, layer), layer, place)
+
+
+def _timed(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows with the seconds of each layer without layers below it, and of what is around them the sum."""
+
+    @cache
+    def seconds(layer, leaves, tree):
+        params, x = jax.tree.unflatten(tree, [_number(*leaf) for leaf in leaves])
+
+        @jax.jit
+        def run(params, x):
+            y, residuals = layer.forward(params, x)
+            dy = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.floating) else None, y)
+            return y, layer.pull(params, residuals, dy)
+
+        jax.block_until_ready(run(params, x))
+        found = []
+        for _ in range(5):
+            start = clock.perf_counter()
+            jax.block_until_ready(run(params, x))
+            found.append(clock.perf_counter() - start)
+        return min(found)
+
+    def total(i):
+        below = []
+        for k in range(i + 1, len(rows)):
+            if rows[k].depth <= rows[i].depth:
+                break
+            below += [k] * (rows[k].depth == rows[i].depth + 1)
+        if below:
+            return sum(map(total, below))
+        leaves, tree = jax.tree.flatten(rows[i].given)
+        return rows[i].times * seconds(rows[i].layer, tuple((v.shape, v.dtype) for v in leaves), tree)
+
+    return tuple(replace(row, seconds=total(i)) for i, row in enumerate(rows))
+
+
+def _number(shape, dtype):
+    """An array to time a layer with."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), shape)
+    return jnp.full(shape, 0.5 if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)
 
 
 def _count(tree: Any) -> int:

@@ -17,7 +17,7 @@ from jbp.losses.divergence import StandardNormalDivergence
 def autoencoder(features: Size = 64, widths: tuple[Size, ...] = (128, 64), code: Size = 2) -> Serial:
     """Serial(encoder, decoder): x (batch, features) to a code (batch, code), and back. Goes with MeanSquaredError.
 
-    Hidden layers of `widths` on the way down, of the same in reverse on the way up. With noise put on its input it is
+    Hidden layers of `widths` in the encoder, of the same in reverse in the decoder. With noise put on its input it is
     a denoising autoencoder. (Hinton & Salakhutdinov, *Reducing the Dimensionality of Data with Neural Networks*, 2006;
     Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*, 2008.)
     """

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jbp.combinators import Parallel, Repeat, Residual, Serial
+from jbp.combinators import Graph, Parallel, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
@@ -50,7 +50,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
     It moves the parameters as `optax.chain(optax.clip_by_global_norm(max_norm), optimizer)` would. The optimizer is run
     for each layer by itself, so it must treat them so: sgd, adam, adamw, lion and most others do; what looks at all
     gradients together, another clip_by_global_norm say, does not. The layers inside of a Tied or of another combinator
-    than Serial, Parallel, Residual and Repeat count as one, and so does what a Repeat repeats. metrics has the loss,
+    than Serial, Parallel, Graph, Residual and Repeat count as one, as does what a Repeat repeats. metrics has the loss,
     the `norm` before clipping, and `finite`: where it is false the state comes back untouched. That is where the loss,
     the norm, a buffer or what the optimizer would make of a gradient of ones is NaN or Inf. Of the last one number in
     each array is looked at, so that nothing is held twice: a schedule that is NaN shows in all of them.
@@ -124,15 +124,15 @@ def _first(layer: Layer, optimizer: optax.GradientTransformation, params: Any) -
 
 
 def _parts(net: Layer, *trees: Any) -> list[tuple[Any, ...]]:
-    """(layer, its part of each tree) for each layer that Serial, Parallel and Residual hold."""
-    if isinstance(net, Serial | Parallel):
+    """(layer, its part of each tree) for each layer that Serial, Parallel, Graph and Residual hold."""
+    if isinstance(net, Serial | Parallel | Graph):
         return [part for now in zip(net.layers, *map(net.parts, trees), strict=True) for part in _parts(*now)]
     return _parts(net.layer, *trees) if isinstance(net, Residual) else [(net, *trees)]
 
 
 def _whole(net: Layer, parts: Any) -> Any:
     """The tree of which `parts` are the parts."""
-    if isinstance(net, Serial | Parallel):
+    if isinstance(net, Serial | Parallel | Graph):
         return net.whole([_whole(layer, parts) for layer in net.layers])
     return _whole(net.layer, parts) if isinstance(net, Residual) else next(parts)
 

@@ -161,7 +161,7 @@ class _Training:
         self.history: History = []
         self.unread: list[tuple[int, Any, Any]] = []
         self.good = jnp.ones((), bool)
-        self.first, self.known, self.told = None, set(), False
+        self.first, self.known, self.said = None, set(), False
         self.leaving: State | None = None  # the state that a step is about to take over
         self.interrupt: Callable[[], Any] | None = None  # Ctrl-C that came when it had
 
@@ -185,9 +185,9 @@ class _Training:
                 f"got the batch {show(batch)} after {show(self.first)}; expected one tree for all. "
                 "Give every batch the same inputs and targets.",
             )
-        if len(self.known) == 1 or self.told:
+        if len(self.known) == 1 or self.said:
             return None
-        self.told = True
+        self.said = True
         return f"a batch of another size, {show(batch)} after {show(self.first)}; each new size is compiled once"
 
     def step(self, batch: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jbp.combinators import Remat, Repeat
+from jbp.compose import Wrapper
 from jbp.layer import Layer, map_children
 from jbp.sweep import children
 from jbp.train.step import Again, State, finite, optimized, sound
@@ -45,15 +46,12 @@ class _Flag:
 
 
 @dataclass(frozen=True, repr=False)
-class _Watched(Layer):
+class _Watched(Wrapper):
     layer: Layer
     place: _Place = field(compare=False)
 
     def __repr__(self):
         return repr(self.place.layer)
-
-    def init(self, key, x, /):
-        return self.layer.init(key, x)
 
     def forward(self, params, x, /):
         y, residuals = self.layer.forward(params, x)

@@ -1,4 +1,4 @@
-"""The mutation engine: it changes the way back and nothing else, and what it changes is noticed."""
+"""The mutation engine: it changes the backward pass and nothing else, and what it changes is noticed."""
 
 import re
 import subprocess

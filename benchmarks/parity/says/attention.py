@@ -131,7 +131,7 @@ def stacked(of: Any, several: Any) -> Any:
 
 
 def _turned(m: Any, *several: torch.Tensor) -> tuple[list[torch.Tensor], Any]:
-    """Inputs with the batch in front, and the way back."""
+    """Inputs with the batch in front, and the backward pass."""
     if several[0].dim() == 2:
         return [x[None] for x in several], lambda y: y[0]
     if m.batch_first:

@@ -1,6 +1,6 @@
 """Norms over the batch, and running statistics.
 
-Index key as in features.py: m the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, ⟨·⟩ a mean.
+m is the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, ⟨·⟩ a mean.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Norms over features, and what all norms share. Statistics are taken in float32 at least.
 
-Index key: x the input, m the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, y = x̂ g + b.
+x is the input, m the mean, v the variance (biased), s = (v + ε)^-½, x̂ = (x − m) s, y = x̂ g + b.
 For a sum over the normalized axes written ⟨·⟩ as a mean:
 
     dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy

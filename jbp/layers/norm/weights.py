@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.fields import Count
 from jbp.layer import Layer
@@ -20,7 +21,7 @@ from jbp.numerics import along, wide, wide_dtype
 from jbp.params import Buffer
 
 
-class _Weighted(Layer):
+class _Weighted(Wrapper):
     layer: Layer
 
     def _more(self, key, w):
@@ -56,33 +57,25 @@ class _Weighted(Layer):
             )
         return params | {"layer": params["layer"]["w"]}
 
-    def _inside(self, params):
+    def _inner(self, params):
         needed = self._needed(params)
         return params["layer"] | {"w": self._given(needed).astype(needed["layer"].dtype)}
 
-    def forward(self, params, x, /):
-        with at(self):
-            return self.layer.forward(self._inside(params), x)
-
     def backward(self, params, residuals, dy, /):
-        with at(self):
-            dx, delta = self.layer.backward(self._inside(params), residuals, dy)
+        dx, delta = super().backward(params, residuals, dy)
         return dx, (delta, self._needed(params))
 
-    def _whole(self, needed, grads):
-        chained = self._chain(needed, wide(grads["w"]))
-        w = needed["layer"]
-        chained = jax.tree.map(lambda g: g.astype(w.dtype), chained)
-        return chained | {"layer": grads | {"w": chained["layer"]}}
-
     def gradient(self, residuals, delta, /):
-        with at(self):
-            return self._whole(delta[1], self.layer.gradient(residuals, delta[0]))
+        return self._chained(delta[1], super().gradient(residuals, delta[0]))
 
     def pull(self, params, residuals, dy, /):
-        with at(self):
-            dx, grads = self.layer.pull(self._inside(params), residuals, dy)
-        return dx, self._whole(self._needed(params), grads)
+        dx, grads = super().pull(params, residuals, dy)
+        return dx, self._chained(self._needed(params), grads)
+
+    def _chained(self, needed, grads):
+        chained = self._chain(needed, wide(grads["w"]))
+        chained = jax.tree.map(lambda g: g.astype(needed["layer"].dtype), chained)
+        return chained | {"layer": grads | {"w": chained["layer"]}}
 
     def advance(self, params, residuals, /):
         return params | {"layer": self.layer.advance(params["layer"], residuals)}

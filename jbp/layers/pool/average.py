@@ -133,10 +133,10 @@ class LPPool(Layer):
     def backward(self, params, residuals, dy, /):
         x, y = residuals
         slide, y = windows(self, x.shape), wide(y)
-        told = (
+        shared = (
             wide(dy) * jnp.sign(wide(part)) * _ratio(abs(wide(part)), y) ** (self.norm - 1) for part in slide.parts(x)
         )
-        return slide.gathered(told).astype(dy.dtype), ()
+        return slide.gathered(shared).astype(dy.dtype), ()
 
     def reference(self, params, x, /):
         """Window by window, each cut out of x."""

@@ -19,7 +19,7 @@ from jbp.numerics import Static
 class Bidirectional(OverTime):
     """y = (f(θ₁, x) | g(θ₂, x reversed) reversed): a layer run both ways through time, with parameters for each.
 
-        dx = what f sends down of its half of dy + what g sends down of its half reversed, reversed again
+        dx = what f returns for its half of dy + what g returns for its half reversed, reversed again
 
     On (x, n), with the length of each example, each is reversed within its length: `Bidirectional(LSTM(8))` takes x or
     (x, n). On (x, (s₁, s₂)) both begin at a state of their own, and of f with `return_state` the output is

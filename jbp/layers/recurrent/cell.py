@@ -86,7 +86,7 @@ def same_state(layer: Layer, state: Any, new: Any) -> None:
 class Recurrent(OverTime):
     """(y_t, s_t) of (x_t, s_{t−1}) by a cell, any layer of a step: run through time from the state zero.
 
-        (ds_{t−1}, dx_t) = what the cell sends down of (ds_t, dy_t)      dθ = Σ_t the cell's gradient
+        (ds_{t−1}, dx_t) = what the cell returns for (ds_t, dy_t)      dθ = Σ_t the cell's gradient
 
     A cell is an LSTMCell, a GRUCell and the like, which knows its state: `Recurrent(LSTMCell(8))`. Or it is any layer
     from the pair (s_{t−1}, x_t) to (s_t, y_t), the state first; then `state` is the number of its state's features, or

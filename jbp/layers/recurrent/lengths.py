@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jbp.cases import Case, f, i
+from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer, map_children
 from jbp.layers.recurrent.elman import Elman
@@ -16,10 +17,10 @@ from jbp.numerics import Static, wide
 
 
 @dataclass(frozen=True)
-class Lengths(OverTime):
+class Lengths(Wrapper, OverTime):
     """y_t = f(x)_t for t < n and 0 after it, on the pair (x, n): each example as if it were alone, n its length.
 
-        dx_t = what f sends down of dy_t, t < n      dx_t = 0 after it
+        dx_t = what f returns for dy_t, t < n      dx_t = 0 after it
 
     With `pool` y is one for each example, of its valid steps alone: the last of them, their mean, or for each feature
     the greatest. `Serial(Lengths(LSTM(8), pool="last"), Dense(3))` is a classifier; a Take(-1) would find the zeros of
@@ -62,7 +63,7 @@ class Lengths(OverTime):
             )
         return value, state, n, form
 
-    def _inner(self, x, state, n):
+    def _fed(self, x, state, n):
         """What f is given: the lengths too, if it takes them."""
         return joined(x, state, n) if isinstance(self.layer, OverTime) else joined(until(x, n), state, None)
 
@@ -74,7 +75,7 @@ class Lengths(OverTime):
     def forward(self, params, x, /):
         x, state, n, form = self._opened(x)
         with at(self):
-            y, r = self.layer.forward(params, self._inner(x, state, n))
+            y, r = self.layer.forward(params, self._fed(x, state, n))
         y, last = y if self.return_state else (y, None)
         if not hasattr(y, "shape") or y.shape[:2] != x.shape[:2]:
             raise LayerError(
@@ -125,18 +126,8 @@ class Lengths(OverTime):
         dx, dstate = parted(down, True if given else None, n if native else None)
         return closed(form, dx if native else until(dx, n), dstate), rest
 
-    def backward(self, params, residuals, dy, /):
-        return self._down(self.layer.backward, params, residuals, dy)
-
-    def pull(self, params, residuals, dy, /):
-        return self._down(self.layer.pull, params, residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        with at(self):
-            return self.layer.gradient(residuals[0], delta)
-
-    def advance(self, params, residuals, /):
-        return self.layer.advance(params, residuals[0])
+    def _kept(self, residuals):
+        return residuals[0]
 
     def reference(self, params, x, /):
         x, state, n, _ = opened(self, x)

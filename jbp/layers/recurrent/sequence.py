@@ -134,7 +134,7 @@ def forth(step: Any, state: Any, xs: Any, lengths: Any = None) -> tuple[Any, Any
 
 
 def back(step: Any, carry: Any, xs: Any, dlast: Any = None, lengths: Any = None) -> tuple[Any, Any]:
-    """lax.scan over xs in reverse, the way back of `forth`: dlast, the final state's cotangent, joins at the end.
+    """lax.scan over xs in reverse, the backward pass of `forth`: dlast, the final state's cotangent, joins at the end.
 
     It has the structure of the carry, with None for what is no cotangent.
     """
@@ -180,12 +180,12 @@ class Steps(Layer):
     """The mathematics of one step of a recurrent network, as its layer and its cell have it.
 
     z are the scores of the input, x W + b. The state is an array, or a tuple of them of which the first is y. `kept` is
-    what the way back needs of a step beside the state before it, and `seen` what it needs of the state after it.
+    what the backward pass needs of a step beside the state before it, and `seen` what it needs of the state after it.
     """
 
     features: int
     bias: bool
-    looks_back: ClassVar = True  # whether the way back needs the state before a step
+    looks_back: ClassVar = True  # whether the backward pass needs the state before a step
 
     def _shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         raise NotImplementedError

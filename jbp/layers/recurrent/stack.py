@@ -21,7 +21,7 @@ from jbp.numerics import Static
 class Stack(OverTime):
     """y = f(θ_n, ... drop(f(θ_2, drop(f(θ_1, x))))): `times` copies of f, dropout between them.
 
-        dx = what f(θ_1) sends down of what the first dropout sends down of what f(θ_2) sends down of ...
+        dx = what f(θ_1) returns for what the first dropout returns for what f(θ_2) returns for ...
 
     PyTorch's num_layers: `Stack(LSTM(8), 2, dropout=0.1)`, and `Stack(Bidirectional(LSTM(8)), 2)` for bidirectional
     ones. The copies after the first see as many features as f gives. On (x, (s_1, ..., s_n)) each begins at a state of

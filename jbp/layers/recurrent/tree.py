@@ -20,7 +20,7 @@ from jbp.numerics import Static, along, counting, leading, outer, scan, time_fir
 class Recursive(Layer):
     """s_p = cell(s_left, s_right) for each inner node p of a binary tree, children before parents.
 
-        (ds_left, ds_right) += what the cell sends down of ds_p, parents first      dθ = Σ_p the cell's gradient
+        (ds_left, ds_right) += what the cell returns for ds_p, parents first      dθ = Σ_p the cell's gradient
 
     Input: (leaves, children). Nodes are numbered: 0 to l − 1 are the leaves, l + j is the inner node j, and
     children[:, j] are the numbers of its two children, each below l + j. A child −1 is none, a state of zeros; a node

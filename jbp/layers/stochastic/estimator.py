@@ -48,7 +48,7 @@ class StraightThroughSign(Estimator):
 class StraightThroughOneHot(Estimator):
     """y = 1 at the greatest of the last axis, the first of equals, else 0.      dx = dy, as if y were x
 
-    `Serial(GumbelSoftmax(), StraightThroughOneHot())` draws one of n and sends down the error of the soft draw (Jang et
+    `Serial(GumbelSoftmax(), StraightThroughOneHot())` draws one of n and passes on the error of the soft draw (Jang et
     al., *Categorical Reparameterization with Gumbel-Softmax*, 2017, §2.2). Keeps nothing. Shapes: x and y (..., n).
     Raises LayerError for a scalar or an x that is not floating.
     """

@@ -1,0 +1,160 @@
+"""Several losses by name, with a weight for each: the loss of a network with several outputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jbp.cases import Case, f, i
+from jbp.compose import Several
+from jbp.errors import LayerError, at, show
+from jbp.layer import Layer
+from jbp.losses.cross_entropy import SoftmaxCrossEntropy
+from jbp.losses.divergence import StandardNormalDivergence
+from jbp.losses.loss import Weighted
+from jbp.losses.regression import Huber, MeanSquaredError
+from jbp.numerics import Static
+
+
+@dataclass(frozen=True, init=False)
+class Total(Several):
+    """y = Σ wᵢ fᵢ(predictionᵢ, targetᵢ)      dpredictionᵢ, dtargetᵢ = what fᵢ returns for wᵢ dy
+
+    `Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3))` of (predictions, targets), dicts with these
+    names; each is a loss, or a loss with its weight. A tuple is several targets, (labels, weights) for a Weighted.
+    Without a target a loss gets the prediction alone, the latent code for a StandardNormalDivergence, or a number that
+    the network makes: `penalty=(Identity(), 0.1)`. total["kind"] is a loss inside.
+
+    Keeps what they keep. Parameters are a dict of theirs, or () where they have none. y has the widest of their dtypes.
+    Raises LayerError for other names.
+    """
+
+    weights: tuple[float, ...]
+
+    def __init__(self, *, layers: Any = (), names: Any = (), weights: Any = (), **losses: Any):
+        pairs = [loss if isinstance(loss, tuple | list) else (loss, 1.0) for loss in losses.values()]
+        for name, pair in zip(losses, pairs, strict=True):
+            if len(pair) != 2:
+                raise LayerError(
+                    type(self), f"got {name}={pair!r}; expected a loss, or a loss and its weight. Write (loss, 0.3)."
+                )
+        super().__init__(layers=(*layers, *(loss for loss, _ in pairs)), names=(*names, *losses))
+        object.__setattr__(self, "weights", (*weights, *(weight for _, weight in pairs)))
+        self.__post_init__()
+        if not self.names or len(self.weights) != len(self.names):
+            raise LayerError(
+                type(self),
+                f"got {len(self.names)} names and {len(self.weights)} weights; expected one loss or more, by name. "
+                "Write Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3)).",
+            )
+
+    def __repr__(self):
+        each = zip(self.names, self.layers, self.weights, strict=True)
+        words = [f"{name}={loss!r}" if w == 1 else f"{name}=({loss!r}, {w!r})" for name, loss, w in each]
+        return f"Total({', '.join(words)})"
+
+    def __getitem__(self, key: Any) -> Layer:
+        if isinstance(key, slice):
+            raise KeyError(f"{key}; a Total has no slices, but total['{self.names[0]}']")
+        return super().__getitem__(key)
+
+    def parts(self, tree: Any, what: str = "parameters", /) -> tuple[Any, ...]:
+        return ((),) * len(self) if isinstance(tree, tuple) and not tree else super().parts(tree, what)
+
+    def _given(self, x: Any) -> list[tuple[Any, ...]]:
+        """(prediction, its targets) for each loss."""
+        if not isinstance(x, tuple | list) or len(x) not in (1, 2):
+            raise LayerError(
+                self,
+                f"got x {show(x)}; expected dicts (predictions, targets). Make the network a Graph, which gives one.",
+            )
+        predictions, targets = x[0], x[1] if len(x) == 2 else {}
+        if not isinstance(predictions, dict) or set(predictions) != set(self.names):
+            raise LayerError(
+                self,
+                f"got predictions {show(predictions)}; expected a dict with {', '.join(map(repr, self.names))}. Give "
+                "the outputs of the network these names.",
+            )
+        if not isinstance(targets, dict) or not set(targets) <= set(self.names):
+            raise LayerError(
+                self,
+                f"got targets {show(targets)}; expected a dict with names out of {', '.join(map(repr, self.names))}. "
+                "Give each target under the name of its output.",
+            )
+        return [
+            (p, *_tuple(targets[name])) if name in targets else p
+            for name, p in zip(self.names, self.parts(predictions), strict=True)
+        ]
+
+    def init(self, key, x, /):
+        params = []
+        for n, (loss, given) in enumerate(zip(self.layers, self._given(x), strict=True)):
+            with at(self, self.label(n)):
+                params.append(loss.init(jax.random.fold_in(key, n), given))
+        return self.whole(params) if jax.tree.leaves(params) else ()
+
+    def forward(self, params, x, /):
+        values, kept = [], []
+        for (label, loss, p), given in zip(self._each(parameters=params), self._given(x), strict=True):
+            with at(self, label):
+                value, r = loss.forward(p, given)
+                if jnp.shape(value) != ():
+                    raise LayerError(
+                        loss, f"got a loss {show(value)}; expected a scalar. Take the mean inside the loss."
+                    )
+            values.append(value)
+            kept.append(r)
+        several = tuple(tuple((name, isinstance(t, tuple | list)) for name, t in targets.items()) for targets in x[1:])
+        return self._sum(values), (self.whole(kept), Static((tuple(v.dtype for v in values), several, params == ())))
+
+    def _sum(self, values):
+        dtype = max((v.dtype for v in values), key=lambda dtype: jnp.finfo(dtype).bits)
+        return sum((w * v.astype(dtype) for w, v in zip(self.weights, values, strict=True)), jnp.zeros((), dtype))
+
+    def _down(self, way, params, residuals, dy):
+        kept, known = residuals
+        dtypes, several, bare = known.value
+        sent, down = {}, []
+        each = zip(self._each(parameters=params, residuals=kept), self.names, self.weights, dtypes, strict=True)
+        for (label, loss, p, r), name, w, dtype in each:
+            with at(self, label):
+                sent[name], found = getattr(loss, way)(p, r, (w * dy).astype(dtype))
+            down.append(found)
+        targets = dict(several[0]) if several else {}
+        dpredictions = {name: d[0] if name in targets else d for name, d in sent.items()}
+        dtargets = {name: tuple(sent[name][1:]) if tuples else sent[name][1] for name, tuples in targets.items()}
+        return (dpredictions, dtargets)[: 1 + len(several)], () if bare else self.whole(down)
+
+    def backward(self, params, residuals, dy, /):
+        return self._down("backward", params, residuals, dy)
+
+    def pull(self, params, residuals, dy, /):
+        return self._down("pull", params, residuals, dy)
+
+    def gradient(self, residuals, delta, /):
+        return () if residuals[1].value[2] else super().gradient(residuals[0], delta)
+
+    def advance(self, params, residuals, /):
+        return () if residuals[1].value[2] else super().advance(params, residuals[0])
+
+    def reference(self, params, x, /):
+        each = zip(self.layers, self.parts(params), self._given(x), strict=True)
+        return self._sum([loss.reference(p, given) for loss, p, given in each])
+
+
+def _tuple(target):
+    return target if isinstance(target, tuple | list) else (target,)
+
+
+CASES = (
+    Case(Total(loss=MeanSquaredError()), ({"loss": f(3, 5)}, {"loss": f(3, 5)})),
+    Case(
+        Total(kind=SoftmaxCrossEntropy(), size=(Huber(), 0.3), code=(StandardNormalDivergence(), -0.5)),
+        ({"kind": f(3, 5), "size": f(3, 2), "code": f(3, 4)}, {"kind": i(3, below=5), "size": f(3, 2)}),
+    ),
+    Case(
+        Total(a=(Weighted(SoftmaxCrossEntropy()), 2.0), b=MeanSquaredError()),
+        ({"a": f(3, 5), "b": f(2, 3)}, {"a": (i(3, below=5), f(3)), "b": f(2, 3)}),
+    ),
+)
