@@ -114,9 +114,9 @@ LAYERS = (
         jbp.Graph(
             words=(layers.Embedding(5, 4), "ids"),
             found=(layers.MultiHeadAttention(2), {"x": "words", "mask": "mask"}),
-            y=(layers.Add(), "found", "words", "x"),
+            y=(layers.Add(), "found", "words"),
         ),
-        {"ids": i(2, 3, below=5), "mask": i(2, 3, below=2), "x": f(2, 3, 4)},
+        {"ids": i(2, 3, below=5), "mask": i(2, 3, below=2)},
     ),
     Case(layers.MixtureOfExperts(layers.Dense(3), 2), f(3, 5), f(2, 3, 5)),
     Case(

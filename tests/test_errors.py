@@ -384,7 +384,7 @@ def test_a_missing_buffer(layer):
 def test_a_missing_frozen_part():
     net = Serial(Frozen(Dense(3)))
     text = message(net.forward, trainable(net.init(KEY, ones(2, 3))), ones(2, 3))
-    assert text.startswith("Serial[0].Frozen: Frozen(Dense(3)): got parameters NoneType; expected them in a Buffer")
+    assert text.startswith("Serial[0]: Frozen(Dense(3)): got parameters NoneType; expected them in a Buffer")
 
 
 def test_stale_statistics():

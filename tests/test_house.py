@@ -111,7 +111,7 @@ ORDER = (
     ("sweep",),
     ("bridge",),
     ("readers", "credit", "train"),
-    ("recipes", "files"),
+    ("recipes", "files", "weights"),
 )
 
 

@@ -18,10 +18,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from jbp import Serial, layers, losses
+import jbp
+from jbp import Graph, Repeat, Residual, Serial, layers, losses
+from jbp.layers import GELU, Add, Conv, Dense, Flatten, LayerNorm, MaxPool, ReLU
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from jbp.readers import deltas, per_example_squared_norms
+from jbp.readers.picture import Drawing
 
 HERE = Path(__file__).parents[1] / "figures"
 INK = "#123456"  # stands for currentColor
@@ -203,6 +206,21 @@ def norms():
     return fig
 
 
+def network() -> Drawing:
+    """What `jbp.draw` makes of two inputs and two heads."""
+    block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
+    net = Graph(
+        seen=(Serial(Conv(8), ReLU(), MaxPool(), Flatten(), Dense(32)), "image"),
+        known=(Dense(32), "facts"),
+        both=(Add(), "seen", "known"),
+        deep=(Repeat(block, 3), "both"),
+        kind=(Dense(3), "deep"),
+        size=(Dense(1), "deep"),
+    )
+    shapes = {"image": (32, 8, 8, 1), "facts": (32, 4)}
+    return jbp.draw(net, {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()})
+
+
 FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
     "losses": losses_by_prediction, "attention": attention, "norms": norms,
@@ -230,6 +248,7 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
         save(draw(), HERE / f"{name}.svg")
+    network().save(HERE / "network.svg")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,17 @@ from jbp.readers.summary import OPENED, Row, summary
 from jbp.sweep import children
 
 GAP, LINE, ROOM = 34, 16, 18  # between layers in a row, the height of a line of text, between layers side by side
-STYLE = (
-    "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1d2733}"
-    ".shape{font-size:10.5px;fill:#71808f}.name{fill:#2a6f97}"
-    ".layer{fill:#fff;stroke:#2a6f97}.frame{fill:#2a6f97;fill-opacity:.06;stroke:#8fa6b8;stroke-dasharray:4 3}"
-    ".line{fill:none;stroke:#8794a1;stroke-width:1.2}.sum{fill:#fff;stroke:#8794a1}"
+STYLE = "".join(  # of this picture alone, for it may stand within a page
+    f".jbp-net {rule}"
+    for rule in (
+        "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1d2733}",
+        "text.shape{font-size:10.5px;fill:#71808f}",
+        "text.name,.jbp-net tspan.name{fill:#2a6f97}",
+        ".layer{fill:#fff;stroke:#2a6f97}",
+        ".frame{fill:#2a6f97;fill-opacity:.06;stroke:#8fa6b8;stroke-dasharray:4 3}",
+        ".line{fill:none;stroke:#8794a1;stroke-width:1.2}",
+        ".sum{fill:#fff;stroke:#8794a1}",
+    )
 )
 Paint = Callable[[float, float], Iterator[str]]
 
@@ -57,7 +63,7 @@ def draw(net: Layer, x: Any) -> Drawing:
     parts = "".join(whole.paint(ROOM, ROOM))
     return Drawing(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img"><title>{escape(type(net).__name__)}</title><style>{STYLE}</style>'
+        f'height="{height:.0f}" class="jbp-net"><title>{escape(type(net).__name__)}</title><style>{STYLE}</style>'
         f'<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 0 8 4 0 8z" fill="#8794a1"/></marker></defs>{parts}</svg>\n'
     )
