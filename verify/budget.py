@@ -9,20 +9,25 @@ units in the last place.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import permutations
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import finfo
 
 from verify.bench import LOOPS, Bench, Refused
-from verify.example import Case, Leaves
+from verify.example import Case, Leaves, is_float
+from verify.jaxprs import strip
 
 Draw = tuple[Case, str, Leaves]
 
 TIGHT = 1e-11
 SAFETY = 32.0
 DOWN = 2.0**-29  # eps64 / eps32
+NOTHING = 1e-10  # below it a gradient may be nothing but rounding: it is asked of what it is the sum
 
 
 def largest(x: np.ndarray) -> float:
@@ -54,8 +59,34 @@ def usual(bench: Bench, k: int) -> float:
             for sample, dy in bench.memo.get("ordinary", ())
         ]
         sizes = [_middle(column) for column in zip(*found, strict=True)] or [0.0] * len(bench.flat.layout.floats)
+        if max(sizes, default=0.0) < NOTHING and "draws" in bench.memo:  # nothing but rounding, or small for a reason
+            terms = [inside(bench, bench.memo["draws"][0], i) for i in range(len(sizes))]
+            sizes = [s if s > SAFETY * 2.0**-52 * t else t for s, t in zip(sizes, terms, strict=True)]
         bench.memo["usual"] = [size if size > 1e-13 * max(sizes) else max(sizes) for size in sizes]
     return bench.memo["usual"][k]
+
+
+def inside(bench: Bench, draw: Draw, k: int) -> float:
+    """The largest number on the definition's way back to leaf k, for a cotangent of size one: what is summed there
+    leaves its rounding, also where it sums to nothing."""
+    case, _, dy = draw
+    found: list[float] = []
+
+    def around(eqn, values, bind):
+        out = bind(eqn, values)
+        found.extend(largest(np.asarray(v)) for v in out if is_float(v))
+        return out
+
+    def run():
+        floats, others = case.at("float64")
+        alone = lambda x: bench.oracle.primal((*floats[:k], x, *floats[k + 1 :]), others)  # noqa: E731
+        y, pull = jax.vjp(alone, floats[k])
+        down = tuple(jnp.asarray(d, v.dtype) for d, v in zip(dy, y, strict=True))
+        strip(jax.make_jaxpr(pull)(down), around)(*down)
+
+    with suppress(Refused):
+        bench.guarded("reference", run, "float64")
+    return max(found, default=0.0) / max(max(map(largest, dy), default=0.0), 1e-300)
 
 
 def _middle(sizes: tuple[float, ...]) -> float:
@@ -112,12 +143,15 @@ def shaken(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> f
     return 8 * moved if moved < 1e-7 * largest(truth) or moved < 1e-14 * usual(bench, k) else 0.0
 
 
-def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, truth: np.ndarray, room: float) -> bool:
+def subgradient(
+    bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, truth: np.ndarray, room: float, alone: bool = False
+) -> bool:
     """Whether `all_ours[k]` is a derivative that a kink allows although the reference has chosen another there.
 
     Either it is the reference's gradient next to the kink, on one side of it (Clarke, *Optimization and Nonsmooth
     Analysis*, 1983, theorem 2.5.1). Or it is, or lies between, those of the reference with each kink inside of it on
-    one side or the other. Or it lies between the one-sided derivatives.
+    one side or the other. Or it lies between the one-sided derivatives. Where the definition jumps with other leaves,
+    leaf k is moved `alone`.
     """
     if bench.oracle.slack:
         return False
@@ -130,9 +164,11 @@ def subgradient(bench: Bench, case: Case, dy: Leaves, k: int, all_ours: Leaves, 
     if any(
         off(bench.at(case, _moved(case, 1e-7 * s, towards), dy).cotangents[k], ours) <= near
         for s in sizes
-        for towards in _sides(case, k)
+        for towards in _sides(case, k, alone)
     ):
         return True
+    if alone:
+        return False
     worst = [i for i in np.argsort(-gap.ravel())[:16] if gap.flat[i] > room]
     ways = [{k: np.eye(1, ours.size, i).reshape(ours.shape)} for i in worst]
     ways += [{j: np.ones(np.shape(case.floats[j])) for j in some} for some in ([k], range(len(case.floats)))]
@@ -174,10 +210,10 @@ def _moved(case: Case, step: float, v: Direction) -> Leaves:
     return tuple(np.asarray(x, np.float64) + step * v[j] if j in v else x for j, x in enumerate(case.floats))
 
 
-def _sides(case: Case, k: int) -> Iterator[Direction]:
+def _sides(case: Case, k: int, alone: bool) -> Iterator[Direction]:
     """Directions in which leaf k, all leaves or another one leave a kink: up, down, first of equals first or last."""
     others = [[j] for j in range(len(case.floats)) if j != k][-4:]  # the last first: a bias moves every row alike
-    for leaves in ([k], range(len(case.floats)), *reversed(others)):
+    for leaves in ([k],) if alone else ([k], range(len(case.floats)), *reversed(others)):
         for sign in (1.0, -1.0):
             yield {j: np.full(np.shape(case.floats[j]), sign) for j in leaves}
             order = {j: np.linspace(0.5, 1.0, np.size(case.floats[j])) for j in leaves}
@@ -185,7 +221,9 @@ def _sides(case: Case, k: int) -> Iterator[Direction]:
             yield {j: sign * (1.5 - v).reshape(np.shape(case.floats[j])) for j, v in order.items()}
         if len(case.floats) == 1:
             return
-    if len(case.floats) < 4:  # each leaf its own way: a number that is both its bounds is one that is between them
+    if (
+        len(case.floats) < 4 and not alone
+    ):  # each leaf its own way: a number that is both its bounds is one that is between them
         for steps in permutations(np.linspace(-1.0, 1.0, len(case.floats))):
             yield {j: np.full(np.shape(x), step) for j, (x, step) in enumerate(zip(case.floats, steps, strict=True))}
 

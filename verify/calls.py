@@ -502,6 +502,7 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
         first = bench.truth(*draw)
         size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, first))
+        beside = max(beside, budget.whole(bench, draw))
         for k, (a, b) in enumerate(zip(got.cotangents, true.cotangents, strict=True)):
             bench.comparisons += 1
             a, b = domains[k].along(a), domains[k].along(b)

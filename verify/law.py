@@ -99,6 +99,6 @@ def blind_leaf(bench: Bench, plan: Plan, leaf: int) -> bool:
             found = bench.truth(*draw).cotangents
         except Refused:
             continue
-        if largest(found[leaf]) > 1e-11 * max(map(largest, found)):
+        if largest(found[leaf]) > 1e-11 * max(*map(largest, found), usual(bench, leaf) * max(map(largest, draw[2]))):
             return False
-    return len(bench.flat.layout.floats) > 1
+    return len(bench.flat.layout.floats) > 1 or usual(bench, leaf) > 0

@@ -65,8 +65,8 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
 def _resized(bench: Bench, case: Case, least: int = 0) -> set[tuple[int, int]]:
     """The axes, as (leaf, axis), whose size is not the example's, and `least` at least: one is broadcast."""
     pairs = zip((*case.floats, *case.others), (*bench.example.floats, *bench.example.others), strict=True)
-    shapes = [(np.shape(x), np.shape(y)) for x, y in pairs]
-    axes = ((i, a, n, m) for i, (s, t) in enumerate(shapes) for a, (n, m) in enumerate(zip(s, t, strict=False)))
+    shapes = [(i, np.shape(x), np.shape(y)) for i, (x, y) in enumerate(pairs) if np.ndim(x) == np.ndim(y)]
+    axes = ((i, a, n, m) for i, s, t in shapes for a, (n, m) in enumerate(zip(s, t, strict=True)))
     return {(i, a) for i, a, n, m in axes if n != m and n >= least}
 
 
@@ -94,8 +94,9 @@ def _compared(bench: Bench, plan: Plan, draw: Draw, wrong: Collection[int | None
         if gap <= room:
             continue
         size = gap / max(budget.scale(bench, case, dy, k, true), 1e-300)
-        kinked = not (k in wrong or _smooth(draw) or chosen(Place(bench, draw, k)))
-        if kinked and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room):
+        settled = chosen(Place(bench, draw, k))
+        kinked = not (k in wrong or _smooth(draw))
+        if kinked and budget.subgradient(bench, case, dy, k, ours.cotangents, true, room, alone=settled):
             yield Breach(
                 "kink",
                 k,

@@ -30,6 +30,9 @@ def audit(make, **options):
         (zoo_edges.nothing_masked, "dense", ""),
         (zoo_edges.complex_not_conjugated, "dense", ""),
         (zoo_edges.second_output_ignored, "dense", "missing term: the cotangent of output 1"),
+        (zoo_edges.no_threshold_below_zero, "dense", ""),
+        (zoo_edges.a_sum_of_softmax_without_its_mean, "dense", ""),
+        (zoo_edges.two_numbers_of_three, "dense", ""),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -71,6 +74,9 @@ def test_sizes_dtypes_and_transforms(make, law):
         zoo_right.slope_as_a_setting,
         pytest.param(zoo_right.symbolic_zeros, marks=pytest.mark.slow),
         zoo_right.complex_square,
+        zoo_right.a_threshold_for_each_channel,
+        zoo_right.points_of_three_numbers,
+        zoo_right.a_sum_that_is_always_one,
     ],
     ids=lambda make: make.__name__,
 )

@@ -907,3 +907,32 @@ def complex_not_conjugated():
     plain = lambda z: z * z  # noqa: E731
     z = lax.complex(example(4), example(4, seed=1))
     return rule(plain, lambda z: (z * z, z), lambda z, d: (2 * jnp.conj(z) * d,)), plain, (z,)
+
+
+@wrong
+def no_threshold_below_zero():
+    """Right wherever the definition does not jump, but for x below −t."""
+    plain = lambda x, t: jnp.sign(x) * jnp.maximum(jnp.abs(x) - t, 0)  # noqa: E731
+
+    def bwd(r, d):
+        x, t = r
+        return d * (jnp.abs(x) > t), -(d * jnp.sign(x) * (x > t)).reshape(-1, t.size).sum(0)
+
+    return rule(plain, lambda x, t: (plain(x, t), (x, t)), bwd), plain, (example(4, 5), jnp.full(5, 0.1))
+
+
+@wrong
+def a_sum_of_softmax_without_its_mean():
+    """All of its gradient is to cancel, and does not."""
+    plain = lambda x: softmax(x).sum()  # noqa: E731
+    return rule(plain, lambda x: (plain(x), softmax(x)), lambda y, d: (y * d,)), plain, (example(4, 5),)
+
+
+@wrong
+def two_numbers_of_three():
+    plain = lambda x: x[..., 0] ** 2 + x[..., 1] * x[..., 2]  # noqa: E731
+
+    def bwd(x, d):
+        return (jnp.stack([2 * x[..., 0] * d, x[..., 2] * d, 0 * d], -1),)
+
+    return rule(plain, lambda x: (plain(x), x), bwd), plain, (example(5, 3),)

@@ -830,3 +830,48 @@ def reads_in_float32():
         return ((s * (d32 - s * s * x32 * (x32 * d32).sum(-1, keepdims=True))).astype(x.dtype),)
 
     return rule(plain, lambda x: (plain(read(x)).astype(x.dtype), x), bwd), plain, (example(4, 6),)
+
+
+def soft_threshold(x, t):
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - t, 0)
+
+
+@right
+def a_threshold_for_each_channel():
+    """All alike and above zero in the example; below zero, where nobody uses it, the definition jumps."""
+
+    def bwd(r, d):
+        x, t = r
+        on = jnp.abs(x) > t
+        return d * on, -(d * jnp.sign(x) * on).reshape(-1, t.size).sum(0)
+
+    args = example(4, 5), jnp.full(5, 0.1)
+    return rule(soft_threshold, lambda x, t: (soft_threshold(x, t), (x, t)), bwd), soft_threshold, args
+
+
+def of_three(x):
+    return x[..., 0] ** 2 + x[..., 1] * x[..., 2]
+
+
+@right
+def points_of_three_numbers():
+    """The definition takes longer points and reads three numbers of them; nobody promised these."""
+
+    def bwd(x, d):
+        return (jnp.stack([2 * x[..., 0] * d, x[..., 2] * d, x[..., 1] * d], -1),)
+
+    return rule(of_three, lambda x: (of_three(x), x), bwd), of_three, (example(5, 3),)
+
+
+def sum_of_softmax(x):
+    return softmax(x).sum()
+
+
+@right
+def a_sum_that_is_always_one():
+    """Its gradient is nothing but the rounding of what it sums."""
+
+    def bwd(y, d):
+        return (y * (d - (d * y).sum(-1, keepdims=True)),)
+
+    return rule(sum_of_softmax, lambda x: (sum_of_softmax(x), softmax(x)), bwd), sum_of_softmax, (example(4, 5),)
