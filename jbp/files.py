@@ -54,10 +54,8 @@ def save(path: Any, net: Layer, state: Any) -> None:
     contents = {
         "format": "jbp",
         "version": VERSION,
-        "network": repr(net),
-        "own": sorted(kind.__name__ for kind in _kinds(net) if _table().get(kind.__name__) is not kind),
-        "rebuilds": _rebuilds(net),
-        "params": _down(state.params if whole else state, "params", arrays),
+        **described(net),
+        "params": down(state.params if whole else state, "params", arrays),
         "training": whole,
     }
     if whole:
@@ -92,13 +90,13 @@ def load(
             raise FileError(
                 f"{path}: got version {contents['version']} of the format; expected {VERSION} or less. Update jbp."
             )
-        found = _network(path, contents, net, tuple(layers))
+        found = network(path, contents, net, tuple(layers))
         arrays = {
             name.removesuffix(".npy"): _array(path, name.removesuffix(".npy"), archive.read(name), contents["kinds"])
             for name in archive.namelist()
             if name != CONTENTS
         }
-        params, training = _up(contents["params"], arrays), contents["training"]
+        params, training = up(contents["params"], arrays), contents["training"]
     if optimizer is None:
         return found, params
     if not training:
@@ -119,6 +117,12 @@ def _table() -> dict[str, type]:
     return {n: v for home in homes for n, v in vars(home).items() if isinstance(v, type) and issubclass(v, Layer)}
 
 
+def described(net: Layer) -> dict[str, Any]:
+    """The network in words: its repr, which of its layers are not of jbp, and whether it can be read from these."""
+    own = sorted(kind.__name__ for kind in _kinds(net) if _table().get(kind.__name__) is not kind)
+    return {"network": repr(net), "own": own, "rebuilds": _rebuilds(net)}
+
+
 def _kinds(value: Any) -> set[type]:
     """The classes of all layers inside."""
     if isinstance(value, tuple | list):
@@ -135,7 +139,7 @@ def _rebuilds(net: Layer) -> bool:
         return False
 
 
-def _network(path, contents, net, own):
+def network(path, contents, net, own):
     text = contents["network"]
     if net is not None:
         if repr(net) != text:
@@ -158,29 +162,29 @@ def _network(path, contents, net, own):
         raise FileError(f"{path}: the network cannot be read: {error} Was it written by another jbp?") from error
 
 
-def _down(tree, name, arrays):
+def down(tree, name, arrays):
     """The tree for json, with the names of its arrays, which go into `arrays`."""
     if tree is None:
         return None
     if isinstance(tree, Buffer):
-        return {"buffer": _down(tree.value, f"{name}.value", arrays)}
+        return {"buffer": down(tree.value, f"{name}.value", arrays)}
     if isinstance(tree, dict) and all(type(key) in (str, int) for key in tree):
-        return {"dict": [[key, _down(part, f"{name}[{key!r}]", arrays)] for key, part in tree.items()]}
+        return {"dict": [[key, down(part, f"{name}[{key!r}]", arrays)] for key, part in tree.items()]}
     if type(tree) in (tuple, list):
-        return {type(tree).__name__: [_down(part, f"{name}[{i}]", arrays) for i, part in enumerate(tree)]}
+        return {type(tree).__name__: [down(part, f"{name}[{i}]", arrays) for i, part in enumerate(tree)]}
     arrays[name] = tree
     return name
 
 
-def _up(node, arrays):
+def up(node, arrays):
     if node is None or isinstance(node, str):
         return None if node is None else arrays[node]
     ((kind, inner),) = node.items()
     if kind == "buffer":
-        return Buffer(_up(inner, arrays))
+        return Buffer(up(inner, arrays))
     if kind == "dict":
-        return {key: _up(part, arrays) for key, part in inner}
-    return {"tuple": tuple, "list": list}[kind](_up(part, arrays) for part in inner)
+        return {key: up(part, arrays) for key, part in inner}
+    return {"tuple": tuple, "list": list}[kind](up(part, arrays) for part in inner)
 
 
 def _leaves(state) -> Iterator[tuple[str, Any]]:

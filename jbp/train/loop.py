@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
+from jbp.train.data import Batches, length
 from jbp.train.plan import Plan
 from jbp.train.step import Measure, State, compiled, copied, given_away, must_be_batch, must_be_state, shapes, spent
 from jbp.train.watch import cause
@@ -46,6 +47,7 @@ def fit(
     best: Callable[[dict[str, float]], float] | None = None,
     patience: int | None = None,
     plan: Plan | None = None,
+    saves: Any = None,
     reads: int = 1,
     title: str = "training",
     console: Console | None = None,
@@ -66,6 +68,9 @@ def fit(
     With a `plan` training is spread over devices as it says; make the state with start(..., plan=plan). Losses and
     measures are read from the device once in `reads` steps, one step late, so that it never waits; so many batches are
     held, and NaN is told so much later, though nothing has moved since. Of several processes the first alone prints.
+
+    With `saves`, of `jbp.saves`, the state is saved every so many steps, at the end, and at SIGTERM, which then ends
+    the process with 0. `steps` and history count what went before, if state and batches are those of `resume`.
 
     The state that is given is taken over, as by `step`. A batch of another size, the last one perhaps, costs one
     compilation, and a line says so. Called again with the same net, loss, optimizer and measures
@@ -94,7 +99,13 @@ def fit(
     keep = None if best is None and patience is None else _Best(net, best or _less, patience)
     run = compiled(net, loss, optimizer, True, plan, **measures)
     training = _Training(net, loss, optimizer, state, run, reads)
-    total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
+    if saves is not None and not isinstance(batches, Batches):
+        batches = Batches(batches)
+    earlier = batches.history if isinstance(batches, Batches) else []
+    if isinstance(batches, Batches) and steps is not None:
+        steps = max(steps - batches.begun["taken"], 0)
+    writer = None if saves is None else saves.open(net, training.begun, batches)
+    total = steps if steps is not None else length(batches)
 
     def say(text):
         bar.console.print(f"{title}: {text}", highlight=False)
@@ -117,7 +128,7 @@ def fit(
     )
     bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True)
     try:
-        with bar, training.interruptible():
+        with bar, training.interruptible(), training.terminable(writer is not None):
             task = bar.add_task(title, total=total, said="compiling")
             for batch in islice(batches, steps):
                 news = training.look_at(batch)
@@ -128,23 +139,37 @@ def fit(
                 if every and training.taken % every == 0:
                     training.settle()
                     over = look()
+                asked = writer is not None and training.asked()
+                if writer is not None and (asked or writer.due(training.number)):
+                    training.settle()
+                    writer.save(training.state, [*earlier, *training.history])
+                if asked and writer is not None:
+                    writer.close()
+                    say(f"told to end: saved at step {training.number}")
+                    raise SystemExit(0)
                 if training.history:
                     bar.update(task, completed=len(training.history), said=_said(training.history[-1]))
                 if over:
                     say(f"nothing better in {patience} looks; the best was at step {keep.step:.0f}" if keep else "")
                     break
             training.settle()
-            if not training.history:
+            if not training.history and not earlier:
                 raise LayerError(
                     net, "got no batches; expected one (x, target) or more. Is the iterator used up? Make it anew."
                 )
-            if not every or training.taken % every:
+            if training.history and (not every or training.taken % every):
                 look()
             if steps is not None and training.taken < steps and not (keep and keep.over):
                 say(f"the batches ended after {training.taken} of {steps} steps")
-        return (keep.state if keep and keep.state else training.state), training.history
+            if writer is not None:
+                writer.save(training.state, [*earlier, *training.history])
+                writer.close()
+        return (keep.state if keep and keep.state else training.state), [*earlier, *training.history]
     except BaseException as error:
-        training.leave(error)
+        training.leave(error, earlier)
+        if writer is not None:
+            with suppress(Exception):  # the error that led here is the one to be seen
+                writer.close()
         raise
 
 
@@ -161,9 +186,14 @@ class _Training:
         self.history: History = []
         self.unread: list[tuple[int, Any, Any]] = []
         self.good = jnp.ones((), bool)
-        self.first, self.known, self.said = None, set(), False
+        self.first, self.known, self.said, self.ending = None, set(), False, False
         self.leaving: State | None = None  # the state that a step is about to take over
         self.interrupt: Callable[[], Any] | None = None  # Ctrl-C that came when it had
+
+    @property
+    def number(self) -> int:
+        """The number of the step last taken, since `start`."""
+        return self.begun + self.taken
 
     @property
     def taken(self) -> int:
@@ -235,15 +265,36 @@ class _Training:
             batch,
         )
 
-    def leave(self, error: BaseException) -> None:
+    def leave(self, error: BaseException, earlier: History) -> None:
         """Give the error the state, from which training can go on, and a row for every step that led to it."""
-        vars(error).update(state=self.state, history=self.history)
+        vars(error).update(state=self.state, history=[*earlier, *self.history])
         if isinstance(error, Diverged):
             return
         with suppress(
             ArithmeticError, RuntimeError
         ):  # the last step was not sound, or never ran: the state is before it
             self.settle()
+        vars(error).update(history=[*earlier, *self.history])
+
+    def asked(self) -> bool:
+        """Whether the process was told to end. Of several processes all say so after the same step."""
+        if jax.process_count() == 1:
+            return self.ending
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(self.number)
+
+    @contextmanager
+    def terminable(self, saves: bool) -> Iterator[None]:
+        """SIGTERM inside is only noted, where there is a save to make first. Several processes leave it to JAX."""
+        if not saves or jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda number, frame: setattr(self, "ending", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

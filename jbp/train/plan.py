@@ -197,7 +197,7 @@ class Plan:
         layer = map_children(lambda _, child: self._over(child), layer)
         if not getattr(layer, "couples", "") or type(layer).__name__ in self.apart or self.devices == 1:
             return layer
-        return replace(layer, over=self.names)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return replace(layer, over=self.names)  # pyright: ignore[reportArgumentType]
 
     def _wrapped(self, net: Layer) -> Layer:
         """The network with `Gathered` around what uses weights, if they need it."""
@@ -287,7 +287,7 @@ class Plan:
 
             (params, sums), output = lax.scan(step, (params, zero), cut)
             output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]) if y.ndim > 1 else y.mean(0), output)
-        return self._summed(marks, params, *sums, output)
+        return self._summed(marks, params, sums, output)
 
     def _drawn(self, params):
         """The parameters with keys of this device's own."""
@@ -302,8 +302,9 @@ class Plan:
 
         return jax.tree.map(leaf, params)
 
-    def _summed(self, marks, params, value, weight, grads, output):
+    def _summed(self, marks, params, sums, output):
         """((value, output, params), grads) over all devices, out of what each has: one sum for all that is whole."""
+        value, weight, grads = sums
         total = lax.psum(weight, self.names)
         some = jnp.where(total == 0, 1, total)
         value = lax.psum(value, self.names) / some
