@@ -41,6 +41,7 @@ EXAMPLES = (
     "ppo",
     "radial",
     "word2vec",
+    "thought",
     "memory",
     "recursive",
 )

@@ -27,13 +27,12 @@ VOCABULARY, WINDOW, NEGATIVES, BATCH = 2000, 4, 5, 4096
 SHOWN = ["matrix", "random", "float", "mean", "array", "sparse", "plot", "kernel", "true", "cluster", "file", "two"]
 
 
-def texts() -> list[list[str]]:
-    """The words of the docstrings, file by file."""
+def docstrings() -> list[list[str]]:
+    """The docstrings in small letters, without examples and addresses, file by file."""
     folders = [Path(package.__path__[0]) for package in (sklearn, scipy, np)]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py")) if "tests" not in file.parts]
     found = [re.findall(r'"""(.*?)"""', file.read_text("utf-8"), re.DOTALL) for file in files]
-    prose = [re.sub(r">>>.*|https?:\S*", "", " ".join(strings)).lower() for strings in found]
-    return [re.findall("[a-z]{2,}", text) for text in prose]
+    return [[re.sub(r">>>.*|https?:\S*", "", text).lower() for text in texts] for texts in found]
 
 
 def pairs(words: np.ndarray, keep: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -45,7 +44,8 @@ def pairs(words: np.ndarray, keep: np.ndarray, random: np.random.Generator) -> n
 
 
 def run(steps: int, seed: int, out: Path) -> Outcome:
-    random, documents = np.random.default_rng(seed), texts()
+    random, prose = np.random.default_rng(seed), map(" ".join, docstrings())
+    documents = [re.findall("[a-z]{2,}", text) for text in prose]
     parts = [d for i, d in enumerate(documents) if i % 10], documents[::10]
     names, counts = np.unique(np.concatenate(parts[0]), return_counts=True)
     common = np.argsort(-counts, kind="stable")[:VOCABULARY]

@@ -33,6 +33,8 @@ from jbp.params import Buffer, apply_updates, buffers, cast, labels, merge, trai
 from jbp.readers import draw, summary
 from jbp.sweep import Aux, value_and_grad
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Aux", "Buffer", "Estimator", "Frozen", "Graph", "Layer", "LayerError", "LowRankAdapter", "Parallel", "Passing",
     "Remat", "Repeat", "Residual", "Reversible", "Serial", "Sublayer", "Tied", "TimeDistributed", "apply_updates",

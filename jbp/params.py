@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jbp.errors import TreeError, show
 
@@ -57,6 +56,8 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
     Raises TreeError where the two do not fit, as an update of another shape, which would be broadcast.
     """
+    import optax  # here, for it takes its time
+
     trained = trainable(params)
     sizes = [jax.tree.map(jnp.shape, tree) for tree in (trained, updates)]
     if sizes[0] != sizes[1]:

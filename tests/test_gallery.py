@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import jbp
-from examples import gallery, perceptron, shared
+from examples import gallery, perceptron, shared, thought
 from jbp.catalogue import NAMES
 
 
@@ -48,6 +49,21 @@ def test_with_a_broken_gradient_it_misses_the_bar(tmp_path, monkeypatch):
     assert "held-out accuracy is" in str(code)
     page = gallery.page({"perceptron": found})
     assert "Not as they should be: perceptron." in page
+
+
+def test_thoughts_of_a_topic_find_one_another(tmp_path, monkeypatch):
+    """Each topic has words of its own, and no two sentences share any: what a bag of words cannot see."""
+    random = np.random.default_rng(0)
+
+    def sentence(topic, side):
+        return " ".join(f"{'abcdefgh'[topic]}{side}{'stuvwxyz'[k]}" for k in random.integers(0, 8, 5))
+
+    files = [[(sentence(k % 8, "m"), sentence(k % 8, "n")) for k in range(80)] for _ in range(20)]
+    monkeypatch.setattr(thought, "neighbours", lambda: files)
+    monkeypatch.setattr(thought, "BATCH", 64)
+    found = thought.run(60, 0, tmp_path).figures[0]
+    assert found.value > 0.85  # a stranger of the same topic, one in eight, is as good
+    assert found.why == "a bag of words: 0.50"
 
 
 def test_a_failure_is_on_the_page():

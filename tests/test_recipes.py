@@ -65,6 +65,7 @@ ELSEWHERE = {
     "modern_hopfield": "a MultiHeadAttention with parameters",
     "restricted_boltzmann": "it is its own loss",
     "word2vec": "it is its own loss",
+    "thought_vectors": "it is its own loss",
     "recursive_tensor": "on trees",
     "tree_lstm": "on trees",
 }

@@ -28,4 +28,8 @@ from jbp.recipes.vision import (
     unet as unet,
     vision_transformer as vision_transformer,
 )
-from jbp.recipes.words import memory_network as memory_network, word2vec as word2vec
+from jbp.recipes.words import (
+    memory_network as memory_network,
+    thought_vectors as thought_vectors,
+    word2vec as word2vec,
+)

@@ -1,13 +1,17 @@
 """Networks of words."""
 
-from jbp.combinators import Parallel, Passing, Serial, TimeDistributed
+from jbp.combinators import Parallel, Passing, Serial, Tied, TimeDistributed
 from jbp.fields import Size, checked
 from jbp.layers.attention.memory import MemoryHop
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense
+from jbp.layers.norm.features import UnitNorm
 from jbp.layers.pool.average import GlobalAveragePool
+from jbp.layers.recurrent.gru import GRU
+from jbp.layers.recurrent.lengths import Lengths
 from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Select
+from jbp.losses.contrastive import InfoNCE
 from jbp.losses.sampled import NegativeSampling
 
 
@@ -32,3 +36,19 @@ def memory_network(symbols: Size, answers: Size, features: Size = 64, hops: Size
     memories = TimeDistributed(Serial(Embedding(symbols, features), GlobalAveragePool()))
     reading = [Passing(MemoryHop()) for _ in range(hops)]
     return Serial(Parallel(question, memories, Identity()), *reading, Select(0), Dense(answers))
+
+
+@checked
+def thought_vectors(vocabulary: Size, features: Size = 128, words: Size = 64) -> Tied:
+    """Sentences and what stands next to them, to the loss of finding these among those of the others. Goes with Add().
+
+    From a pair of sentences and of their neighbours, each ((batch, n) of words, (batch,) of lengths); net.layer[0][0]
+    is the encoder, a vector (batch, features) of length one for each sentence, and params[0][0] are its parameters. The
+    same encoder reads both. (Kiros et al., *Skip-Thought Vectors*, 2015; chosen among the sentences of the batch in
+    place of written word by word: Logeswaran & Lee, *An Efficient Framework for Learning Sentence Representations*,
+    2018.)
+    """
+    read = Parallel(Embedding(vocabulary, words), Identity()), Lengths(GRU(features), pool="max")
+    encoder = Serial(*read, Dense(features), UnitNorm())
+    pairs = Serial(Parallel(encoder, encoder), InfoNCE(0.1, symmetric=True))
+    return Tied(pairs, (((0, 0), (0, 1)),))
