@@ -105,6 +105,7 @@ ORDER = (
     ("arrays", "fields", "programs"),
     ("layer",),
     ("params", "numerics", "cases", "compose"),
+    ("keys",),
     ("layers",),
     ("losses",),
     ("combinators",),

@@ -15,6 +15,7 @@ from jax import lax
 from jbp.cases import ANY, Case, f
 from jbp.errors import floats, take
 from jbp.fields import Count, Size
+from jbp.keys import split
 from jbp.layer import Estimator, Layer
 from jbp.numerics import along, leading, outer, scan, softplus, wide
 from jbp.params import Buffer
@@ -141,7 +142,7 @@ class RestrictedBoltzmann(_Machine, Estimator):
         return grads | self._fixed()
 
     def advance(self, params, residuals, /):
-        moved = params | {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
+        moved = split(params)
         return moved | {"chains": Buffer(residuals[1])} if self.chains else moved
 
     def evaluation(self):

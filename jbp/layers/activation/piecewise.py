@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jbp.cases import ANY, Case, f
 from jbp.errors import LayerError, floats, take
 from jbp.fields import NonNegative
+from jbp.keys import Keyed
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.numerics import along, leading, wide
-from jbp.params import Buffer
 
 
 def _inside(x, low, high):
@@ -230,7 +230,7 @@ class PReLU(Layer):
 
 
 @dataclass(frozen=True)
-class RReLU(Layer):
+class RReLU(Keyed):
     """y = x for x > 0, else a x, a drawn for each element between low and high.      dx = dy for x > 0, else a dy
 
     Keeps y and the key: the slopes are drawn again. Buffer: the key, split by `advance`. `evaluation` gives one whose
@@ -247,11 +247,8 @@ class RReLU(Layer):
             raise LayerError(self, f"got low={self.low} and high={self.high}; expected low <= high. Exchange them.")
 
     @property
-    def advances(self):
-        return self.low < self.high
-
-    def init(self, key, x, /):
-        return {"key": Buffer(key)}
+    def still(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.low == self.high
 
     def _slopes(self, key, x):
         if not self.advances:
@@ -268,12 +265,6 @@ class RReLU(Layer):
     def backward(self, params, residuals, dy, /):
         y, key = residuals
         return jnp.where(y > 0, dy, self._slopes(key, dy) * dy), ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
-
-    def advance(self, params, residuals, /):
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])} if self.advances else params
 
     def evaluation(self):
         middle = (self.low + self.high) / 2

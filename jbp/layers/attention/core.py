@@ -10,6 +10,7 @@ from jax import lax
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, show, take
 from jbp.fields import Hint, Positive, Rate, Size
+from jbp.keys import split
 from jbp.layer import Layer
 from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
@@ -115,7 +116,7 @@ class Attention(Layer):
         return () if self.dropout is None else {"key": None}
 
     def advance(self, params, residuals, /):
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])} if self.dropout else params
+        return split(params) if self.dropout else params
 
     def evaluation(self):
         return replace(self, dropout=0.0) if self.dropout else self

@@ -10,6 +10,7 @@ from jax import lax
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, known, show, take
 from jbp.fields import Count, Positive, Rate, Size
+from jbp.keys import split
 from jbp.layer import Layer
 from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
@@ -323,7 +324,7 @@ class MultiHeadAttention(Layer):
     def advance(self, params, residuals, /):
         if not self.dropout:
             return params
-        return {**params, "key": Buffer(jax.random.split(params["key"].value, 1)[0])}
+        return split(params)
 
     def evaluation(self):
         return replace(self, dropout=0.0) if self.dropout else self

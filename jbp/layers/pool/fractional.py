@@ -12,6 +12,7 @@ from jax import lax
 from jbp.cases import Case, f
 from jbp.errors import LayerError, parts, show, take
 from jbp.fields import Hint, Inside, Rate
+from jbp.keys import split
 from jbp.layer import Layer
 from jbp.layers.pool.maximum import largest, scattered
 from jbp.layers.windows import Axes, agree, spatial, spread
@@ -129,7 +130,7 @@ class FractionalMaxPool(Layer):
 
     def advance(self, params, residuals, /):
         drawn = residuals[1] is None and self.advances
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])} if drawn else params
+        return split(params) if drawn else params
 
     def evaluation(self):
         return replace(self, sample=0.5)

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from jbp.cases import ANY, Case, f
 from jbp.errors import floats, take
 from jbp.fields import Hint, Range
-from jbp.layer import Layer
+from jbp.keys import Keyed
 from jbp.layers.activation.elementwise import ALPHA, LAMBDA
-from jbp.params import Buffer
 
 _AXES = {"element": ("of any shape", 0), "channel": ("(batch, ..., channels)", 2), "example": ("(batch, ...)", 1)}
 
 
 @dataclass(frozen=True)
-class Dropout(Layer):
+class Dropout(Keyed):
     """y = x m / (1 − rate), m = 1 with probability 1 − rate, else 0.      dx = dy m / (1 − rate)
 
     `rate` is the probability to drop, in [0, 1). One m is drawn `per` element; with "channel" per example and channel,
@@ -29,9 +28,6 @@ class Dropout(Layer):
 
     rate: Annotated[float, Range(0, 1, open="high"), Hint("To drop one of ten write 0.1.")]
     per: Literal["element", "channel", "example"] = "element"
-
-    def init(self, key, x, /):
-        return {"key": Buffer(key)}
 
     def _mask(self, key, x):
         """m, in a shape that broadcasts to x's."""
@@ -52,12 +48,6 @@ class Dropout(Layer):
 
     def backward(self, params, key, dy, /):
         return self._dropped(key, dy), ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
-
-    def advance(self, params, residuals, /):
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
 
     def evaluation(self):
         return DropoutInference()
@@ -101,11 +91,10 @@ class AlphaDropout(Dropout):
 
 
 @dataclass(frozen=True)
-class DropoutInference(Layer):
+class DropoutInference(Keyed):
     """y = x.      dx = dy.  What Dropout is once training is over: it takes Dropout's key and leaves it alone."""
 
-    def init(self, key, x, /):
-        return {"key": Buffer(key)}
+    still = True
 
     def forward(self, params, x, /):
         take(self, params, floats(self, x, "of any shape", least=0).dtype, key=())
@@ -113,9 +102,6 @@ class DropoutInference(Layer):
 
     def backward(self, params, residuals, dy, /):
         return dy, ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
 
 
 CASES = (

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jbp.cases import ANY, Case, f
 from jbp.errors import floats, take
 from jbp.fields import Hint, Range
-from jbp.layer import Estimator, Layer
+from jbp.keys import Keyed
+from jbp.layer import Estimator
 from jbp.numerics import log_sum_exp, wide, wide_dtype
-from jbp.params import Buffer
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,17 @@ class GradientReversal(Estimator):
 
 
 @dataclass(frozen=True)
-class GumbelSoftmaxInference(Layer):
+class GumbelSoftmaxInference(Keyed):
     """y = softmax(x / τ).      dx = y (dy − Σ dy y) / τ.  What GumbelSoftmax is once training is over: no noise.
 
     Keeps y. Takes GumbelSoftmax's key and leaves it alone.
     """
 
+    still = True
+
     temperature: Annotated[
         float, Range(0, open="low"), Hint("For a draw that is hard put a StraightThroughOneHot after it.")
     ] = 1.0
-
-    def init(self, key, x, /):
-        return {"key": Buffer(key)}
 
     def _scores(self, key, x):
         return wide(x)
@@ -104,9 +103,6 @@ class GumbelSoftmaxInference(Layer):
     def backward(self, params, y, dy, /):
         p, d = wide(y), wide(dy)
         return (p * (d - (d * p).sum(-1, keepdims=True)) / self.temperature).astype(dy.dtype), ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
 
     def reference(self, params, x, /):
         z = self._scores(params["key"].value, x).astype(x.dtype) / self.temperature
@@ -126,13 +122,12 @@ class GumbelSoftmax(GumbelSoftmaxInference):
     Gumbel-Softmax*, 2017, §2.) Raises LayerError for a τ that is not positive, a scalar or an x that is not floating.
     """
 
+    still = False
+
     def _scores(self, key, x):
         # the same draw in every dtype: the bits in float32, the logarithms in x's
         u = jax.random.uniform(key, x.shape, jnp.float32, jnp.finfo(jnp.float32).tiny).astype(wide_dtype(x.dtype))
         return wide(x) - jnp.log(-jnp.log(u))
-
-    def advance(self, params, residuals, /):
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
 
     def evaluation(self):
         return GumbelSoftmaxInference(self.temperature)

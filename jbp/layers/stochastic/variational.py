@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show, take
-from jbp.layer import Layer
+from jbp.keys import Keyed
 from jbp.numerics import wide, wide_dtype
-from jbp.params import Buffer
 
 
 def half(layer, x):
@@ -24,7 +23,7 @@ def half(layer, x):
 
 
 @dataclass(frozen=True)
-class Reparameterize(Layer):
+class Reparameterize(Keyed):
     """y = m + e^{s/2} ε with ε standard normal: a sample of the Gaussian of mean m and log variance s, x = (m|s).
 
         dm = dy      ds = ½ (y − m) dy
@@ -36,7 +35,7 @@ class Reparameterize(Layer):
 
     def init(self, key, x, /):
         half(self, x)
-        return {"key": Buffer(key)}
+        return super().init(key, x)
 
     def forward(self, params, x, /):
         n = half(self, x)
@@ -46,12 +45,6 @@ class Reparameterize(Layer):
 
     def backward(self, params, noise, dy, /):
         return jnp.concatenate([dy, 0.5 * noise * dy], -1), ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
-
-    def advance(self, params, residuals, /):
-        return {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
 
     def evaluation(self):
         return ReparameterizeInference()
@@ -70,11 +63,14 @@ def _normal(key, x, n):
 
 
 @dataclass(frozen=True)
-class ReparameterizeInference(Layer):
+class ReparameterizeInference(Keyed):
     """y = m of x = (m|s).      dm = dy, ds = 0.  Reparameterize once training is over; it leaves its key alone."""
 
+    still = True
+
     def init(self, key, x, /):
-        return Reparameterize().init(key, x)
+        half(self, x)
+        return super().init(key, x)
 
     def forward(self, params, x, /):
         n = half(self, x)
@@ -83,9 +79,6 @@ class ReparameterizeInference(Layer):
 
     def backward(self, params, residuals, dy, /):
         return jnp.concatenate([dy, jnp.zeros_like(dy)], -1), ()
-
-    def gradient(self, residuals, delta, /):
-        return {"key": None}
 
 
 CASES = (
