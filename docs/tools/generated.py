@@ -40,6 +40,7 @@ MODULES = {  # beside the families of layers
     "jbp.train": "Training",
     "jbp.train.inside": "The optimizer inside the sweep",
     "jbp.bridge": "Other libraries",
+    "jbp.weights": "Weights of other libraries",
     "jbp.readers": "Readers",
     "jbp.credit": "Credit assignment",
     "verify": "The auditor",
@@ -100,7 +101,12 @@ def _own(module: Any, name: str, value: Any) -> bool:
 def call(made: Any) -> str:
     """How a layer is written, its fields with defaults where they have some; how a function is called."""
     words = []
-    if hasattr(made, "__dataclass_fields__"):
+    if hasattr(made, "__dataclass_params__") and not made.__dataclass_params__.init:  # with an __init__ by hand
+        for p in inspect.signature(made).parameters.values():
+            stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+            if p.default != ():  # what dataclasses.replace passes
+                words.append(f"{stars}{p.name}" + (f"={p.default!r}" if p.default is not p.empty else ""))
+    elif hasattr(made, "__dataclass_fields__"):
         for f in dataclasses.fields(made):
             words.append(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}")
     elif not isinstance(made, type):
