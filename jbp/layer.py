@@ -76,11 +76,11 @@ class Layer:
 
     __post_init__ = check
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         cls.__repr__ = cls.__repr__  # the inherited one, set here: @dataclass makes its own only where none is
         at_the_door(cls)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shown = [(f, getattr(self, f.name)) for f in (fields(self) if is_dataclass(self) else ())]
         words = [repr(v) if f.default is MISSING else f"{f.name}={v!r}" for f, v in shown if v != f.default]
         return f"{type(self).__name__}({', '.join(words)})"

@@ -16,7 +16,11 @@ from oracle import draw
 
 import jbp
 import jbp.catalogue
+import jbp.credit
 import jbp.layers
+import jbp.readers
+import jbp.train
+import jbp.weights
 from jbp.combinators.sequence import InTurn
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
@@ -296,6 +300,43 @@ def test_the_front_door():
         pass
 
     assert undocumented(["bare"], {"bare": bare}) == ["bare"]
+
+
+def unannotated(space, names):
+    """Functions of a public module, and methods of its classes that are not the protocol's, without types."""
+    found = []
+
+    def look(where, f):
+        form = inspect.signature(f)
+        given = [p for n, p in form.parameters.items() if n not in ("self", "cls")]
+        if any(p.annotation is p.empty for p in given) or form.return_annotation is form.empty:
+            found.append(where)
+
+    for name in names:
+        value = getattr(space, name)
+        if inspect.isfunction(value):
+            look(name, value)
+        elif inspect.isclass(value):
+            own = {n: m for n, m in vars(value).items() if n[0] != "_" and not hasattr(Layer, n)}
+            for n, method in own.items():
+                method = method.fget if isinstance(method, property) else method
+                if inspect.isfunction(method):
+                    look(f"{name}.{n}", method)
+    return found
+
+
+def test_what_is_public_has_types():
+    assert unannotated(jbp, jbp.__all__) == []
+    for module in (jbp.recipes, jbp.train, jbp.weights, jbp.readers, jbp.credit):
+        names = [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "").startswith("jbp.")]
+        assert unannotated(module, names) == [], module.__name__
+    protocol = [n for n in vars(Layer) if n[0] != "_" and callable(vars(Layer)[n])]
+    assert [n for n in protocol if "return" not in getattr(Layer, n).__annotations__] == []
+
+    def bare(x) -> int:
+        return x
+
+    assert unannotated(type("space", (), {"bare": staticmethod(bare)}), ["bare"]) == ["bare"]
 
 
 RUNNERS = {

@@ -90,6 +90,10 @@ def test_the_wheel_works_in_a_clean_environment(built, tmp_path):
     assert "networks" in run(python.with_name("verify"), "--help", cwd=tmp_path, env=environment)
 
 
+def test_the_citation_names_this_version():
+    assert f"\nversion: {jbp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 LATE = (
     "verify", "optax", "rich", "matplotlib", "hypothesis", "flax", "equinox", "haiku", "sklearn", "pytest", "jbp.train"
 )  # fmt: skip

@@ -89,7 +89,7 @@ class LowRankAdapter(Wrapper):
             params = self.layer.init(one, x)
         return self.adapt(two, params)
 
-    def adapt(self, key, params, /):
+    def adapt(self, key: Any, params: Any, /) -> dict[str, Any]:
         """The parameters of this layer around those of f, trained ones say."""
         adapters = {}
         for i, (name, (path, w)) in enumerate(self._sites(params).items()):
@@ -98,7 +98,7 @@ class LowRankAdapter(Wrapper):
             adapters[name] = {"a": a, "b": jnp.zeros((*copies, self.rank, columns), w.dtype)}
         return {"base": Buffer(params), "adapters": adapters}
 
-    def merge(self, params, /):
+    def merge(self, params: Any, /) -> Any:
         """f's parameters with W + c A B at the paths."""
         base, adapters = self._parts(params)
         merged = base

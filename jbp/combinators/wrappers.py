@@ -178,7 +178,7 @@ class Frozen(Wrapper):
             params = self.layer.init(key, x)
         return Buffer(params) if self.paths is None else self.split(params)
 
-    def split(self, params, /):
+    def split(self, params: Any, /) -> Any:
         """The parameters of this layer around those of f."""
         if self.paths is None:
             return Buffer(params)
@@ -191,7 +191,7 @@ class Frozen(Wrapper):
                 )
         return {"frozen": Buffer(self._part(params, True)), "trained": self._part(params, False)}
 
-    def merge(self, params, /):
+    def merge(self, params: Any, /) -> Any:
         """f's parameters: those that are frozen among the others."""
         if self.paths is None:
             return self._inside(params)
