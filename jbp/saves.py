@@ -135,13 +135,13 @@ def load(folder: str, *, net: Layer | None = None, layers: Iterable[type[Layer]]
         step = manager.latest_step()
         if step is None:
             raise FileError(f"{folder}: got no save; expected one. Is the name of the folder right?")
-        about = manager.restore(step, args=args.Composite(about=args.JsonRestore())).about
+        about = manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = {
             str(k): jax.ShapeDtypeStruct(tuple(one["bits"][1]), one["bits"][0], sharding=here)
             for k, one in enumerate(about["arrays"])
         }
-        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes))).state
+        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes)))["state"]
     finally:
         manager.close()
     leaves = {one["name"]: _whole(arrays[str(k)], one["key"]) for k, one in enumerate(about["arrays"])}
@@ -153,7 +153,7 @@ def _restored(manager, folder, step, state):
     args = _orbax().args
     like, wanted = _flat(state)
     try:
-        about = manager.restore(step, args=args.Composite(about=args.JsonRestore())).about
+        about = manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
         version, arrays = about["version"], about["arrays"]
         there, expected = ({one["name"]: one["is"] for one in told} for told in (arrays, wanted))
     except Exception as error:  # noqa: BLE001
@@ -170,7 +170,7 @@ def _restored(manager, folder, step, state):
             )
     try:
         shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding) for k, v in like.items()}
-        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes))).state
+        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes)))["state"]
     except Exception as error:  # noqa: BLE001
         return _aside(manager, folder, step, error)
     leaves = [_whole(arrays[str(k)], one["key"]) for k, one in enumerate(wanted)]

@@ -22,7 +22,8 @@ class Batches:
     ):
         self.source, self.history, self.files = source, list(history), list(files)  # of what was before
         self.begun = dict(position or {"taken": 0})
-        self.taken, self.iterator = self.begun["taken"], None
+        self.taken: int = self.begun["taken"]
+        self.iterator: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         self.iterator, self.taken = iter(self.source), self.begun["taken"]
@@ -39,7 +40,7 @@ class Batches:
         """Where the next batch is, in words that json has."""
         if not hasattr(self.iterator, "get_state"):
             return {"taken": self.taken}
-        return {"taken": self.taken, "state": _said(self.iterator.get_state())}  # pyright: ignore[reportOptionalMemberAccess]
+        return {"taken": self.taken, "state": _said(self.iterator.get_state())}
 
 
 def _said(state: Any) -> Any:
