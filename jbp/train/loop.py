@@ -19,7 +19,18 @@ from jbp.errors import LayerError, show
 from jbp.layer import Layer
 from jbp.train.data import Batches, length
 from jbp.train.plan import Plan
-from jbp.train.step import Measure, State, compiled, copied, given_away, must_be_batch, must_be_state, shapes, spent
+from jbp.train.step import (
+    Measure,
+    Spread,
+    State,
+    compiled,
+    copied,
+    given_away,
+    must_be_batch,
+    must_be_state,
+    shapes,
+    spent,
+)
 from jbp.train.watch import cause
 
 History = list[dict[str, float]]
@@ -223,6 +234,8 @@ class _Training:
     def step(self, batch: Any) -> None:
         """Start a step, and read what the one before has measured: the device has its next, and does not wait."""
         number = self.begun + self.taken + 1
+        if isinstance(self.run, Spread):  # so that all processes can look at the whole of it, if it makes a NaN
+            batch = self.run.plan.put(self.net, batch)
         self.leaving = self.state
         try:
             self.state, metrics = self.run(self.state, self.good, *batch)

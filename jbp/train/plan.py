@@ -133,7 +133,8 @@ class Plan:
 
     def put(self, net: Layer, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         """The batch, spread. Each process gives its own share of it."""
-        processes = jax.process_count()
+        there = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(batch))
+        processes = jax.process_count() if there else 1
         self.must_fit(net, batch, processes)
 
         def placed(leaf, spec):

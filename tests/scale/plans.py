@@ -1,5 +1,8 @@
 """Training under a Plan on eight virtual devices: run by tests/test_scale.py in a process of its own."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,3 +216,35 @@ def test_what_does_not_fit_is_refused(make, says):
 def test_what_may_be_apart_is_let_be():
     _, metrics = trained(Serial(Dense(8)), InfoNCE(), (X, X), Plan(apart=("InfoNCE",)), 1)
     assert metrics["loss"] < np.log(2) * 20
+
+
+def moved(plan):
+    """How many numbers each collective of a step gives, as compiled, and how many parameters there are."""
+    net = Serial(Dense(16), Tanh(), Repeat(Serial(Dense(16), Tanh()), 3), Dense(8))
+    state = start(net, OPTIMIZER, KEY, X, plan=plan)
+    text = step(net, LABELS, OPTIMIZER, plan=plan).lower(state, X, T).compile().as_text()
+    text = re.sub(r"/\*.*?\*/", "", text)
+    found = dict.fromkeys(("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"), 0)
+    for kinds, name in re.findall(r"= (\(?[^=]*?\)?) ([a-z-]+?)(?:-start)?\(", text):
+        if name in found:
+            found[name] += sum(
+                math.prod(map(int, n.split(","))) if n else 1 for n in re.findall(r"\[([\d,]*)\]", kinds)
+            )
+    return found, sum(a.size for a in jax.tree.leaves(state.params))
+
+
+def test_weights_are_gathered_twice_at_most_and_gradients_scattered_where_they_are_made():
+    found, size = moved(Plan(weights="data"))
+    one = 16 * 16 + 16  # of the three times, which a loop takes one after the other
+    inside = size - 2 * one
+    assert inside <= found["all-gather"] <= 2 * inside
+    assert found["reduce-scatter"] == inside // 8
+    assert found["all-reduce"] < 50  # loss, count, norms and whether all is well: no gradient
+    assert not found["all-to-all"] + found["collective-permute"]
+
+
+def test_gradients_of_micro_batches_are_summed_over_devices_once():
+    plan = (("data", 4),)
+    (once, size), (often, _) = moved(Plan(plan)), moved(Plan(plan, micro=4))
+    assert once == often
+    assert size <= once["all-reduce"] < size + 50

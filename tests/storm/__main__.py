@@ -18,6 +18,7 @@ def main() -> int:
         ("hostile", 0, "code under audit that hangs, ends its process, lies: from the shell, in a scan, under pytest"),
         ("tokens", 2000, "forged and mutated tokens and journals"),
         ("texts", 2000, "texts of strangers through every report, and their readers' parsers"),
+        ("trainings", 100, "trainings killed at random moments, which take up their saves"),
         ("long", 0, "many audits and networks in one process"),
     ):
         one = listed.add_parser(name, help=words, description=words)
@@ -31,7 +32,7 @@ def main() -> int:
     begun, tried = time.monotonic(), []
     for one in _storm(options):
         tried.append(one)
-        if options.storm in ("kills", "hostile", "long"):
+        if options.storm in ("kills", "hostile", "trainings", "long"):
             print(f"{'wrong' if one.wrong else 'well'}  {one.kind}: {one.what}", *one.wrong, sep="\n    ", flush=True)
     text, well = told.table(tried)
     print(f"{text} ({options.storm}, seed {options.seed}, {time.monotonic() - begun:.0f} s)")
@@ -55,6 +56,10 @@ def _storm(options):
         from tests.storm.texts import texts
 
         return texts(options.count, options.seed)
+    if options.storm == "trainings":
+        from tests.storm.trainings import trainings
+
+        return trainings(options.count, options.seed)
     from tests.storm.long import long
 
     return long(options.audits, options.networks, options.seed)
