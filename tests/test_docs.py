@@ -126,6 +126,10 @@ def test_the_index_has_every_layer_with_its_equations():
     text = generated.MADE["layers"]()
     assert [name for name in jbp.layers.__all__ if f"### [{name}](" not in text] == []
     assert "\ny = x W + b.\ndx = dy Wᵀ\ndW = xᵀ dy\ndb = Σ dy\n" in text
+    assert "`Dense(1)`: float32[3, 5] → float32[3, 1]\n" in text
+    public = [getattr(home, name) for home in (jbp.layers, jbp.losses) for name in home.__all__]
+    without = {c.__name__ for c in public if isinstance(c, type) and not generated.example(c)}
+    assert without == {"Add", "Concatenate", "FanOut", "Identity", "Loss"}  # which cases of others hold
     assert "freeze(net, params, where)" in generated.MADE["combinators"]()
     assert docstrings.parts("One line without any.")[0] == []
     lines, rest = docstrings.parts("y = x, and\nso on.      dx = dy\n\n    da = 1\n\nKeeps x.")

@@ -58,3 +58,4 @@ def test_looking(tmp_path):
     _, found = look.main(tmp_path, steps=20)
     assert found.agrees
     assert (tmp_path / "training.png").stat().st_size > 1000
+    assert "blocks Repeat × 3" in (tmp_path / "net.svg").read_text()

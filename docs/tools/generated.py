@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from docs.tools.docstrings import parts
@@ -122,7 +122,30 @@ def _entry(cls: Any, page: str) -> list[str]:
     if len(shown) > 110:  # the rest is on its page
         shown = shown[:100].rsplit(",", 1)[0] + ", ...)"
     title = f"### [{cls.__name__}](../{page}#{cls.__module__}.{cls.__name__})"
-    return [title, "", "```text", shown, "", *lines, "```", ""]
+    case = [example(cls), ""] if isinstance(cls, type) and example(cls) else []
+    return [title, "", "```text", shown, "", *lines, "```", "", *case]
+
+
+@cache
+def example(cls: type) -> str:
+    """The first case of a layer in the catalogue: how it is written, and the shapes that come out of its inputs."""
+    import jax
+
+    from jbp.cases import Array, Case, f
+    from jbp.catalogue import ESTIMATORS, FORMS, LAYERS, LOSSES
+    from jbp.errors import show
+    from jbp.layers import Dense
+
+    def shape(a):
+        return jax.ShapeDtypeStruct(a.shape, "float32" if a.below is None else "int32")
+
+    forms = (Case(form.build(*[Dense(5)] * len(form.keeps)), f(3, 5)) for form in FORMS)
+    for case in (*LAYERS, *LOSSES, *ESTIMATORS, *forms):
+        if type(case.layer) is cls:
+            x = jax.tree.map(shape, case.inputs[0], is_leaf=lambda a: isinstance(a, Array))
+            y = jax.eval_shape(lambda x, layer=case.layer: layer.forward(layer.init(jax.random.key(0), x), x)[0], x)
+            return f"`{case.layer!r}`: {show(x)} → {show(y)}"
+    return ""
 
 
 def _layers() -> str:

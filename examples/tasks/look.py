@@ -1,4 +1,4 @@
-"""Look at a network: its summary, its gradient beside jax.grad by name, and a picture of its training.
+"""Look at a network: summary, shares of time and picture; its gradient beside jax.grad by name; how its training went.
 
 python -m examples.tasks.look
 """
@@ -26,7 +26,8 @@ NET = Serial(stem=Dense(16), blocks=Repeat(Residual(Serial(LayerNorm(), Dense(16
 def main(out: Path, steps: int = 100) -> tuple[jbp.Layer, verify.Comparison]:
     x = jnp.linspace(-3, 3, 64)[:, None]
     loss, optimizer = MeanSquaredError(), optax.adam(1e-2)
-    print(jbp.summary(NET, x))
+    print(jbp.summary(NET, x, time=True))
+    jbp.draw(NET, x).save(out / "net.svg")
     state = start(NET, optimizer, jax.random.key(0), x)
     state, history = fit(NET, loss, optimizer, state, [(x, jnp.sin(2 * x))] * steps)
     found = verify.compare(NET, loss, state.params, x, jnp.sin(2 * x))
