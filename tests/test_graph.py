@@ -184,6 +184,16 @@ def test_a_total_is_the_weighted_sum():
     assert LOSS["size"] == MeanSquaredError()
 
 
+def test_each_loss_is_a_measure_of_its_own():
+    sgd, measures = optax.sgd(0.1), LOSS.measures()
+    assert measures == LOSS.measures()  # so that `fit` called again compiles nothing
+    _, history = fit(HEADS, LOSS, sgd, start(HEADS, sgd, jax.random.key(0), X), [(X, TARGET)], **measures)
+    np.testing.assert_allclose(history[0]["kind loss"] + 0.3 * history[0]["size loss"], history[0]["loss"], rtol=1e-12)
+    alone = Total(code=jbp.losses.StandardNormalDivergence())
+    code = {"code": draw(f(3, 4))}
+    np.testing.assert_allclose(alone.measures()["code loss"](code), alone((), (code,)), rtol=1e-14)
+
+
 def test_targets_are_none_one_or_several():
     loss = Total(kind=Weighted(SoftmaxCrossEntropy()), penalty=(Identity(), 0.5))
     kind, weights, penalty = draw(f(5, 3)), jnp.array([1.0, 0, 0, 2, 0]), jnp.array(3.0)

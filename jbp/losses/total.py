@@ -1,5 +1,6 @@
 """Several losses by name, with a weight for each: the loss of a network with several outputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Total(Several):
     `Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3))` of (predictions, targets), dicts with these
     names; each is a loss, or a loss with its weight. A tuple is several targets, (labels, weights) for a Weighted.
     Without a target a loss gets the prediction alone, the latent code for a StandardNormalDivergence, or a number that
-    the network makes: `penalty=(Identity(), 0.1)`. total["kind"] is a loss inside.
+    the network makes: `penalty=(Identity(), 0.1)`. total["kind"] is a loss inside, `measures()` has all, for `fit`.
 
     Keeps what they keep. Parameters are a dict of theirs, or () where they have none. y has the widest of their dtypes.
     Raises LayerError for other names.
@@ -87,6 +88,10 @@ class Total(Several):
             for name, p in zip(self.names, self.parts(predictions), strict=True)
         ]
 
+    def measures(self) -> dict[str, Callable[[Any, Any], Any]]:
+        """Each loss by itself, for the history: `fit(net, total, ..., **total.measures())` has "kind loss", ..."""
+        return {f"{name} loss": _Measure(self, i) for i, name in enumerate(self.names)}
+
     def init(self, key, x, /):
         params = []
         for n, (loss, given) in enumerate(zip(self.layers, self._given(x), strict=True)):
@@ -141,6 +146,18 @@ class Total(Several):
     def reference(self, params, x, /):
         each = zip(self.layers, self.parts(params), self._given(x), strict=True)
         return self._sum([loss.reference(p, given) for loss, p, given in each])
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A function of (output, targets) that is equal to another such: `fit` compiles nothing anew."""
+
+    total: Total
+    i: int
+
+    def __call__(self, output: Any, targets: Any = None, /) -> Any:
+        given = self.total._given((output,) if targets is None else (output, targets))
+        return self.total.layers[self.i].forward((), given[self.i])[0]
 
 
 def _tuple(target):
