@@ -19,7 +19,7 @@ def test_on_eight_devices(file):
 
 
 def test_two_processes_name_the_layer_that_made_a_nan(tmp_path):
-    codes, said = Run(tmp_path / "saves", tmp_path / "cache", "nan=6", count=2, steps=7).ended()
+    codes, said = Run(tmp_path / "saves", tmp_path / "cache", "nan=6", "devices=2", count=2, steps=7).ended()
     assert codes == [0, 0], said
     told = {words(text, "DIVERGED") for text in said}
     assert len(told) == 1, said

@@ -3,5 +3,5 @@
 from jbp.train.average import average as average, averaged as averaged
 from jbp.train.loop import Diverged as Diverged, fit as fit
 from jbp.train.measures import accuracy as accuracy
-from jbp.train.plan import Gathered as Gathered, Plan as Plan
+from jbp.train.plan import Plan as Plan
 from jbp.train.step import State as State, start as start, step as step

@@ -7,8 +7,7 @@ the look for NaN are outside, on arrays that are spread: they are the same progr
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,27 +17,16 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jbp.combinators import (
-    Frozen,
-    Parallel,
-    Passing,
-    Remat,
-    Repeat,
-    Residual,
-    Reversible,
-    Serial,
-    Sublayer,
-    Tied,
-    TimeDistributed,
-)
+from jbp.combinators import Frozen, Serial, Tied
 from jbp.errors import LayerError, check_cotangent, show
 from jbp.fields import DType, Size, check
 from jbp.layer import Layer, map_children
 from jbp.losses.loss import Loss
 from jbp.losses.penalized import Penalized
-from jbp.numerics import Static, wide
-from jbp.params import Buffer, cast, trainable
-from jbp.sweep import Aux, advancing, initialize, must_be_layer, must_be_scalar
+from jbp.numerics import wide
+from jbp.params import Buffer, trainable
+from jbp.sweep import Aux, initialize, must_be_layer, must_be_scalar
+from jbp.train.pieces import Gathered, floats, gathered, inside, is_piece, leaves_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,8 @@ class Plan:
     axis: each array is cut along its largest axis that divides, and is whole on each device where none does. With
     `compute` layers are given inputs of that dtype and weights that are gathered in it, while parameters, sums of
     gradients and the loss stay as wide as they are. With `micro` each device takes its part of the batch in so many
-    steps, one after the other, and gradients are summed over devices once, after all.
+    steps, one after the other, and gradients are summed over devices once, after all. With `ahead` the weights of the
+    next time of a Repeat are gathered while one is at work, for a block more of memory.
 
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples.
     Dropout draws other numbers on each device. What looks at several examples at once is refused, but for BatchNorm,
@@ -69,6 +58,7 @@ class Plan:
     weights: str | None = None
     compute: DType | None = None
     micro: Size = 1
+    ahead: bool = False
     apart: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -184,6 +174,8 @@ class Plan:
 
     def _must_be_alone(self, layer):
         what, name = getattr(layer, "couples", ""), type(layer).__name__
+        if getattr(layer, "axis", None) == 0:
+            what = what or "it works along the first axis"
         if not what or self.devices * self.micro == 1 or name in self.apart:
             return
         if self.micro > 1 or not hasattr(layer, "over"):
@@ -205,7 +197,7 @@ class Plan:
         count = 1 if self.weights is None else dict(zip(self.names, self.sizes, strict=True))[self.weights]
         if count == 1 and self.compute is None:
             return net
-        return gathered(net, self.weights or "", count, self.compute)
+        return gathered(net, self.weights or "", count, self.compute, self.ahead)
 
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
@@ -217,7 +209,7 @@ class Plan:
                 f"got parameters {show(params)} for x {show(x)}; expected those that init makes. Are they those of "
                 "another network? Make them with start(net, optimizer, key, x, plan=plan).",
             )
-        if self.weights and self.devices > 1 and not any(map(_is_piece, _leaves(marks))):
+        if self.weights and self.devices > 1 and not any(map(is_piece, leaves_of(marks))):
             raise LayerError(
                 net,
                 f"got parameters {show(params)}, of which none has an axis that {self.devices} divides; expected one "
@@ -229,11 +221,11 @@ class Plan:
         """The PartitionSpec of each array of the parameters."""
 
         def spec(leaf):
-            if not _is_piece(leaf):
+            if not is_piece(leaf):
                 return PartitionSpec()
             return PartitionSpec(*[None] * (leaf.value.ndim + leaf.axis), self.weights)
 
-        return [spec(leaf) for leaf in _leaves(marks)]
+        return [spec(leaf) for leaf in leaves_of(marks)]
 
     def _along(self, tree, batch=None):
         """The PartitionSpec of each array of a batch: all axes of the mesh on the first of its own."""
@@ -309,7 +301,7 @@ class Plan:
         total = lax.psum(weight, self.names)
         some = jnp.where(total == 0, 1, total)
         value = lax.psum(value, self.names) / some
-        cut = jax.tree.unflatten(jax.tree.structure(params), [_is_piece(leaf) for leaf in _leaves(marks)])
+        cut = jax.tree.unflatten(jax.tree.structure(params), [is_piece(leaf) for leaf in leaves_of(marks)])
         leaves, structure = jax.tree.flatten(grads)
         cut = jax.tree.leaves(trainable(cut))
         rest = tuple(name for name in self.names if name != self.weights)
@@ -330,130 +322,6 @@ class Plan:
             )
         output = jax.tree.map(lambda y: y if y.ndim else mean(y), output)
         return (value, output, params), grads
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Piece:
-    """A part of an array, or all of it: its axis, counted from the end, is `size` long in the whole."""
-
-    value: Any
-    axis: int = field(metadata={"static": True})
-    size: int = field(metadata={"static": True})
-
-
-@dataclass(frozen=True)
-class Gathered(Layer):
-    """y = f(θ, x) with θ in pieces, one on each of `count` devices along the axis `over`: whole where f is at work.
-
-        forward: θ put together, and f      pull: θ put together once more, f's, and of Σ dθ over devices the own piece
-
-    Inside of `jax.shard_map`. The parameters are f's with a `Piece` for each array that is cut, as `init` marks them:
-    along the largest axis that `count` divides, the last of several, counted from the end, so that those of a Repeat
-    are cut within each time. What f moves on itself is whole. With `dtype` matrices are gathered in it, and f is given
-    them so if its input has no floating dtype of its own: an Embedding. Keeps what f keeps. (Rajbhandari et al., *ZeRO:
-    Memory Optimizations Toward Training Trillion Parameter Models*, 2020, §5; Zhao et al., *PyTorch FSDP*, 2023.)
-    """
-
-    layer: Layer
-    over: str
-    count: Size
-    dtype: DType | None = None
-
-    def _axis(self, shape):
-        fits = [(size, axis - len(shape)) for axis, size in enumerate(shape) if size and size % self.count == 0]
-        return max(fits)[1] if fits and self.count > 1 else None
-
-    def init(self, key, x, /):
-        moves = bool(advancing(self.layer))
-
-        def marked(p):
-            axis = self._axis(p.shape) if jnp.issubdtype(p.dtype, jnp.floating) else None
-            return p if axis is None else Piece(p, axis, p.shape[axis])
-
-        def leaf(p):
-            return p if moves and isinstance(p, Buffer) else jax.tree.map(marked, p)
-
-        return jax.tree.map(leaf, self.layer.init(key, x), is_leaf=lambda p: isinstance(p, Buffer))
-
-    def _whole(self, params, narrow):
-        def leaf(p):
-            if not isinstance(p, Piece):
-                return p
-            v = p.value
-            if v.shape[p.axis] == p.size:
-                return v
-            low = v.astype(self.dtype or v.dtype) if v.ndim > 1 else v
-            return lax.all_gather(low, self.over, axis=v.ndim + p.axis, tiled=True).astype(v.dtype)
-
-        whole = jax.tree.map(leaf, params, is_leaf=_is_piece)
-        return cast(whole, self.dtype) if narrow.value else whole
-
-    def _cut(self, grads):
-        def leaf(g):
-            axis = self._axis(g.shape)
-            if axis is None:
-                return wide(g)
-            return lax.psum_scatter(wide(g), self.over, scatter_dimension=g.ndim + axis, tiled=True)
-
-        return jax.tree.map(leaf, grads)
-
-    def forward(self, params, x, /):
-        narrow = Static(self.dtype is not None and not any(map(_floats, jax.tree.leaves(x))))
-        y, residuals = self.layer.forward(self._whole(params, narrow), x)
-        return y, (residuals, narrow)
-
-    def backward(self, params, residuals, dy, /):
-        residuals, narrow = residuals
-        return self.layer.backward(self._whole(params, narrow), residuals, dy)
-
-    def gradient(self, residuals, delta, /):
-        return self._cut(self.layer.gradient(residuals[0], delta))
-
-    def pull(self, params, residuals, dy, /):
-        residuals, narrow = residuals
-        dx, grads = self.layer.pull(self._whole(params, narrow), residuals, dy)
-        return dx, self._cut(grads)
-
-    def advance(self, params, residuals, /):
-        if not advancing(self.layer):
-            return params
-        moved = self.layer.advance(self._whole(params, Static(False)), residuals[0])
-        held = (Piece, Buffer)
-        return jax.tree.map(
-            lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
-        )
-
-    def reference(self, params, x, /):
-        return self.layer.reference(self._whole(params, Static(False)), x)
-
-
-_PARTED = Serial, Parallel, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat
-
-
-def gathered(net: Layer, over: str, count: int, dtype: str | None = None) -> Layer:
-    """The network with `Gathered` around each layer, around all of what a Repeat repeats together."""
-    if isinstance(net, Repeat | Reversible):
-
-        def block(label, child):
-            scans = any(isinstance(layer, Repeat | Reversible) for layer in inside(child))
-            return gathered(child, over, count, dtype) if scans else Gathered(child, over, count, dtype)
-
-        return map_children(block, net)
-    if isinstance(net, _PARTED):
-        return map_children(lambda label, child: gathered(child, over, count, dtype), net)
-    return Gathered(net, over, count, dtype)
-
-
-def inside(value: Any) -> Iterator[Layer]:
-    """A layer and all layers in its fields."""
-    if isinstance(value, tuple | list):
-        for each in value:
-            yield from inside(each)
-    if isinstance(value, Layer):
-        yield value
-        for f in fields(value) if is_dataclass(value) else ():
-            yield from inside(getattr(value, f.name))
 
 
 def counted(layer: Layer, residuals: Any) -> Any:
@@ -481,29 +349,15 @@ def _mesh(sizes, names):
     return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:count])
 
 
-def _leaves(marks):
-    """The arrays of marked parameters, those that are cut as a Piece."""
-    found = jax.tree.leaves(marks, is_leaf=_is_piece)
-    return [leaf for leaf in found if not _is_piece(leaf) or leaf.value is not None]
-
-
-def _is_piece(leaf):
-    return isinstance(leaf, Piece)
-
-
 def _is_spec(leaf):
     return isinstance(leaf, PartitionSpec)
 
 
-def _floats(v):
-    return jnp.issubdtype(v.dtype, jnp.floating)
-
-
 def _in(tree, dtype):
     """The tree with its floating arrays in a dtype."""
-    return tree if dtype is None else jax.tree.map(lambda v: v.astype(dtype) if _floats(v) else v, tree)
+    return tree if dtype is None else jax.tree.map(lambda v: v.astype(dtype) if floats(v) else v, tree)
 
 
 def _widest(params):
     """The dtype of sums of these parameters."""
-    return next((wide(p).dtype for p in jax.tree.leaves(params) if _floats(p)), jnp.dtype("float32"))
+    return next((wide(p).dtype for p in jax.tree.leaves(params) if floats(p)), jnp.dtype("float32"))
