@@ -63,7 +63,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     sides = [arrays(list(side), number) for side in zip(*training, strict=True)]
     (a, b) = (arrays(list(side), number) for side in zip(*held, strict=True))
     net = recipes.thought_vectors(VOCABULARY)
-    encode = jax.jit(net.layer[0][0].forward)
+    encode = jax.jit(net.layer[0][0].forward)  # pyright: ignore[reportIndexIssue]
 
     def vectors(params, sentences):
         return np.asarray(encode(params[0][0], sentences)[0])

@@ -247,7 +247,7 @@ class RReLU(Keyed):
             raise LayerError(self, f"got low={self.low} and high={self.high}; expected low <= high. Exchange them.")
 
     @property
-    def still(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def still(self):
         return self.low == self.high
 
     def _slopes(self, key, x):
