@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class Total(Several):
     """
 
     weights: tuple[float, ...]
+    couples: ClassVar = "each of its losses counts by itself"
 
     def __init__(self, *, layers: Any = (), names: Any = (), weights: Any = (), **losses: Any):
         pairs = [loss if isinstance(loss, tuple | list) else (loss, 1.0) for loss in losses.values()]

@@ -9,19 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.combinators import (
-    Frozen,
-    Parallel,
-    Passing,
-    Remat,
-    Repeat,
-    Residual,
-    Reversible,
-    Serial,
-    Sublayer,
-    Tied,
-    TimeDistributed,
-)
+from jbp.combinators import Frozen, Passing, Remat, Repeat, Residual, Reversible, Sublayer, Tied, TimeDistributed
+from jbp.compose import Several
 from jbp.errors import at
 from jbp.fields import DType, Size
 from jbp.layer import Layer, map_children
@@ -206,7 +195,7 @@ def _cut(params):
     return any(piece.value.shape[piece.axis] != piece.size for piece in pieces)
 
 
-_PARTED = Serial, Parallel, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat
+_PARTED = Several, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat
 
 
 def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead: bool = False) -> Layer:

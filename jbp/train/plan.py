@@ -45,7 +45,8 @@ class Plan:
     steps, one after the other, and gradients are summed over devices once, after all. With `ahead` the weights of the
     next time of a Repeat are gathered while one is at work, for a block more of memory.
 
-    Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples.
+    Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
+    and the penalty of a Penalized as much as the loss beside it.
     Dropout draws other numbers on each device. What looks at several examples at once is refused, but for BatchNorm,
     which takes its mean over all devices; `apart` names the layers that may look at what is beside them on the same
     device and in the same micro-batch alone: ("BatchNorm", "MixtureOfExperts").

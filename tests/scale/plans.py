@@ -10,7 +10,7 @@ import optax
 import pytest
 from oracle import draw
 
-from jbp import Frozen, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
+from jbp import Frozen, Graph, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
 from jbp.cases import f, i
 from jbp.errors import LayerError
 from jbp.layers import LSTM, Add, BatchNorm, Dense, Dropout, Embedding, Identity, LayerNorm, LogSoftmax, Tanh
@@ -41,6 +41,11 @@ CASES = {
                     LinearCrossEntropy(16, 3, ignore=1, columns=5)), ()),
         Add(),
         (numbers(i(16, 5, below=16), i(16, 5, below=3)),),
+    ),
+    "graph": (
+        Graph(a=(Dense(16), "x"), b=(Tanh(), "a"), c=(Dense(16), "x"), d=(Add(), "b", "c"), y=(Dense(8), "d")),
+        LABELS,
+        numbers(f(16, 3), i(16, below=8)),
     ),
     "weighted": (Serial(Dense(8)), Weighted(MeanSquaredError()), numbers(f(16, 3), f(16, 8), f(16))),
     "adapters": (
