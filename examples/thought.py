@@ -97,4 +97,4 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
 
 
 if __name__ == "__main__":
-    main(run, steps=4000, short=400)
+    main(run, steps=4000, short=300)
