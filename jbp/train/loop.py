@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
 from jbp.train.data import Batches, length
-from jbp.train.plan import Plan
+from jbp.train.plan import Plan, working
 from jbp.train.step import (
     Measure,
     Spread,
@@ -139,7 +139,7 @@ def fit(
     )
     bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True)
     try:
-        with bar, training.interruptible(), training.terminable(writer is not None):
+        with bar, training.interruptible(), training.terminable(writer is not None), working(plan):
             task = bar.add_task(title, total=total, said="compiling")
             for batch in islice(batches, steps):
                 news = training.look_at(batch)

@@ -7,6 +7,7 @@ the look for NaN are outside, on arrays that are spread: they are the same progr
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -122,6 +123,12 @@ class Plan:
         """The mesh, of the first devices that there are."""
         return _mesh(self.sizes, self.names)
 
+    def everywhere(self, tree: Any) -> Any:
+        """The tree, whole on every device. Several processes have it so, by themselves."""
+        if jax.process_count() > 1:
+            return tree
+        return jax.device_put(tree, NamedSharding(self.on(), PartitionSpec()))
+
     def put(self, net: Layer, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         """The batch, spread. Each process gives its own share of it."""
         there = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(batch))
@@ -202,7 +209,9 @@ class Plan:
 
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
-        marks = jax.eval_shape(lambda: initialize(self._wrapped(net), jax.random.key(0), x))
+        leaves, structure = jax.tree.flatten(x)
+        shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        marks = _marked(self._wrapped(net), structure, shapes)
         sizes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (marks, params)]
         if sizes[0] != sizes[1]:
             raise LayerError(
@@ -338,6 +347,11 @@ def counted(layer: Layer, residuals: Any) -> Any:
     return counted(layer.layer, residuals[0]) if isinstance(layer, Gathered) else None
 
 
+def working(plan: Plan | None) -> Any:
+    """A context in which arrays lie on the plan's mesh, whatever mesh its user has set."""
+    return nullcontext() if plan is None else jax.set_mesh(plan.on())
+
+
 @lru_cache(maxsize=16)
 def _mesh(sizes, names):
     count, devices = math.prod(sizes), jax.devices()
@@ -348,6 +362,12 @@ def _mesh(sizes, names):
             f"To try it on fewer, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before JAX is imported.",
         )
     return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:count])
+
+
+@lru_cache(maxsize=16)
+def _marked(net, structure, shapes):
+    x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    return jax.eval_shape(lambda: initialize(net, jax.random.key(0), x))
 
 
 def _is_spec(leaf):

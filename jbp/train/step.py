@@ -20,7 +20,7 @@ from jbp.layer import Layer
 from jbp.numerics import wide
 from jbp.params import Buffer, apply_updates, buffers, merge, trainable
 from jbp.sweep import initialize, value_and_grad
-from jbp.train.plan import Plan
+from jbp.train.plan import Plan, working
 
 Metrics = dict[str, Any]
 Measure = Callable[..., Any]
@@ -57,13 +57,15 @@ def start(
     must_be_optimizer(net, optimizer)
     if plan is None:
         return copied(_first(optimizer, given(initialize(net, key, x), params)))
-    like = jax.eval_shape(lambda: _first(optimizer, initialize(net, key, x)))
-    where = plan.shardings(net, like, x)
-    if params is None:
-        return jax.jit(lambda key: _first(optimizer, initialize(net, key, x)), out_shardings=where)(key)
-    first = jax.jit(lambda key: initialize(net, key, x), out_shardings=where.params)(key)
-    params = jax.device_put(given(first, params), where.params)
-    return jax.jit(lambda params: copied(_first(optimizer, params)), out_shardings=where)(params)
+    with working(plan):
+        key = plan.everywhere(key)
+        like = jax.eval_shape(lambda: _first(optimizer, initialize(net, key, x)))
+        where = plan.shardings(net, like, x)
+        if params is None:
+            return jax.jit(lambda key: _first(optimizer, initialize(net, key, x)), out_shardings=where)(key)
+        first = jax.jit(lambda key: initialize(net, key, x), out_shardings=where.params)(key)
+        params = jax.device_put(given(first, params), where.params)
+        return jax.jit(lambda params: copied(_first(optimizer, params)), out_shardings=where)(params)
 
 
 def _first(optimizer, params):
@@ -404,11 +406,13 @@ class Spread:
         there = set(self.plan.on().devices.flat)
         if any(a.sharding.device_set != there for a in jax.tree.leaves(state) if isinstance(a, jax.Array)):
             state = jax.device_put(state, self.plan.shardings(self.net, state, batch[0]))
-        return (state, *rest, *batch)
+        return (state, *self.plan.everywhere(rest), *batch)
 
     def __call__(self, *args: Any) -> Any:
-        return self.compiled(*self.placed(*args))
+        with working(self.plan):
+            return self.compiled(*self.placed(*args))
 
     def lower(self, *args: Any) -> Any:
         """The program for these arguments."""
-        return self.compiled.lower(*self.placed(*args))
+        with working(self.plan):
+            return self.compiled.lower(*self.placed(*args))

@@ -260,3 +260,15 @@ def test_gradients_of_micro_batches_are_summed_over_devices_once():
     (once, size), (often, _) = moved(Plan(plan)), moved(Plan(plan, micro=4))
     assert once == often
     assert size <= once["all-reduce"] < size + 50
+
+
+def test_the_users_own_mesh_does_not_matter():
+    """That of `jax.make_mesh` has explicit axes, on which most layers refuse to run."""
+    plan, net = Plan(weights="data"), Serial(Dense(8), Tanh(), Dense(8))
+    wanted, rows = fit(net, LABELS, OPTIMIZER, start(net, OPTIMIZER, KEY, X, plan=plan), [(X, T)] * 2, plan=plan)
+    with jax.set_mesh(jax.make_mesh((2, 4), ("a", "b"))):
+        x, key = jax.device_put(X, jax.P("a")), jax.random.key(0)
+        state = start(net, OPTIMIZER, key, x, plan=plan)
+        state, history = fit(net, LABELS, OPTIMIZER, state, [(x, T)] * 2, plan=plan)
+    near(state, wanted, 0)
+    assert history == rows

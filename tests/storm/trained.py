@@ -48,8 +48,11 @@ def main(address, count, number, folder, steps, *more):
     first = start(net, OPTIMIZER, jax.random.key(0), share(count, 0, 0)[0], plan=plan)
     state, batches = resume(folder, first, batches)
     print("FROM", int(state.steps), flush=True)
+    rng = np.random.default_rng(1)
+    held = [(rng.normal(size=(8, 4)), rng.normal(size=(8, 8)))]  # whole, in every process
+    looks = {"every": 20, "validation": held, "patience": 9, "saves": Saves(folder, every=5, keep=2)}
     try:
-        state, history = fit(net, LOSS, OPTIMIZER, state, batches, plan=plan, saves=Saves(folder, every=5, keep=2))
+        state, history = fit(net, LOSS, OPTIMIZER, state, batches, plan=plan, **looks)
     except Diverged as error:
         print("DIVERGED", error.step, str(error).partition("NaN or Inf in training")[2], flush=True)
         return
