@@ -24,6 +24,8 @@ help:
 demo: $(VENV)/.installed-examples
 	$(RUN) -m examples.digits
 	$(RUN) -m verify networks --count 200
+	@echo "Next: audit a rule of your own,   $(VENV)/bin/python -m verify function module:name --reference module:plain --example 'f32[4,8]'"
+	@echo "      train a network of your own, docs/getting-started.md;  every recipe,  make gallery"
 
 gallery: $(VENV)/.installed-examples
 	$(RUN) -m examples.gallery

@@ -14,6 +14,22 @@ from verify.architectures import Network, networks
 from verify.cases import case, parametrize
 from verify.check import check
 from verify.comparison import Comparison, compare
+from verify.contract import (
+    Constraint,
+    Contract,
+    ContractError,
+    mask,
+    negative,
+    one_hot,
+    ordered,
+    positive,
+    positive_definite,
+    real,
+    simplex,
+    symmetric,
+    unit_interval,
+    unit_vector,
+)
 from verify.judge import audit
 from verify.locate import locate
 from verify.report import AuditError, Canary, Finding, Report
@@ -23,6 +39,9 @@ __all__ = [
     "AuditError",
     "Canary",
     "Comparison",
+    "Constraint",
+    "Contract",
+    "ContractError",
     "Finding",
     "Network",
     "Pair",
@@ -33,7 +52,18 @@ __all__ = [
     "check",
     "compare",
     "locate",
+    "mask",
+    "negative",
     "networks",
+    "one_hot",
+    "ordered",
     "pair",
     "parametrize",
+    "positive",
+    "positive_definite",
+    "real",
+    "simplex",
+    "symmetric",
+    "unit_interval",
+    "unit_vector",
 ]

@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", help="package.module:function, or path/to/file.py:function")
     one.add_argument("--reference", help="its plain definition, package.module:function")
     one.add_argument("--example", required=True, help='its arguments, for example "f32[4,8], f32[8], i32[4]<8"')
+    words = "what it promises, for example \"Contract({'scale': positive}, without=('twice',))\" (default: inferred)"
+    one.add_argument("--contract", metavar="CONTRACT", help=words)
     one = add(commands.scan, "audit all custom rules of a package", level="quick", seed="of the examples' values")
     one.add_argument("package", help="its name, for example optax")
     words = "module or file.py with a dict EXAMPLES: {'module:name': 'f32[4,8]' or arguments or verify.case(...)}"
@@ -79,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--count", type=_count, default=300, help="how many networks (default %(default)s)")
     one.add_argument("--corpus", type=Path, metavar="FILE", help="add the tokens of what fails to this file")
+    one.add_argument("-v", "--verbose", action="store_true", help="list the layers and forms, and which were not met")
     words = "how many wrong layers are noticed"
     one = add(counts.mutants, words, jobs=True, seed="of the choice", reports=False, timeout=3600.0)
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="mutants of these layers alone")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.compiled import quick_options
+from verify.contract import INFERRED, Contract
 from verify.example import Case, Leaves, is_float, is_key
 from verify.jaxprs import asked, inner_jaxprs, jaxpr_of, look, open_jaxpr, points
 from verify.kinks import sided
@@ -59,8 +60,10 @@ class Bench:
     `spoil` is what a canary does to every result of the subject: (sample, dy, mode, how many calls before) -> sample.
     """
 
-    def __init__(self, flat: Flat, oracle: Oracle, example: Case, native: tuple[Any, ...]):
-        self.flat, self.oracle, self.example, self.native = flat, oracle, example, native
+    def __init__(
+        self, flat: Flat, oracle: Oracle, example: Case, native: tuple[Any, ...], contract: Contract = INFERRED
+    ):
+        self.flat, self.oracle, self.example, self.native, self.contract = flat, oracle, example, native, contract
         self.spoil: Spoil | None = None
         self.calls = 0
         self.comparisons = 0

@@ -13,7 +13,7 @@ import numpy as np
 from verify import budget
 from verify.bench import Bench, Refused, Sample, sample
 from verify.budget import Draw, largest, off
-from verify.example import Case, Domain, Leaves, is_key
+from verify.example import Case, Leaves, is_key
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
 from verify.subject import Flat
 
@@ -477,7 +477,7 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         text = "the definition stops gradients: it has no second derivative of its own to compare with"
         yield Breach("twice", None, 1.0, text, draws[0] if draws else None, note=True)
         return
-    domains, found = [Domain.of(x) for x in bench.example.floats], bench.memo.setdefault("twice", [])
+    domains, found = [bench.example.constraint(k) for k in leaves(bench)], bench.memo.setdefault("twice", [])
     if not found:
         rng = np.random.default_rng(4)
         v = tuple(d.along(rng.normal(size=np.shape(x))) for d, x in zip(domains, bench.example.floats, strict=True))

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,13 +165,16 @@ def cover(tally: Tally, network: Network) -> None:
 def run(
     count: int,
     campaign_seed: int,
-    pool: Pool | None = None,
+    pool: Pool | Executor | None = None,
     name: str = "jbp",
     watch: Callable[[Tally], Any] = lambda tally: None,
     journal: Path | None = None,
     say: Callable[[str], Any] = lambda text: None,
 ) -> Tally:
     """`count` random networks of the catalogue called `name`, over a pool's processes, or here without one.
+
+    The pool may be any executor of `concurrent.futures`, Dask's `Client(...).get_executor()` for one: of a seed the
+    networks are the same everywhere. Its workers need this package and the catalogue's.
 
     `watch` is called with the tally so far after each chapter. With a journal, what an interrupted campaign has written
     there is not done again. Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
@@ -205,7 +209,7 @@ def _meant(held: dict[str, Any]) -> Tally:
     return blank
 
 
-def resumed(pool: Pool | None, f: Callable, parts: list[tuple], book: Book) -> Iterator[tuple[tuple, Any]]:
+def resumed(pool: Pool | Executor | None, f: Callable, parts: list[tuple], book: Book) -> Iterator[tuple[tuple, Any]]:
     """(part, f(*part)) of all parts: first those that the book holds, then the others as they come, written down.
     What failed is given and not written: the next run tries it again.
 
@@ -219,14 +223,23 @@ def resumed(pool: Pool | None, f: Callable, parts: list[tuple], book: Book) -> I
             yield part, found
 
 
-def results_of(pool: Pool | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
-    """(part, f(*part)) for each part as it comes, from a pool's processes, or from here without one."""
-    if pool is not None:
+def results_of(pool: Pool | Executor | None, f: Callable, parts: list[tuple]) -> Iterator[tuple[tuple, Any]]:
+    """(part, f(*part)) for each part as it comes, from a pool's processes, or from here without one.
+
+    From an executor, of many machines perhaps, what raises is given as Failed: by whose fault is not known there.
+    """
+    if isinstance(pool, Pool):
         yield from pool.results(f, parts)
-        return
-    for part in parts:
-        yield part, f(*part)
-        tidy()
+    elif pool is not None:
+        futures = {pool.submit(f, *part): part for part in parts}
+        for future in as_completed(futures):
+            error = future.exception()
+            found = Failed(f"{type(error).__name__}: {error}", own=False) if error else future.result()
+            yield futures[future], found
+    else:
+        for part in parts:
+            yield part, f(*part)
+            tidy()
 
 
 def expected(name: str) -> tuple[set[str], set[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from verify import command
 from verify.architectures import draw_inputs
 from verify.check import check
+from verify.contract import Contract
 from verify.report import Report
 
 
@@ -21,19 +22,27 @@ class Case:
     name: str
     make: Callable[[], tuple[Any, tuple[Any, ...], Any]]
     seed: int = 0
+    contract: Contract | None = None
 
     def check(self, level: str = "standard") -> Report:
         f, args, reference = self.make()
-        return check(f, *args, reference=reference, seed=self.seed, level=level)
+        return check(f, *args, reference=reference, seed=self.seed, level=level, contract=self.contract)
 
 
-def case(f: Any, *example: Any, reference: Any = None, name: str = "", seed: int = 0) -> Case:
+def case(
+    f: Any,
+    *example: Any,
+    reference: Any = None,
+    name: str = "",
+    seed: int = 0,
+    contract: Contract | None = None,
+) -> Case:
     """f with one ordinary example: its arguments, or one text like "f32[4,8], i32[4]<8" for random ones.
 
-    f and reference are functions, or say where one is: "package.module:name".
+    f and reference are functions, or say where one is: "package.module:name". contract is as of `check`.
     """
     known = f if isinstance(f, str) else getattr(f, "__name__", None) or repr(f)
-    return Case(name or known, partial(_made, f, example, reference, seed), seed)
+    return Case(name or known, partial(_made, f, example, reference, seed), seed, contract)
 
 
 def _made(f, example, reference, seed):

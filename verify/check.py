@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from verify import measure, oracles
 from verify.bench import Bench, Refused
 from verify.canaries import canaries
+from verify.contract import INFERRED, Constraint, Contract, ContractError
 from verify.example import Case, is_key, single
 from verify.findings import blind, note, told
 from verify.guard import ExitError, contained, watching_interrupts
@@ -35,15 +36,18 @@ def check(
     seed: int = 0,
     level: str = "standard",
     captured: Sequence[tuple] = (),
+    contract: Contract | None = None,
 ) -> Report:
     """Audit the backward pass of f at inputs made from one ordinary example.
 
     f is a function with a custom VJP or JVP, a layer (init, forward, backward, gradient), or `verify.pair(fwd, bwd)`.
     reference is its plain definition, for a layer by default its own `reference`. A layer takes x, or params and x.
     level "quick" leaves out other sizes, lower precisions, second derivatives, vmap, loops and calls that are not
-    compiled. captured holds more arguments, each a tuple like the example's: real activations, for instance.
+    compiled. captured holds more arguments, each a tuple like the example's: real activations, for instance. contract
+    says what f promises; what it leaves open is inferred from the example, and the report says what was assumed.
 
-    Raises SubjectError if there is nothing to audit. Whatever f itself raises becomes a finding.
+    Raises SubjectError if there is nothing to audit, ContractError for a contract that does not fit f or its example.
+    Whatever f itself raises becomes a finding.
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
@@ -52,15 +56,17 @@ def check(
         begun = time.monotonic()
         try:
             with contained():
-                report = _audit(f, example_args, reference, seed, level, tuple(captured))
+                report = _audit(f, example_args, reference, seed, level, tuple(captured), contract)
         except ExitError as error:
             report = _ended(f, error, begun)
-    return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level)
+    return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level, contract)
 
 
-def _replayable(report: Report, f: Any, args: tuple, reference: Any, seed: int, level: str) -> Report:
+def _replayable(
+    report: Report, f: Any, args: tuple, reference: Any, seed: int, level: str, contract: Contract | None
+) -> Report:
     """Each finding with the command that shows it again, where a fresh process can find the subject by its name."""
-    if not report.findings or not (word := token(f, args, reference, seed, level)):
+    if not report.findings or not (word := token(f, args, reference, seed, level, contract)):
         return report
     allow = "".join(f" --allow {shlex.quote(module)}" for module in modules(word))
     line = f"python -m verify replay {word}{allow}"
@@ -73,12 +79,22 @@ class Nothing(Exception):  # noqa: N818 - a signal within this file: there is no
 
 
 def _audit(
-    f: Any, example_args: tuple, reference: Callable[..., Any] | None, seed: int, level: str, captured: tuple
+    f: Any,
+    example_args: tuple,
+    reference: Callable[..., Any] | None,
+    seed: int,
+    level: str,
+    captured: tuple,
+    contract: Contract | None,
 ) -> Report:
-    begun = time.monotonic()
+    begun, contract = time.monotonic(), contract or INFERRED
+    if unknown := set(contract.without) - {law.name for law in LAWS}:
+        raise ContractError(
+            f"got a contract without {sorted(unknown)}; expected some of {', '.join(law.name for law in LAWS)}."
+        )
     what, args = subject(f, example_args, reference, seed)
     try:
-        bench, notes = benched(what, args)
+        bench, notes = benched(what, args, contract)
         try:
             tried = planned(bench, seed, level, captured)
         except Refused as refused:
@@ -86,12 +102,12 @@ def _audit(
     except (Nothing, oracles.Unusable) as nothing:
         return _nothing(what.name, str(nothing), begun)
     breaches = _all(bench, tried)
-    fates = list(canaries(bench, tried, _laws(tried), {b.law for b in breaches if not b.note}))
+    fates = list(canaries(bench, tried, _laws(bench, tried), {b.law for b in breaches if not b.note}))
     findings = [*told(bench, breaches, seed), *(note("oracle", text) for text in notes), *blind(bench, tried)]
     return _report(bench, tried, findings, fates, begun)
 
 
-def benched(what: Subject, args: tuple) -> tuple[Bench, list[str]]:
+def benched(what: Subject, args: tuple, contract: Contract) -> tuple[Bench, list[str]]:
     """The bench on which a subject is run at an example, and notes. Raises Nothing where no argument has a gradient."""
     layout, notes = arranged(what, args)
     flat = Flat(what, layout)
@@ -110,8 +126,9 @@ def benched(what: Subject, args: tuple) -> tuple[Bench, list[str]]:
         raise Nothing("the example is empty: give arrays with elements")
     if not all(np.isfinite(x).any() for x in floats if np.size(x)):
         raise Nothing("an argument of the example has no finite element")
+    example = replace(example, constraints=contract.of(layout.floats, example.floats))
     oracle, more = oracles.find(flat, *example.at("float64"))
-    return Bench(flat, oracle, example, native(floats)), notes + more
+    return Bench(flat, oracle, example, native(floats), contract), notes + more
 
 
 def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
@@ -126,7 +143,7 @@ def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
 
 def _all(bench: Bench, plan: Plan) -> list[Breach]:
     found: list[Breach] = []
-    for law in _laws(plan):
+    for law in _laws(bench, plan):
         say(f"{bench.flat.subject.name[:80]}, law {law.name}")
         try:
             found += law.check(bench, plan)
@@ -139,8 +156,9 @@ def _refused(law: str, refused: Refused) -> Breach:
     return Breach(law, None, 1.0, f"raised {oracles.brief(refused.error)} ({refused.stage})")
 
 
-def _laws(plan: Plan) -> Iterable[Law]:
-    return LAWS if plan.thorough else [law for law in LAWS if law.name in QUICK]
+def _laws(bench: Bench, plan: Plan) -> Iterable[Law]:
+    names = {law.name for law in LAWS} if plan.thorough else set(QUICK)
+    return [law for law in LAWS if law.name in names.difference(bench.contract.without)]
 
 
 def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Canary], begun: float) -> Report:
@@ -151,12 +169,13 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
     verdict = "fail" if errors else "pass" if proved else "inconclusive"
     cases = list(dict.fromkeys(d[0].label for d in plan.all))
     tried = {
+        "assumed": _assumed(bench),
         "dtypes": list(dict.fromkeys(["float64", *map(str, plan.dtypes)])),
         "inputs": cases,
         "shapes": list(dict.fromkeys(d[0].shapes for d in plan.all)),
-        "laws": [law.name for law in _laws(plan)],
+        "laws": [law.name for law in _laws(bench, plan)],
         "settings": [label for label, *_ in bench.memo.get("settings", ())],
-        "skipped": _skipped(plan),
+        "skipped": [*_skipped(plan), *(f"{name}: not promised" for name in bench.contract.without)],
     }
     return Report(
         bench.flat.subject.name,
@@ -171,6 +190,13 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
         measure.errors(bench, plan),
         measure.heat(bench, plan),
     )
+
+
+def _assumed(bench: Bench) -> list[str]:
+    """What the contract did not say and the example did: a line for each leaf that does not take any numbers."""
+    example = bench.example
+    each = ((name, example.constraint(k)) for k, name in enumerate(bench.flat.layout.floats))
+    return [f"{name}: {c}" for name, c in each if not c.declared and c != Constraint()]
 
 
 def _skipped(plan: Plan) -> list[str]:

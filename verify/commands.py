@@ -34,7 +34,7 @@ def _book(options: argparse.Namespace, campaign: list[Any], *under: str) -> Book
 
 def function(options: argparse.Namespace) -> str:
     """One function with a custom rule, against its plain definition."""
-    part = options.name, options.reference, options.example, options.seed, options.level
+    part = options.name, options.reference, options.example, options.seed, options.level, options.contract
     under = [name.rpartition(":")[0] for name in (options.name, options.reference) if name]
     with shell.places(options, f"verify function {options.name}") as places:
         with shell.bar("audit", 1, options) as show, shell.pool(options, 1, _stages(show), DEVICES) as pool:
@@ -46,11 +46,13 @@ def function(options: argparse.Namespace) -> str:
     return report.verdict
 
 
-def audit_function(name: str, reference: str | None, example: str, seed: int, level: str) -> Report:
+def audit_function(
+    name: str, reference: str | None, example: str, seed: int, level: str, contract: str | None
+) -> Report:
     """`check` of the function of that name, at an example in words: runs in any process."""
     plain = command.function(reference) if reference else None
-    args = command.example(example, seed)
-    return check(command.function(name), *args, reference=plain, seed=seed, level=level)
+    args, promised = command.example(example, seed), tokens.contracted(contract) if contract else None
+    return check(command.function(name), *args, reference=plain, seed=seed, level=level, contract=promised)
 
 
 def _stages(show: Any) -> Any:

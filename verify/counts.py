@@ -97,9 +97,11 @@ def _print_campaign(tally, options, jobs) -> None:
         shell.say(people, f"  once warm: {warm:.0f} a minute ({tally.warm} networks needed no compilation)")
     for what, seen, wanted in (("layers", tally.layers, layers), ("forms", tally.forms, forms)):
         missing = sorted(wanted - set(seen))
-        shell.say(people, f"  {what}: {len(wanted) - len(missing)} of {len(wanted)} covered{_missing(missing)}")
-        listed = ", ".join(f"{name} {count}" for name, count in seen.most_common())
-        shell.say(people, (f"    {listed}", "dim"))
+        shell.say(people, f"  {what}: {len(wanted) - len(missing)} of {len(wanted)} covered")
+        if options.verbose:
+            listed = ", ".join(f"{name} {count}" for name, count in seen.most_common())
+            shell.say(people, (f"    {listed}", "dim"))
+            shell.say(people, (f"    not met: {', '.join(missing) or 'none'}", "dim"))
     possible = campaign.neighbours(options.catalogue)
     met, others = possible & set(tally.pairs), set(tally.pairs) - possible
     shell.say(
@@ -107,10 +109,6 @@ def _print_campaign(tally, options, jobs) -> None:
         f"  pairs of neighbouring layers: {len(met)} of {len(possible)} covered "
         f"({len(met) / max(len(possible), 1):.0%}), and {len(others)} pairs with combinators and losses",
     )
-
-
-def _missing(names):
-    return f"; not met: {', '.join(names)} (more networks will meet them)" if names else ""
 
 
 def mutants(options: argparse.Namespace) -> str:

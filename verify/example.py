@@ -1,4 +1,4 @@
-"""What one ordinary example tells: where each leaf lives, and draws that are like it.
+"""What one ordinary example tells, and draws that are like it.
 
 What is positive stays so, rows that sum to one still do, integers stay within their bounds. All values are
 representable in float32, so that every dtype from there up sees the same ones.
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify.contract import Constraint
+
 Leaves = tuple[Any, ...]
 
 
@@ -22,6 +24,11 @@ class Case:
     floats: Leaves
     others: Leaves
     ordinary: bool = False
+    constraints: tuple[Constraint, ...] = ()
+
+    def constraint(self, k: int) -> Constraint:
+        """Of float leaf k: what was declared, or what this case shows if it is the example."""
+        return self.constraints[k] if self.constraints else Constraint.of(self.floats[k])
 
     def at(self, dtype: Any) -> tuple[Leaves, Leaves]:
         """(floats, others) in a dtype, or each of floats in its own. Buffers that hold floats follow, if it is one."""
@@ -55,116 +62,18 @@ def is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-@dataclass(frozen=True)
-class Domain:
-    """What the example tells of where a float leaf lives.
-
-    sign: 1 if nothing is below zero, -1 if nothing is above. hot: binary, a single one in each row. least: the smallest
-    eigenvalue of a symmetric matrix, None for others. unit: rows of length one. rising: the last axis goes up, in steps
-    of at least this, None if it does not. columns: of rows, the sign of each column that keeps away from zero, 0 for
-    the others; () if there is none: ordinary draws keep it.
-    """
-
-    sign: int = 0
-    high: float = np.inf
-    binary: bool = False
-    simplex: bool = False
-    unit: bool = False
-    least: float | None = None
-    rising: float | None = None
-    hot: bool = False
-    columns: tuple[int, ...] = ()
-
-    @staticmethod
-    def of(x: np.ndarray) -> "Domain":
-        x = np.asarray(x, np.float64)
-        x = x[np.isfinite(x)] if not np.isfinite(x).all() else x
-        if not x.size:
-            return Domain()
-        constant = x.size > 1 and bool((x == x.flat[0]).all())
-        binary = bool(np.isin(x, (0.0, 1.0)).all()) and not constant and x.size > 1
-        sign = 0 if constant else 1 if x.min() >= 0 else -1 if x.max() <= 0 else 0
-        high = 1.0 if sign == 1 and x.max() <= 1 and x.size > 3 else np.inf
-        if x.ndim == 0 or constant or binary:
-            return Domain(sign, high, binary, hot=binary and x.ndim > 1 and bool((x.sum(-1) == 1).all()))
-        if x.ndim > 1 and x.shape[-1] == x.shape[-2] > 1 and np.allclose(x, np.swapaxes(x, -1, -2), 1e-5, 1e-6):
-            return Domain(least=float(np.linalg.eigvalsh(x).min()))
-        simplex = sign == 1 and x.shape[-1] > 1 and bool(np.allclose(x.sum(-1), 1, atol=1e-3))
-        unit = x.shape[-1] > 1 and not simplex and bool(np.allclose((x * x).sum(-1), 1, atol=1e-3))
-        steps = np.diff(x, axis=-1)
-        rising = 0.2 * float(steps.min()) if x.shape[-1] > 4 and steps.min() > 0 else None
-        columns = () if sign or simplex or unit or rising is not None else _column_signs(x)
-        return Domain(sign, high, binary, simplex, unit, None, rising, columns=columns)
-
-    @property
-    def signed(self) -> bool:
-        """Whether it is only that nothing below zero was shown."""
-        return self.sign == 1 and not self.binary and not self.simplex and self.rising is None
-
-    def keep(self, x: np.ndarray) -> np.ndarray:
-        """x brought back to where the example lives."""
-        if self.hot and x.size:
-            return (np.arange(x.shape[-1]) == np.argmax(np.abs(x), -1)[..., None]).astype(np.float64)
-        if self.binary:
-            return (np.abs(x) > 0.5).astype(np.float64)
-        if self.least is not None:
-            return self._symmetric(x)
-        x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
-        if self.simplex:
-            total = x.sum(-1, keepdims=True)
-            x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / max(x.shape[-1], 1))
-        if self.unit:
-            length = np.sqrt((x * x).sum(-1, keepdims=True))
-            x = np.where(length > 0, x / np.where(length > 0, length, 1), 1 / max(x.shape[-1], 1) ** 0.5)
-        if self.rising is not None:
-            steps = np.maximum(np.diff(np.sort(x, axis=-1), axis=-1), self.rising)
-            x = x[..., :1] + np.concatenate([np.zeros_like(x[..., :1]), np.cumsum(steps, -1)], -1)
-        return x
-
-    def along(self, v: np.ndarray) -> np.ndarray:
-        """v less what leads out of where the example lives: all for a mask, a row's sum, what is not symmetric."""
-        if self.binary and not self.hot:
-            return np.zeros_like(v)
-        if self.simplex or self.hot:
-            return v - v.mean(-1, keepdims=True)
-        if self.least is not None and v.ndim > 1 and v.shape[-1] == v.shape[-2]:
-            return (v + np.swapaxes(v, -1, -2)) / 2
-        return v
-
-    def _symmetric(self, x: np.ndarray) -> np.ndarray:
-        """Symmetric; as far from singular as the example, or a thousandth of its largest eigenvalue, if that is
-        positive definite."""
-        if x.ndim < 2 or x.shape[-1] != x.shape[-2] or not np.isfinite(x).all():
-            return x
-        x = (x + np.swapaxes(x, -1, -2)) / 2
-        if not self.least or self.least <= 0:
-            return x
-        size, turn = np.linalg.eigh(x)
-        size = np.maximum(np.abs(size), max(self.least, 1e-3 * np.abs(size).max(initial=0)))
-        x = (turn * size[..., None, :]) @ np.swapaxes(turn, -1, -2)
-        return (x + np.swapaxes(x, -1, -2)) / 2
-
-
-def _column_signs(x: np.ndarray) -> tuple[int, ...]:
-    rows = x.reshape(-1, x.shape[-1])
-    if x.ndim < 2 or len(rows) < 4 or x.shape[-1] > 16:
-        return ()
-    away = np.abs(rows).min(0) >= 0.4 * np.abs(rows).max(0)
-    signs = np.where((np.abs(np.sign(rows).sum(0)) == len(rows)) & away, np.sign(rows[0]), 0)
-    return tuple(int(s) for s in signs) if signs.any() else ()
-
-
 def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0) -> Case:
     """Other values like those of the example: drawn anew with its spread, its signs and its bounds; if `near` is 1, the
     example's own values in another order, next to where they were; if it is 2, a hundredth beside the example."""
     draw = (like, _near, _beside)[near]
-    floats = tuple(single(held(x, draw(x, rng))) for x in example.floats)
+    each = ((x, example.constraint(k)) for k, x in enumerate(example.floats))
+    floats = tuple(single(held(x, draw(x, rng, c if np.size(x) else Constraint()))) for x, c in each)
     return Case(label, floats, tuple(_other_like(x, rng) for x in example.others), ordinary=True)
 
 
-def _beside(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _beside(x: np.ndarray, rng: np.random.Generator, domain: Constraint) -> np.ndarray:
     x = np.asarray(x, np.float64)
-    return Domain.of(x).keep(x * (1 + 0.01 * rng.normal(size=x.shape))) if np.isfinite(x).all() else x
+    return domain.keep(x * (1 + 0.01 * rng.normal(size=x.shape))) if np.isfinite(x).all() else x
 
 
 def held(example: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -173,11 +82,10 @@ def held(example: np.ndarray, x: np.ndarray) -> np.ndarray:
     return x if sure.all() or x.shape != example.shape else np.where(sure, x, example)
 
 
-def _near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _near(x: np.ndarray, rng: np.random.Generator, domain: Constraint) -> np.ndarray:
     x = np.asarray(x, np.float64)
     if not x.size or not np.isfinite(x).all():
         return x
-    domain = Domain.of(x)
     if domain.binary:
         return like(x, rng, domain)
     if domain.simplex or domain.unit or domain.least is not None:
@@ -195,12 +103,11 @@ def _span(x: np.ndarray) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.2 * abs(low), high + 0.2 * abs(high))
 
 
-def like(x: np.ndarray, rng: np.random.Generator, domain: Domain | None = None) -> np.ndarray:
+def like(x: np.ndarray, rng: np.random.Generator, domain: Constraint) -> np.ndarray:
     x = np.asarray(x, np.float64)
     known = x[np.isfinite(x)]
     if not known.size:
         return x
-    domain = domain or Domain.of(x)
     if domain.binary:
         if domain.hot:
             return domain.keep(rng.permuted(x, axis=-1))

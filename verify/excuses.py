@@ -16,7 +16,7 @@ from ml_dtypes import finfo
 from verify import inputs
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, scale, usual
-from verify.example import Case, Domain, Leaves, is_float, single
+from verify.example import Case, Leaves, is_float, single
 from verify.jaxprs import again, jaxpr_of
 from verify.oracles import dense
 
@@ -59,6 +59,8 @@ def excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0, infi
     if draw[0].ordinary or bench.flat.subject.estimator:
         return ""
     place = Place(bench, draw, k, output, infinite)
+    if bench.contract.strict and _same(place):
+        return ""
     return next((f"; {why}" for why, holds in EXCUSES if holds(place)), "")
 
 
@@ -80,9 +82,9 @@ def _not_shown(place: Place) -> bool:
 
 def _mask_broadcast(place: Place) -> bool:
     floats, others = place.bench.example.floats, place.bench.example.others
-    masks = [i for i, x in enumerate(floats) if Domain.of(x).binary]
+    masks = [i for i in range(len(floats)) if place.bench.example.constraint(i).binary]
     whole = range(len(floats), len(floats + others))
-    return place.label.startswith(tuple(f"broadcast {i}" for i in (*masks, *whole)))
+    return any(f"{place.label} ".startswith(f"broadcast {i} ") for i in (*masks, *whole))
 
 
 def _one_alone(place: Place) -> bool:
@@ -161,8 +163,10 @@ def _elsewhere(place: Place) -> bool:
 
 def positive_only(place: Place) -> bool:
     """A leaf that is above zero in the example is not so here, where the output is not the definition's."""
-    pairs = zip(place.bench.example.floats, place.draw[0].floats, strict=True)
-    left = any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in pairs)
+    example = place.bench.example
+    pairs = list(zip(example.floats, place.draw[0].floats, strict=True))
+    inferred = [pair for k, pair in enumerate(pairs) if not example.constraint(k).declared]
+    left = any(np.size(x) and np.all(x > 0) and np.any(y <= 0) for x, y in inferred)
     return left and not alike(place.bench, place.draw)
 
 
@@ -270,7 +274,8 @@ def _doubtful(place: Place) -> bool:
 def through_infinity(place: Place, dtype: Any = "float64") -> bool:
     """As by the logarithm of zero; where nothing is masked, for which infinities are a way."""
     masks = [x for x in place.bench.example.arrays if x.dtype == bool]
-    masks += [x for x in place.bench.example.floats if Domain.of(x).binary]
+    example = place.bench.example
+    masks += [x for k, x in enumerate(example.floats) if example.constraint(k).binary]
     return not masks and overflows(place, dtype)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from verify.contract import Constraint
 from verify.example import (
     Case,
-    Domain,
     Leaves,
     fixed,
     held,
@@ -126,10 +126,11 @@ def values(
     for name, change in VALUES.items():
         if not several or name not in EXTREME:
             base = ordinary(example, rng, name)
-            yield replace(base, floats=tuple(map(_changed(change, rng), example.floats, base.floats)), ordinary=False)
+            floats = tuple(_changed(change, rng, example, i, x) for i, x in enumerate(base.floats))
+            yield replace(base, floats=floats, ordinary=False)
     for i, name in itertools.product(inputs if several else (), (*EXTREME, *ALONE)):
         base = ordinary(example, rng, f"{name} in leaf {i}")
-        changed = _changed(VALUES[name], rng)(example.floats[i], base.floats[i])
+        changed = _changed(VALUES[name], rng, example, i, base.floats[i])
         yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
     shapes = Counter(np.shape(x) for x in example.floats if np.size(x))
     largest = max((shape for shape, n in shapes.items() if n > 1), key=math.prod, default=None)
@@ -137,17 +138,20 @@ def values(
         alike = [i for i, x in enumerate(example.floats) if np.shape(x) == largest]
         base = ordinary(example, rng, EQUAL)
         one = base.floats[alike[0]]
-        if all(np.array_equal(Domain.of(example.floats[i]).keep(np.asarray(one)), one) for i in alike):
+        if all(np.array_equal(example.constraint(i).keep(np.asarray(one)), one) for i in alike):
             floats = tuple(one if i in alike else x for i, x in enumerate(base.floats))  # one array in several places
             yield replace(base, floats=floats, ordinary=False)
-    knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and Domain.of(x).rising is not None]
+    knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and example.constraint(i).rising is not None]
     for j, i in itertools.product(knots[:1], inputs):
-        domain = Domain.of(example.floats[i])
-        if np.ndim(example.floats[i]) and replace(domain, sign=0, high=np.inf, columns=()) == Domain():
+        domain = example.constraint(i)
+        if (
+            np.ndim(example.floats[i])
+            and replace(domain, sign=0, high=np.inf, columns=(), declared=False) == Constraint()
+        ):
             base = ordinary(example, rng, f"at leaf {j} in leaf {i}")
             at = domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i])))
             yield replace(base, floats=(*base.floats[:i], at, *base.floats[i + 1 :]), ordinary=False)
-    signed = [i for i, x in enumerate(example.floats) if np.size(x) and Domain.of(x).signed]
+    signed = [i for i, x in enumerate(example.floats) if np.size(x) and example.constraint(i).signed]
     most = max((np.size(x) for x in example.floats), default=0)
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
         few = any(np.size(example.floats[i]) < most for i in some)
@@ -155,7 +159,7 @@ def values(
         base = ordinary(example, rng, (BELOW if few else NEGATED) + where)
         yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
     for i in inputs:
-        for c in _ends(np.asarray(example.floats[i]), asks.get(i, set())):
+        for c in _ends(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
             base = ordinary(example, rng, f"{ENDS} {c:g} in leaf {i}")
             turned = _turned(base.floats[i], c, rng)
             yield replace(base, floats=(*base.floats[:i], turned, *base.floats[i + 1 :]), ordinary=False)
@@ -180,19 +184,17 @@ def values(
 def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
     """NaN for about half of the numbers of one of `inputs`, for definitions that ask what is a number."""
     for i in inputs:
-        if Domain.of(example.floats[i]).rising is not None:
+        if example.constraint(i).rising is not None:
             continue  # what is not a number is neither above nor below
         base = ordinary(example, rng, f"NaN in leaf {i}")
         x = np.where(rng.random(np.shape(base.floats[i])) < 0.5, np.nan, base.floats[i])
         yield replace(base, floats=(*base.floats[:i], single(x), *base.floats[i + 1 :]), ordinary=False)
 
 
-def _changed(change, rng):
-    def changed(example, x):
-        x = np.where(np.isfinite(x), x, 0.0)
-        return single(held(example, Domain.of(example).keep(change(np.asarray(x, np.float64), rng))))
-
-    return changed
+def _changed(change, rng, example, i, x):
+    """Leaf i of an ordinary draw, changed and brought back to where the example lives."""
+    x = np.where(np.isfinite(x), x, 0.0)
+    return single(held(example.floats[i], example.constraint(i).keep(change(np.asarray(x, np.float64), rng))))
 
 
 def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[str, Any]]:
@@ -216,11 +218,10 @@ def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[str,
         yield BEYOND[1] if x.min() == 0 else f"{NONE}, or less", below
 
 
-def _ends(x: np.ndarray, asked: set[float]) -> list[float]:
+def _ends(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
     """The numbers for which the definition asks of which the example shows one side alone; not those that only keep
     something away from zero or stand for infinity."""
-    domain = Domain.of(x)
-    if not x.size or domain.binary or domain.simplex or domain.rising is not None:
+    if not x.size or domain.declared or domain.binary or domain.simplex or domain.rising is not None:
         return []
     return sorted(c for c in asked if (c == 0 or 1e-3 < abs(c) < 1e4) and ((x > c).all() or (x < c).all()))[:3]
 
@@ -252,7 +253,7 @@ def _scores(example: Case, x: Any) -> list[int]:
         j
         for j, v in enumerate(example.floats)
         if np.ndim(v) and np.shape(v)[:-1] == np.shape(x) and 1 < np.max(x) + 1 <= np.shape(v)[-1]
-        if replace(Domain.of(v), columns=()) == Domain()
+        if replace(example.constraint(j), columns=(), declared=False) == Constraint()
     ][:1]
 
 

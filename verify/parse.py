@@ -20,8 +20,11 @@ class ParseError(ValueError):
     """A text that is no program of layers, or one that is too large."""
 
 
-def parse(text: Any, table: Mapping[str, type]) -> Any:
-    """The value that the text writes down. Raises ParseError, also for what a class says of its arguments."""
+def parse(text: Any, table: Mapping[str, Any]) -> Any:
+    """The value that the text writes down. A name in the table stands for a class that is called, or for a value.
+
+    Raises ParseError, also for what a class says of its arguments.
+    """
     if not isinstance(text, str) or len(text) > LONGEST:
         raise ParseError(f"got {_shown(text)}; expected a program of at most {LONGEST} characters.")
     try:
@@ -43,7 +46,7 @@ def table(names: Mapping[str, Any], *more: type) -> dict[str, type]:
     return layers | {kind.__name__: kind for kind in more}
 
 
-def _value(node: ast.expr, table: Mapping[str, type], depth: int) -> Any:
+def _value(node: ast.expr, table: Mapping[str, Any], depth: int) -> Any:
     if depth == 0:
         raise ParseError(f"got a program more than {DEEPEST} levels deep; expected a network of a few layers.")
     inside = lambda node: _value(node, table, depth - 1)  # noqa: E731
@@ -56,13 +59,15 @@ def _value(node: ast.expr, table: Mapping[str, type], depth: int) -> Any:
             return -_number(inside(operand))
         case ast.Name(id=name) if name in NAMES:
             return NAMES[name]
+        case ast.Name(id=name) if name in table and not isinstance(table[name], type):
+            return table[name]
         case ast.Tuple(elts=elements):
             return tuple(map(inside, elements))
         case ast.List(elts=elements):
             return list(map(inside, elements))
         case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
             return {inside(k): inside(v) for k, v in zip(keys, values, strict=True) if k is not None}
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in table:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if isinstance(table.get(name), type):
             if all(k.arg for k in keywords):
                 return _made(table[name], [inside(a) for a in args], {str(k.arg): inside(k.value) for k in keywords})
     raise ParseError(f"got {_shown(ast.unparse(node))}; expected layers of the catalogue, numbers, words and tuples.")

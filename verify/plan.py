@@ -106,7 +106,8 @@ def _without(flat: Flat, example: Case, native: Any, name: str) -> tuple[Flat, C
     floats, others = rest(example.floats, flat.layout.floats), rest(example.others, flat.layout.named("other"))
     less = Flat(flat.subject, flat.layout.without(name))
     dtypes = native if isinstance(native, str) else rest(native, flat.layout.floats)
-    return less, replace(example, floats=floats, others=others), dtypes
+    constraints = rest(example.constraints, flat.layout.floats)
+    return less, replace(example, floats=floats, others=others, constraints=constraints), dtypes
 
 
 def _turned(old: Any, ranks: set[int]) -> list[int]:
@@ -174,13 +175,15 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         bench.oracle = replace(bench.oracle, slack=rough)
         return Plan(tuple(kept[:1] + kept[-2:]), (), bench.native, _lower(bench, thorough)[:1], thorough)
     others = [*_captured(bench, captured, rng), *_values(bench, rng)]
-    shaped = list(_shapes(bench, rng)) if thorough else []
+    shaped = list(_shapes(bench, rng)) if thorough and bench.contract.sizes else []
     others += [*shaped, *admitted(bench, kept, shaped, _given(bench))]
     if bench.memo.get("narrower"):  # finite at the example and not at inputs like it: it says where it may be called
         bench.memo["outside"] = [d for d in others if _outside(bench, d)]
         others = [d for d in others if all(d is not other for other in bench.memo["outside"])]
     if bench.flat.subject.reference is not None:
         bench.memo["settings"] = list(settings(bench.flat, example, bench.native))
+        for _, other, _ in bench.memo["settings"]:
+            other.contract = bench.contract
     return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
 
 
@@ -246,7 +249,8 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
     found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
-    found = (case for case in found if not (large and case.label == inputs.RANK))
+    other = (inputs.RANK,) if large else () if bench.contract.ranks else (inputs.RANK, "rank")
+    found = (case for case in found if case.label not in other)
     return islice(_with_noise(bench, found, rng), 8 if large else 18)
 
 
@@ -267,4 +271,5 @@ def _lower(bench: Bench, thorough: bool) -> tuple[Any, ...]:
     if not isinstance(bench.native, str):
         return (bench.native,)
     half = thorough and "complex" not in bench.flat.layout.roles
-    return ("float32", "bfloat16", "float16") if half else ("float32",)
+    usual = ("float32", "bfloat16", "float16") if half else ("float32",)
+    return usual if bench.contract.dtypes is None else tuple(d for d in usual if d in bench.contract.dtypes)

@@ -109,15 +109,20 @@ class Report:
         return cls(**held | {"source": tuple(held["source"]) if held["source"] else None})
 
     def __str__(self):
+        """The verdict, what is wrong, what was assumed, what was not counted, and last what was tried."""
         killed = sum(c.fate == "killed" for c in self.canaries)
         survived = [c for c in self.canaries if c.fate == "survived"]
-        lines = [f"{self.verdict.upper()}: {self.subject}", f"  oracle: {self.oracle} ({self.strength})"]
-        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items() if what]
+        lines = [f"{self.verdict.upper()}: {self.subject}"]
+        lines += [f"  {finding}" for finding in self.errors]
+        lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
+        if assumed := self.tried.get("assumed"):
+            lines.append(f"  assumed of your example: {'; '.join(assumed)} (say otherwise with contract=)")
+        lines += [f"  {finding}" for finding in self.findings if finding.severity != "error"]
+        lines.append(f"  oracle: {self.oracle} ({self.strength})")
         lines.append(
             f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
         )
-        lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
-        lines += [f"  {finding}" for finding in self.findings]
+        lines += [f"  {name}: {_listed(what)}" for name, what in self.tried.items() if what and name != "assumed"]
         return "\n".join(map(line, lines))
 
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.example import Case, Domain, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
+from verify.contract import Constraint
+from verify.example import Case, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
 from verify.inputs import RANK
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
@@ -169,8 +170,8 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
     if flat.subject.remake and sizes:
         args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
         case = Case(label, *flat.layout.split(args))
-    each = zip(case.floats, example.floats, strict=True)
-    drawn = tuple(single(like(x, rng, Domain.of(old) if np.size(old) else None)) for x, old in each)
+    each = ((x, example.constraint(k), np.size(example.floats[k])) for k, x in enumerate(case.floats))
+    drawn = tuple(single(like(x, rng, domain if known else Constraint.of(x))) for x, domain, known in each)
     return replace(case, floats=drawn, others=tuple(case.others))
 
 
@@ -318,7 +319,7 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
     highest, everyone = ([r >= max(n, 1) for r in ranks] for n in (high, 1))
     for more in ([i == first for i in range(len(leaves))], highest, everyone):
         new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
-        case = Case("", tuple(single(like(x, rng)) for x in new[:count]), tuple(new[count:]))
+        case = Case("", tuple(single(like(x, rng, Constraint.of(x))) for x in new[:count]), tuple(new[count:]))
         label = _rank(f, case, more) if high and more not in tried else ""
         if label and (label != RANK or more == highest):
             yield replace(case, label=label)

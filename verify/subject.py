@@ -83,7 +83,7 @@ def subject(f: Any, args: tuple[Tree, ...], reference: Callable[..., Any] | None
     if callable(f):
         for function in (f, *([reference] if reference else [])):
             _takes(function, args)
-        labels = _names(f, len(args))
+        labels = _names(len(args), f, reference)
 
         def pullback(*args):
             raise NotImplementedError  # the flat form takes jax.vjp of the primal over float leaves
@@ -114,13 +114,17 @@ def _takes(f: Any, args: tuple) -> None:
         ) from None
 
 
-def _names(f: Any, count: int) -> tuple[str, ...]:
-    try:
-        parameters = list(inspect.signature(f).parameters.values())
-    except (TypeError, ValueError):  # built-in functions have no signature to read
-        parameters = []
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return tuple(named[i] if i < len(named) else f"args[{i}]" for i in range(count))
+def _names(count: int, *functions: Any) -> tuple[str, ...]:
+    """The names of the arguments, as the first function of those has them that names any."""
+    for f in functions:
+        try:
+            parameters = list(inspect.signature(f).parameters.values())
+        except (TypeError, ValueError):  # built-in functions have no signature to read
+            continue
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if named:
+            return tuple(named[i] if i < len(named) else f"args[{i}]" for i in range(count))
+    return tuple(f"args[{i}]" for i in range(count))
 
 
 def _is_layer(f: Any) -> bool:
@@ -156,7 +160,9 @@ def _of_pair(f: Pair, args: tuple, reference: Any) -> Subject:
 
         return y, pull
 
-    return Subject(_name(f.fwd), "pair", _names(f.fwd, len(args)), lambda *a: f.fwd(*a)[0], pullback, reference)
+    return Subject(
+        _name(f.fwd), "pair", _names(len(args), f.fwd, reference), lambda *a: f.fwd(*a)[0], pullback, reference
+    )
 
 
 def _of_layer(layer: Any, args: tuple, reference: Any, seed: int) -> tuple[Subject, tuple]:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify import architectures, command
-from verify.parse import parse, table
+from verify.contract import NAMED, Constraint, Contract
+from verify.parse import ParseError, parse, table
 from verify.report import Report
 from verify.subject import Pair
 
@@ -54,17 +55,17 @@ class _Lost(Exception):  # noqa: N818 - a signal inside of this module
     """Something that has no name and no program."""
 
 
-def token(f: Any, args: tuple, reference: Any, seed: int, level: str) -> str:
+def token(f: Any, args: tuple, reference: Any, seed: int, level: str, contract: Contract | None = None) -> str:
     """The token of `verify.check(f, *args, ...)`, "" where the subject cannot be found by name."""
     try:
         held = [_named(f), _named(reference), [_told(a) for a in args], seed, level]
     except _Lost:
         return ""
-    return pack(["check", *held])
+    return pack(["check", *held, *([repr(contract)] if contract else [])])
 
 
 def is_check(held: Any) -> bool:
-    return isinstance(held, list) and len(held) == 6 and held[0] == "check"
+    return isinstance(held, list) and len(held) in (6, 7) and held[0] == "check"
 
 
 def again(held: Any, allowed: Sequence[str] = ()) -> Report:
@@ -75,7 +76,8 @@ def again(held: Any, allowed: Sequence[str] = ()) -> Report:
     from verify.check import check
 
     try:
-        _, f, reference, args, seed, level = held
+        _, f, reference, args, seed, level, *more = held
+        contract = contracted(more[0]) if more else None
         rng = np.random.default_rng(seed)
         if sum(map(_size, args)) > LARGEST:
             raise TokenError(f"got arrays of more than {LARGEST} elements; expected an example.")
@@ -87,7 +89,15 @@ def again(held: Any, allowed: Sequence[str] = ()) -> Report:
         raise TokenError(f"got a token that holds no audit, or one of another version. ({error!r})") from error
     if hasattr(functions[0], "init"):
         modest(functions[0], made[-1] if made else None)
-    return check(functions[0], *made, reference=functions[1], seed=seed, level=level)
+    return check(functions[0], *made, reference=functions[1], seed=seed, level=level, contract=contract)
+
+
+def contracted(text: str) -> Contract:
+    """The contract that a text writes down: Contract({'scale': positive}, ranks=False)."""
+    contract = parse(text, {"Contract": Contract, "Constraint": Constraint, **NAMED})
+    if not isinstance(contract, Contract):
+        raise ParseError(f"got {text[:80]!r}; expected a contract, Contract({{'scale': positive}}) say.")
+    return contract
 
 
 def modest(layer: Any, x: Any) -> None:

@@ -17,7 +17,8 @@ from rich.progress import track
 
 import verify
 from benchmarks.verify.strangers import RESULTS, is_float, zoo
-from verify.example import Domain, single
+from verify.contract import Constraint
+from verify.example import single
 from verify.safely import Pool
 
 
@@ -28,7 +29,7 @@ def drawn(args: tuple, rng: np.random.Generator) -> tuple:
         if not is_float(x) or not np.size(x) or not np.isfinite(np.asarray(x, np.float64)).all():
             return x
         values = np.asarray(x, np.float64)
-        domain = Domain.of(values)
+        domain = Constraint.of(values)
         if domain.binary or domain.simplex or values.size < 2 or np.ptp(values) == 0:
             return x
         kept = domain.least is not None or domain.rising is not None  # in another order it would be something else

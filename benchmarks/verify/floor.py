@@ -24,6 +24,7 @@ from benchmarks.verify.strangers import RESULTS, zoo
 from verify.bench import Bench, Refused, Sample
 from verify.budget import off
 from verify.check import benched, planned
+from verify.contract import INFERRED
 from verify.law import Plan
 from verify.laws import LAWS
 from verify.outputs import write
@@ -80,7 +81,7 @@ def noticed(bench: Bench, plan: Plan) -> bool:
 def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
     """One rule: how many of some elements are found wrong, for each dtype and size of the mistake."""
     f, plain, args = zoo().RIGHT[name]()
-    bench, _ = benched(*subject(f, args, plain, seed))
+    bench, _ = benched(*subject(f, args, plain, seed), INFERRED)
     tried, rng, rows = planned(bench, seed, "standard", ()), np.random.default_rng(seed), []
     places = [p for p in (one_element(bench, tried, rng) for _ in range(elements)) if p]
     for dtype, sizes in SIZES.items():

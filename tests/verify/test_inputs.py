@@ -7,7 +7,8 @@ import pytest
 import zoo
 
 from verify import inputs, sizes
-from verify.example import Case, Domain, ordinary
+from verify.contract import Constraint
+from verify.example import Case, ordinary
 from verify.jaxprs import asked, points
 from verify.subject import Flat, lay_out, subject
 
@@ -73,7 +74,7 @@ def test_values_keep_the_domain():
         assert (new.floats[0] >= 0).all(), new.label
         assert np.isin(new.floats[1], (0, 1)).all(), new.label
         np.testing.assert_allclose(new.floats[2].sum(-1), 1, atol=1e-6, err_msg=new.label)
-    assert Domain.of(np.array([-1.0, 2.0])).sign == 0
+    assert Constraint.of(np.array([-1.0, 2.0])).sign == 0
 
 
 def test_matrices_knots_and_unit_rows_stay_what_they_are():
@@ -109,12 +110,12 @@ def test_directions_stay_where_the_example_lives():
     v = np.random.default_rng(0).normal(size=(4, 4))
     symmetric, rows, hot, mask = np.diag([1.0, 2, 3, 4]) + 0.1, np.full((4, 4), 0.25), np.eye(4), np.tri(4)
     rows[:, 0], rows[:, 1] = 0.3, 0.2
-    along = Domain.of(symmetric).along(v)
+    along = Constraint.of(symmetric).along(v)
     np.testing.assert_array_equal(along, along.T)
     for example in (rows, hot):
-        np.testing.assert_allclose(Domain.of(example).along(v).sum(-1), 0, atol=1e-12)
-    assert not Domain.of(mask).along(v).any()
-    np.testing.assert_array_equal(Domain.of(v).along(v), v)
+        np.testing.assert_allclose(Constraint.of(example).along(v).sum(-1), 0, atol=1e-12)
+    assert not Constraint.of(mask).along(v).any()
+    np.testing.assert_array_equal(Constraint.of(v).along(v), v)
 
 
 @pytest.mark.parametrize(

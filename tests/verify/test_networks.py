@@ -1,8 +1,11 @@
 """Random networks: valid, covered, replayable, shrunk; and every planted fault is found at the layer where it is."""
 
+import multiprocessing
 import random
 import re
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import jax
@@ -219,6 +222,40 @@ def test_the_command_says_what_was_covered(capsys):
     assert "a minute" in said
     assert "layers:" in said
     assert re.search(r"pairs of neighbouring layers: \d+ of \d+ covered", said)
+    assert "not met" not in said
+    assert main(["networks", "--count", "1", "--seed", "1", "--here", "-v"]) == 0
+    assert "not met: " in capsys.readouterr().out
+
+
+def odd(n):
+    if n == 3:
+        raise ValueError("three")
+    return 2 * n + 1
+
+
+def test_any_executor_does_the_parts_and_what_raises_is_told():
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(campaign.results_of(pool, odd, [(n,) for n in range(5)]))
+    assert str(found.pop((3,))) == "ValueError: three"
+    assert found == {(n,): 2 * n + 1 for n in (0, 1, 2, 4)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
+def test_a_campaign_is_the_same_on_every_executor(kind):
+    with ExitStack() as stack:
+        if kind == "threads":
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+        elif kind == "processes":
+            pool = stack.enter_context(ProcessPoolExecutor(2, multiprocessing.get_context("spawn")))
+        else:
+            distributed = pytest.importorskip("distributed")
+            cluster = stack.enter_context(distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None))
+            pool = stack.enter_context(stack.enter_context(distributed.Client(cluster)).get_executor())
+        tallies = [campaign.run(55, 3, where) for where in (None, pool)]
+    assert not tallies[1].lost
+    for name in ("networks", "remarks", "layers", "forms", "pairs", "failures"):
+        assert getattr(tallies[0], name) == getattr(tallies[1], name)
 
 
 def test_neighbours_are_what_can_follow():
