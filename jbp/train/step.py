@@ -404,7 +404,7 @@ class Spread:
         state, *rest = args[: self.first]
         batch = self.plan.put(self.net, args[self.first :])
         there = set(self.plan.on().devices.flat)
-        if any(a.sharding.device_set != there for a in jax.tree.leaves(state) if isinstance(a, jax.Array)):
+        if isinstance(state.steps, jax.Array) and state.steps.sharding.device_set != there:
             state = jax.device_put(state, self.plan.shardings(self.net, state, batch[0]))
         return (state, *self.plan.everywhere(rest), *batch)
 
