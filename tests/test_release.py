@@ -71,7 +71,7 @@ def test_the_wheel_has_the_packages_and_nothing_else(built):
     assert {name for name in names if ".dist-info/" not in name} == wanted
     assert built[0].name.startswith(f"jbp-{jbp.__version__}-")
     text = next(zipfile.ZipFile(built[0]).read(n).decode() for n in names if n.endswith("entry_points.txt"))
-    assert "verify = verify.__main__:main" in text
+    assert "verify = verify.__main__:script" in text
     with tarfile.open(built[1]) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert packed >= sources() | {"LICENSE", "pyproject.toml"}

@@ -10,6 +10,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from verify import commands, counts, outputs, shell
 from verify.architectures import CatalogueError
@@ -131,9 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 2
 
 
-if __name__ == "__main__":
+def script() -> NoReturn:
+    """The command `verify`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with no process left, no file half
     code = main()
     if code == 2:
         os._exit(2)  # without a last flush of what cannot be written, which would have an exit code of its own
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    script()

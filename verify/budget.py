@@ -67,7 +67,7 @@ def usual(bench: Bench, k: int) -> float:
 
 
 def inside(bench: Bench, draw: Draw, k: int) -> float:
-    """The largest number on the definition's way back to leaf k, for a cotangent of size one: what is summed there
+    """The largest number in the definition's backward pass to leaf k, for a cotangent of size one: what is summed there
     leaves its rounding, also where it sums to nothing."""
     case, _, dy = draw
     found: list[float] = []

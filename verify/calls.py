@@ -148,7 +148,7 @@ def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """A way forward at another size leaves nothing behind for the way back of a call before it."""
+    """A forward pass at another size leaves nothing behind for the backward pass of a call before it."""
     if bench.spoil or bench.random:
         return
     draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
@@ -167,7 +167,7 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 def _ahead(bench: Bench, case: Case) -> Any:
-    """The way forward traced, for what it leaves behind."""
+    """The forward pass traced, for what it leaves behind."""
     floats, others = case.at(bench.native)
     return jax.eval_shape(lambda floats: bench.flat.pullback(floats, others)[0], floats)
 
@@ -179,7 +179,7 @@ POOL = 5  # more calls: then a buffer that holds the residuals of seven or less 
 
 
 def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = (), between: Case | None = None) -> list[Sample]:
-    """Forward for all draws, then the way back for all, uncompiled; of each of `nested` the last comes back first. In
+    """Forward for all draws, then backward for all, uncompiled; of each of `nested` the last comes back first. In
     between more ways forward, to which nobody comes back: what keeps residuals of a few calls has lost the first; and
     that of a case of other sizes, which is but traced."""
     flats, turn = (nested, -1) if nested else ((bench.flat,) * len(draws), 1)
@@ -331,7 +331,7 @@ def _vmapped(bench: Bench, draws: list[Draw], axes: Axes) -> list[Sample]:
 
 
 def _vmaps(bench: Bench, draws: list[Draw], axes: Axes) -> bool:
-    """Whether going forward under vmap works, so that the way back should."""
+    """Whether going forward under vmap works, so that the backward pass should."""
     if all(a is None for a in (*axes[0], *axes[1])):
         return True
     floats, others, _ = _stacked(draws, axes, bench)
@@ -390,7 +390,7 @@ def loop_only(bench: Bench, plan: Plan):
 
 
 def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """A rule that is told of symbolic zeros gives the same where one input alone is differentiated, and where one
+    """A rule that sees symbolic zeros gives the same where one input alone is differentiated, and where one
     output alone has a cotangent."""
     if bench.flat.subject.kind != "function" or not bench.symbolic:
         return
