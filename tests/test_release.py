@@ -108,3 +108,10 @@ def test_without_what_the_extra_verify_adds_jbp_works(tmp_path):
     block = "import sys\nsys.modules |= dict.fromkeys(('hypothesis', 'threadpoolctl', 'verify'))\n"
     code = block + USE.replace("assert jbp.__file__", "jbp.__file__")
     run(sys.executable, "-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_the_auditor_says_what_it_lacks():
+    block = "import sys\nsys.modules |= dict.fromkeys(('hypothesis', 'threadpoolctl'))\nimport verify"
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "verify needs hypothesis, threadpoolctl, which jbp alone does not: pip install 'jbp[verify]'" in done.stderr

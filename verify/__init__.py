@@ -10,6 +10,7 @@ One call audits one function at one example, another a random network of catalog
         assert not verify.audit(network).disagrees
 """
 
+import verify.needs  # noqa: F401  # pyright: ignore[reportUnusedImport] - an error that says what to install
 from verify.architectures import Network, networks
 from verify.cases import case, parametrize
 from verify.check import check
