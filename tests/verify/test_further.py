@@ -124,6 +124,7 @@ def test_the_rounding_of_a_gradient_that_is_zero_is_none():
     assert not outcome.disagrees
 
 
+@pytest.mark.slow
 def test_a_campaign_reports_and_replays_what_a_question_finds(monkeypatch, capsys):
     few = [c for c in SOURCE.layers if type(c.layer) in (jbp.layers.Dense, jbp.layers.Tanh, jbp.layers.Sigmoid)]
     wrong = [replace_layer(c, HalvesApart(3)) if c.layer == jbp.layers.Dense(3) else c for c in few]

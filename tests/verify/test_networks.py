@@ -199,7 +199,7 @@ def test_chapters_are_short_at_first_and_add_up():
 
 def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_type_of_layer():
     source, seen = catalogue(), set()
-    for number in range(8):
+    for number in range(10):
         chapter = chapters.Chapter(source, 3, number, 60)
         for x in chapter.starts():
             for fitting in chapter.fitting(x, False):
