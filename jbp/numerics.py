@@ -38,6 +38,16 @@ def product(spec: str, x: Any, dy: Any) -> Any:
     return jnp.einsum(spec, x.astype(low), dy.astype(low), preferred_element_type=high)
 
 
+def is_float(x: Any) -> bool:
+    """Whether an array is of a floating dtype."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def floating(y: Any) -> Any:
+    """The tree without its arrays of integers, which have no cotangent: None in their place."""
+    return jax.tree.map(lambda v: v if is_float(v) else None, y)
+
+
 def wide(x: Any) -> Any:
     """x in the dtype for sums and statistics: float32 for float16 and bfloat16, else its own."""
     return x.astype(wide_dtype(x.dtype))

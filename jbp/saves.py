@@ -130,18 +130,18 @@ def resume(folder: str, state: Any, batches: Iterable[Any]) -> tuple[Any, Batche
 
 def load(folder: str, *, net: Layer | None = None, layers: Iterable[type[Layer]] = ()) -> tuple[Layer, Any]:
     """(net, params) of the newest save in the folder, on one device. `net` and `layers` are as of `jbp.load`."""
-    manager, args = _manager(folder, None), _orbax().args
+    manager = _manager(folder, None)
     try:
         step = manager.latest_step()
         if step is None:
             raise FileError(f"{folder}: got no save; expected one. Is the name of the folder right?")
-        about = manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+        about = _about(manager, step)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = {
             str(k): jax.ShapeDtypeStruct(tuple(one["bits"][1]), one["bits"][0], sharding=here)
             for k, one in enumerate(about["arrays"])
         }
-        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes)))["state"]
+        arrays = _arrays(manager, step, shapes)
     finally:
         manager.close()
     leaves = {one["name"]: _whole(arrays[str(k)], one["key"]) for k, one in enumerate(about["arrays"])}
@@ -150,10 +150,9 @@ def load(folder: str, *, net: Layer | None = None, layers: Iterable[type[Layer]]
 
 def _restored(manager, folder, step, state):
     """(state, what is told of it), None for a save that is torn."""
-    args = _orbax().args
     like, wanted = _flat(state)
     try:
-        about = manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+        about = _about(manager, step)
         version, arrays = about["version"], about["arrays"]
         there, expected = ({one["name"]: one["is"] for one in told} for told in (arrays, wanted))
     except Exception as error:  # noqa: BLE001
@@ -170,11 +169,23 @@ def _restored(manager, folder, step, state):
             )
     try:
         shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding) for k, v in like.items()}
-        arrays = manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes)))["state"]
+        arrays = _arrays(manager, step, shapes)
     except Exception as error:  # noqa: BLE001
         return _aside(manager, folder, step, error)
     leaves = [_whole(arrays[str(k)], one["key"]) for k, one in enumerate(wanted)]
     return jax.tree.unflatten(jax.tree.structure(state), leaves), about
+
+
+def _about(manager, step):
+    """What is told of a save."""
+    args = _orbax().args
+    return manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+
+
+def _arrays(manager, step, shapes):
+    """Its arrays, each where its shape says."""
+    args = _orbax().args
+    return manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes)))["state"]
 
 
 def _aside(manager, folder, step, error):

@@ -82,9 +82,14 @@ def _not_shown(place: Place) -> bool:
 
 def _mask_broadcast(place: Place) -> bool:
     floats, others = place.bench.example.floats, place.bench.example.others
-    masks = [i for i in range(len(floats)) if place.bench.example.constraint(i).binary]
     whole = range(len(floats), len(floats + others))
-    return any(f"{place.label} ".startswith(f"broadcast {i} ") for i in (*masks, *whole))
+    return any(f"{place.label} ".startswith(f"broadcast {i} ") for i in (*_binary(place), *whole))
+
+
+def _binary(place: Place) -> list[int]:
+    """The float leaves that are masks."""
+    example = place.bench.example
+    return [k for k in range(len(example.floats)) if example.constraint(k).binary]
 
 
 def _one_alone(place: Place) -> bool:
@@ -273,9 +278,7 @@ def _doubtful(place: Place) -> bool:
 
 def through_infinity(place: Place, dtype: Any = "float64") -> bool:
     """As by the logarithm of zero; where nothing is masked, for which infinities are a way."""
-    masks = [x for x in place.bench.example.arrays if x.dtype == bool]
-    example = place.bench.example
-    masks += [x for k, x in enumerate(example.floats) if example.constraint(k).binary]
+    masks = _binary(place) or any(x.dtype == bool for x in place.bench.example.arrays)
     return not masks and overflows(place, dtype)
 
 

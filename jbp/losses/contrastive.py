@@ -11,9 +11,9 @@ from jbp.errors import LayerError, at, floats, parts, show, take
 from jbp.fields import Positive
 from jbp.layer import Layer
 from jbp.layers.distance import CosineSimilarity, PairwiseDistance
-from jbp.losses.loss import Loss, is_float
+from jbp.losses.loss import Loss
 from jbp.losses.targets import Signed, alike
-from jbp.numerics import log_sum_exp, softplus, wide, wide_dtype
+from jbp.numerics import is_float, log_sum_exp, softplus, wide, wide_dtype
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import NonNegative, Positive, Rate
-from jbp.losses.loss import Loss, is_float
+from jbp.losses.loss import Loss
 from jbp.losses.targets import pair, tamed, whole
-from jbp.numerics import Static, along, chosen, log_sum_exp, wide, wide_dtype
+from jbp.numerics import Static, along, chosen, is_float, log_sum_exp, wide, wide_dtype
 
 
 class Classes(Loss):

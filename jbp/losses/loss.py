@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jbp.errors import LayerError, at, floats, parts, show
 from jbp.layer import Layer
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, is_float, wide
 
 Tree = Any
 
@@ -135,10 +135,6 @@ class Pointwise(Loss):
     def terms_reference(self, params, x, /):
         whole = [v.reshape(v.shape + (1,) * (x[0].ndim - v.ndim)).astype(x[0].dtype) for v in x]
         return self._plain(*(jnp.broadcast_to(v, x[0].shape) for v in whole)), None
-
-
-def is_float(v):
-    return jnp.issubdtype(v.dtype, jnp.floating)
 
 
 def _leads(v, x):

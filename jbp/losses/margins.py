@@ -10,9 +10,9 @@ from jbp.cases import Case, f, i, signs, yes
 from jbp.errors import LayerError, floats, indices, known, show
 from jbp.fields import Fraction, NonNegative
 from jbp.losses.cross_entropy import Classes
-from jbp.losses.loss import Loss, Pointwise, is_float
+from jbp.losses.loss import Loss, Pointwise
 from jbp.losses.targets import Signed, alike, pair, probable, tamed, whole
-from jbp.numerics import Static, along, chosen, softplus, wide
+from jbp.numerics import Static, along, chosen, is_float, softplus, wide
 
 
 def _logistic(z):

@@ -16,6 +16,7 @@ from jbp.combinators import Remat, Reversible
 from jbp.compose import Wrapper
 from jbp.errors import show
 from jbp.layer import Layer, map_children
+from jbp.numerics import floating
 from jbp.params import buffers, trainable
 from jbp.sweep import children, initialize
 
@@ -107,7 +108,7 @@ def summary(net: Layer, x: Any, *, time: bool = False) -> Summary:
     jax.eval_shape(_seen(net, _Place("", "", 0, 1, True, seen)).forward, params, x)
     rows = _timed(tuple(seen.values())) if time else tuple(seen.values())
     y, residuals = jax.eval_shape(net.forward, params, x)
-    dy = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.floating) else None, y)
+    dy = floating(y)
     return Summary(
         rows,
         _count(trainable(params)),
@@ -170,8 +171,7 @@ def _timed(rows: tuple[Row, ...]) -> tuple[Row, ...]:
         @jax.jit
         def run(params, x):
             y, residuals = layer.forward(params, x)
-            dy = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.floating) else None, y)
-            return y, layer.pull(params, residuals, dy)
+            return y, layer.pull(params, residuals, floating(y))
 
         jax.block_until_ready(run(params, x))
         found = []

@@ -27,7 +27,7 @@ from jbp.combinators import Graph, Parallel, Repeat, Residual, Serial
 from jbp.errors import LayerError, at, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
-from jbp.numerics import wide
+from jbp.numerics import is_float, wide
 from jbp.params import buffers, trainable
 from jbp.sweep import initialize, must_be_layer, must_be_scalar
 from jbp.train.step import Metrics, State, Step, copied, finite, given, must_be_optimizer, optimized, sound
@@ -160,9 +160,8 @@ def _after(delta, turn):
 def _turn(turn, params):
     """Zero as before, but not to be had before one number of each new parameter is."""
     for p in _numbers(params):
-        if jnp.issubdtype(p.dtype, jnp.floating):
-            one = p.astype(turn.dtype)
-            turn = turn + 0 * jnp.where(jnp.isfinite(one), one, 0)
+        if is_float(p):
+            turn = turn + 0 * jnp.where(jnp.isfinite(p), p, 0).astype(turn.dtype)
     return turn
 
 

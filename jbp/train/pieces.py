@@ -14,7 +14,7 @@ from jbp.compose import Several
 from jbp.errors import at
 from jbp.fields import DType, Size
 from jbp.layer import Layer, map_children
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, is_float, wide
 from jbp.params import Buffer, cast
 from jbp.sweep import advancing
 
@@ -65,7 +65,7 @@ class Gathered(Layer):
 
     def narrow(self, x: Any) -> Static:
         """Whether f is given its parameters in `dtype`, for x has none."""
-        return Static(self.dtype is not None and not any(map(floats, jax.tree.leaves(x))))
+        return Static(self.dtype is not None and not any(map(is_float, jax.tree.leaves(x))))
 
     def whole(self, params: Any, narrow: Static) -> Any:
         """f's parameters, put together."""
@@ -127,7 +127,7 @@ class Gathered(Layer):
 class Ahead(Layer):
     """Repeat(Gathered(f), n), and while f works with one time's θ, the next time's is put together, on both ways.
 
-        up: y_i = f(θ_i, y_{i-1}) beside gathering θ_{i+1}      down: what f sends down of dy_i beside gathering θ_{i-1}
+        up: y_i = f(θ_i, y_{i-1}) beside gathering θ_{i+1}      down: f's backward pass of dy_i beside gathering θ_{i-1}
 
     The same numbers, with one block more in memory and a gather more each way, of a time that is not used. What is
     gathered depends on nothing that is computed beside it, so that a compiler may do both at once. Inside of
@@ -234,8 +234,3 @@ def leaves_of(marks: Any) -> list[Any]:
 def is_piece(leaf: Any) -> bool:
     """Whether it is a Piece."""
     return isinstance(leaf, Piece)
-
-
-def floats(v: Any) -> bool:
-    """Whether it is of a floating dtype."""
-    return jnp.issubdtype(v.dtype, jnp.floating)

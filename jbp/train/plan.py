@@ -24,10 +24,10 @@ from jbp.fields import DType, Size, check
 from jbp.layer import Layer, map_children
 from jbp.losses.loss import Loss
 from jbp.losses.penalized import Penalized
-from jbp.numerics import wide
+from jbp.numerics import is_float, wide
 from jbp.params import Buffer, trainable
 from jbp.sweep import Aux, initialize, must_be_layer, must_be_scalar
-from jbp.train.pieces import Gathered, floats, gathered, inside, is_piece, leaves_of
+from jbp.train.pieces import Gathered, gathered, inside, is_piece, leaves_of
 
 
 @dataclass(frozen=True)
@@ -376,9 +376,9 @@ def _is_spec(leaf):
 
 def _in(tree, dtype):
     """The tree with its floating arrays in a dtype."""
-    return tree if dtype is None else jax.tree.map(lambda v: v.astype(dtype) if floats(v) else v, tree)
+    return tree if dtype is None else jax.tree.map(lambda v: v.astype(dtype) if is_float(v) else v, tree)
 
 
 def _widest(params):
     """The dtype of sums of these parameters."""
-    return next((wide(p).dtype for p in jax.tree.leaves(params) if floats(p)), jnp.dtype("float32"))
+    return next((wide(p).dtype for p in jax.tree.leaves(params) if is_float(p)), jnp.dtype("float32"))
