@@ -41,6 +41,9 @@ def save(path: Any, net: Layer, state: Any) -> None:
 
     An earlier file of that name stays as it is until the new one is on the disk. Raises TreeError for parameters that
     hold anything but arrays in tuples, lists, dicts with words or numbers as keys, and Buffers.
+
+    >>> net = Dense(2)
+    >>> jbp.save("model.jbp", net, net.init(jax.random.key(0), jnp.ones((1, 3))))
     """
     must_be_layer("net", net)
     given_away = [a for a in jax.tree.leaves(state) if isinstance(a, jax.Array) and a.is_deleted()]
@@ -80,6 +83,12 @@ def load(
 
     Raises FileError for a file that is torn or none of `save`'s, written by a newer version, of another network than
     `net` or of another optimizer, with layers that are not known, and with 64-bit numbers where JAX has none.
+
+    >>> net = Dense(2)
+    >>> jbp.save("model.jbp", net, net.init(jax.random.key(0), jnp.ones((1, 3))))
+    >>> net, params = jbp.load("model.jbp")
+    >>> net
+    Dense(2)
     """
     path = Path(path)
     with _understood(path), zipfile.ZipFile(path) as archive:

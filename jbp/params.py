@@ -19,6 +19,10 @@ class Buffer:
 
     `gradient` has None in its place, `trainable` leaves it out, `Layer.advance` may replace it. Checkpoints, `jit` and
     `vmap` see an ordinary pytree node.
+
+    >>> params = {"w": jnp.ones(2), "scale": Buffer(jnp.array([3.0]))}
+    >>> trainable(params)
+    {'scale': None, 'w': Array([1., 1.], dtype=float32)}
     """
 
     value: Any
@@ -31,17 +35,29 @@ def _is_leaf(node: Any) -> bool:
 
 
 def trainable(params: Any) -> Any:
-    """The parameters with None for each Buffer: what an optax optimizer is given, and the shape of a gradient."""
+    """The parameters with None for each Buffer: what an optax optimizer is given, and the shape of a gradient.
+
+    >>> trainable({"w": jnp.ones(2), "scale": Buffer(jnp.array([3.0]))})
+    {'scale': None, 'w': Array([1., 1.], dtype=float32)}
+    """
     return jax.tree.map(lambda p: None if isinstance(p, Buffer) else p, params, is_leaf=_is_leaf)
 
 
 def buffers(params: Any) -> Any:
-    """The parameters with None for everything but the Buffers: `merge(trainable(p), buffers(p))` is `p`."""
+    """The parameters with None for everything but the Buffers: `merge(trainable(p), buffers(p))` is `p`.
+
+    >>> buffers({"w": jnp.ones(2), "scale": Buffer(jnp.array([3.0]))})
+    {'scale': Buffer(value=Array([3.], dtype=float32)), 'w': None}
+    """
     return jax.tree.map(lambda p: p if isinstance(p, Buffer) else None, params, is_leaf=_is_leaf)
 
 
 def merge(first: Any, second: Any) -> Any:
-    """Two trees of one structure as one: the leaf of `first`, or that of `second` where `first` has None."""
+    """Two trees of one structure as one: the leaf of `first`, or that of `second` where `first` has None.
+
+    >>> merge({"w": 1.0, "b": None}, {"w": None, "b": 2.0})
+    {'b': 2.0, 'w': 1.0}
+    """
     try:
         return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_leaf)
     except ValueError as error:
@@ -55,6 +71,10 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """`optax.apply_updates` on what is trainable; Buffers stay. `updates` has None where `params` has a Buffer.
 
     Raises TreeError where the two do not fit, as an update of another shape, which would be broadcast.
+
+    >>> params = {"w": jnp.ones(2), "scale": Buffer(jnp.array([3.0]))}
+    >>> apply_updates(params, {"w": jnp.full(2, 0.5), "scale": None})
+    {'scale': Buffer(value=Array([3.], dtype=float32)), 'w': Array([1.5, 1.5], dtype=float32)}
     """
     import optax  # here, for it takes its time
 
@@ -80,6 +100,9 @@ def cast(params: Any, dtype: Any) -> Any:
 
     Integers, keys and a Buffer that is one array (a running mean) stay as they are. Raises TreeError for a dtype that
     is not a floating one.
+
+    >>> jax.tree.map(lambda w: w.dtype.name, cast({"w": jnp.ones(2), "steps": jnp.array(3)}, "bfloat16"))
+    {'steps': 'int32', 'w': 'bfloat16'}
     """
     if not _floating(dtype):
         raise TreeError(f"cast: got the dtype {dtype!r}; expected a floating-point one. Write 'float32' or 'bfloat16'.")
@@ -105,6 +128,10 @@ def labels(params: Any, where: Mapping[str, Any], default: Any = None) -> Any:
     "w" fits every array of this name, "encoder" all that is inside, "0/w" and "atten*/q" some. With a slash in front,
     "/0", it fits from the root alone. * and ? stand for letters of one name. Raises TreeError for a pattern that fits
     nothing, and where none fits and there is no default.
+
+    >>> params = {"encoder": {"w": jnp.ones(2), "b": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+    >>> labels(params, {"encoder/b": "no decay", "encoder": "slow"}, "fast")
+    {'encoder': {'b': 'no decay', 'w': 'slow'}, 'head': {'w': 'fast'}}
     """
     used = set()
 

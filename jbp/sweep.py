@@ -12,7 +12,14 @@ from jbp.layer import Layer, map_children
 
 
 class Aux(NamedTuple):
-    """What a sweep has beside loss and gradient: the network's output, and the parameters with advanced buffers."""
+    """What a sweep has beside loss and gradient: the network's output, and the parameters with advanced buffers.
+
+    >>> net, x = BatchNorm(), jnp.array([[0.0], [2.0]])
+    >>> params = net.init(jax.random.key(0), x)
+    >>> (value, aux), grads = value_and_grad(net, MeanSquaredError(), has_aux=True)(params, x, jnp.zeros((2, 1)))
+    >>> aux.output.shape, aux.params["mean"]
+    ((2, 1), Buffer(value=Array([0.1], dtype=float32)))
+    """
 
     output: Any
     params: Any
@@ -31,6 +38,12 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
 
     Raises LayerError where a layer does, if the network advances and has_aux is not set, if the loss is not a number,
     and if the cotangent of the loss does not fit the network's output.
+
+    >>> net, x, target = Dense(1), jnp.array([[1.0, 2.0]]), jnp.array([[1.0]])
+    >>> params = {"w": jnp.array([[1.0], [1.0]]), "b": jnp.zeros(1)}
+    >>> value_and_grad(net, MeanSquaredError())(params, x, target)
+    (Array(4., dtype=float32), {'w': Array([[4.],
+           [8.]], dtype=float32), 'b': Array([4.], dtype=float32)})
     """
     must_be_layer("net", net)
     must_be_layer("loss", loss)

@@ -48,6 +48,11 @@ def from_torch(
     order, in which channels are last; after a Concatenate of such it does not. Keys of dropout are new.
 
     Raises TreeError, with the names, for what is missing, left over or of another shape.
+
+    >>> state_dict = {"0.weight": np.ones((4, 3)), "0.bias": np.zeros(4)}  # of torch.nn.Linear(3, 4)
+    >>> params = jbp.weights.from_torch(Dense(4), jnp.ones((1, 3)), state_dict)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'w': (3, 4)}
     """
     return _Reader("from_torch", TORCH, _flat(arrays), names, ignore)(net, x)
 
@@ -59,6 +64,11 @@ def from_flax(
 
     `names` and `ignore` are as of `from_torch`, modules in modules joined by dots: "encoder.Dense_0". Dicts of Flax
     have no order that lasts, so without names modules have to be numbered by Linen, those of a kind in one place.
+
+    >>> variables = {"params": {"Dense_0": {"kernel": np.ones((3, 4)), "bias": np.zeros(4)}}}
+    >>> params = jbp.weights.from_flax(Dense(4), jnp.ones((1, 3)), variables)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'w': (3, 4)}
     """
     whole = "params" in arrays
     found = _flat(arrays["params"]) | _flat(arrays.get("batch_stats", {})) if whole else _flat(arrays)
@@ -71,6 +81,11 @@ def from_keras(
     """The network's parameters out of Keras 3: {w.path: w for w in model.weights}.
 
     `names` and `ignore` are as of `from_torch`: "sequential/dense_1". Keys of its dropout are left over in any case.
+
+    >>> arrays = {"sequential/dense/kernel": np.ones((3, 4)), "sequential/dense/bias": np.zeros(4)}
+    >>> params = jbp.weights.from_keras(Dense(4), jnp.ones((1, 3)), arrays)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'w': (3, 4)}
     """
     return _Reader("from_keras", KERAS, _flat(arrays), names, (*ignore, "*seed_generator_state"))(net, x)
 

@@ -1,6 +1,8 @@
 """What README and documentation say can be typed can be typed: their programs run, their commands and links exist."""
 
+import doctest
 import importlib.util
+import inspect
 import json
 import linecache
 import os
@@ -10,10 +12,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jbp
+import verify
 from docs.tools import docstrings, generated, recorded
+from jbp.catalogue import NAMES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -65,6 +72,54 @@ def run(name, found):
 @pytest.mark.usefixtures("settings")
 def test_the_programs_run(name, found):
     run(name, found)
+
+
+WITHOUT = {  # an example of their own
+    "Layer", "Estimator", "Loss", "LayerError", "Diverged",  # what is subclassed or raised
+    "AuditError", "ContractError", "SubjectError",
+    "Canary", "Comparison", "Finding", "Network", "Pair", "Report",  # what others give
+    "Constraint", "Contract", "audit", "case", "locate", "networks", "parametrize",  # in programs, on their pages
+    "safetensors",  # of a file
+}  # fmt: skip
+
+
+class Runner(doctest.DocTestRunner):
+    def report_failure(self, out, test, example, got):
+        raise AssertionError(f"{test.name}: {example.source}expected {example.want}got {got}")
+
+    def report_unexpected_exception(self, out, test, example, exc_info):
+        raise exc_info[1]
+
+
+def try_example(name, docstring):
+    """Whether there is one. The names of jbp, its layers and losses are there, arrays are printed to three digits."""
+    test = doctest.DocTestParser().get_doctest(docstring or "", scope(), name, None, None)
+    with np.printoptions(precision=3, suppress=True):
+        Runner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+    return bool(test.examples)
+
+
+def scope():
+    return {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "jbp": jbp, "verify": verify, **NAMES}
+
+
+@pytest.mark.parametrize("module", generated.modules())
+@pytest.mark.usefixtures("settings")
+def test_the_examples_of_the_api_give_what_they_say(module):
+    """Every public class and function has one at the end of its docstring."""
+    shown = {n: v for n, v in generated.public(module).items() if inspect.isclass(v) or inspect.isroutine(v)}
+    without = {name for name, value in shown.items() if not try_example(name, inspect.getdoc(value))}
+    assert without <= WITHOUT
+
+
+@pytest.mark.usefixtures("settings")
+def test_an_example_that_is_wrong_is_noticed():
+    assert not try_example("f", "y = x. No example.")
+    assert try_example("f", ">>> Tanh()((), jnp.array([0.0, 1.0]))\nArray([0.   , 0.762], dtype=float32)\n")
+    with pytest.raises(AssertionError, match=r"got Array\(0\.762"):
+        try_example("f", ">>> Tanh()((), jnp.array(1.0))\nArray(0.763, dtype=float32)\n")
+    with pytest.raises(NameError, match="Tangh"):
+        try_example("f", ">>> Tangh()\n")
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -126,14 +181,12 @@ def test_the_index_has_every_layer_with_its_equations():
     text = generated.MADE["layers"]()
     assert [name for name in jbp.layers.__all__ if f"### [{name}](" not in text] == []
     assert "\ny = x W + b.\ndx = dy Wᵀ\ndW = xᵀ dy\ndb = Σ dy\n" in text
-    assert "`Dense(1)`: float32[3, 5] → float32[3, 1]\n" in text
-    public = [getattr(home, name) for home in (jbp.layers, jbp.losses) for name in home.__all__]
-    without = {c.__name__ for c in public if isinstance(c, type) and not generated.example(c)}
-    assert without == {"Add", "Concatenate", "FanOut", "Identity", "Loss"}  # which cases of others hold
+    assert ">>> Dense(3)(params, x).shape\n(2, 3)\n```\n" in text
     assert "freeze(net, params, where)" in generated.MADE["combinators"]()
     assert docstrings.parts("One line without any.")[0] == []
     lines, rest = docstrings.parts("y = x, and\nso on.      dx = dy\n\n    da = 1\n\nKeeps x.")
     assert docstrings.plain("Of a[0][1]:\n\n    a[0][1]") == "Of a[0]\\[1]:\n\n    a[0][1]"
+    assert docstrings.plain("a[0][1]\n\n>>> a[0][1]\n2") == "a[0]\\[1]\n\n```pycon\n>>> a[0][1]\n2\n```"
     assert (lines, rest) == (["y = x, and so on.", "dx = dy", "da = 1"], "Keeps x.")
 
 

@@ -48,6 +48,12 @@ def check(
 
     Raises SubjectError if there is nothing to audit, ContractError for a contract that does not fit f or its example.
     Whatever f itself raises becomes a finding.
+
+    >>> cube = jax.custom_vjp(lambda x: x**3)
+    >>> cube.defvjp(lambda x: (x**3, x), lambda x, dy: (dy * 2 * x**2,))  # 3, not 2
+    >>> report = verify.check(cube, jnp.array([0.5, 2.0]), reference=lambda x: x**3, level="quick")
+    >>> report.verdict, report.errors[0].law
+    ('fail', 'dense')
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")

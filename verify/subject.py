@@ -41,7 +41,12 @@ class Pair:
 
 
 def pair(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Pair:
-    """A forward and a backward function, shaped like those of `jax.custom_vjp.defvjp`, as one thing to audit."""
+    """A forward and a backward function, shaped like those of `jax.custom_vjp.defvjp`, as one thing to audit.
+
+    >>> cube = verify.pair(lambda x: (x**3, x), lambda x, dy: (dy * 3 * x**2,))
+    >>> verify.check(cube, jnp.array([0.5, 2.0]), reference=lambda x: x**3, level="quick").verdict
+    'pass'
+    """
     return Pair(fwd, bwd)
 
 

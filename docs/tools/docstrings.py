@@ -1,7 +1,7 @@
-"""The equations at the head of a docstring.
+"""The equations at the head of a docstring, and the example at its end.
 
 A layer's docstring begins with its equations, several on a line with wide gaps between them, and more in an indented
-paragraph. Here each gets a line of its own.
+paragraph. Here each gets a line of its own. An example, as of `doctest`, becomes a block of code.
 """
 
 import re
@@ -32,7 +32,15 @@ def laid_out(docstring: str) -> str:
     return "\n".join(["```text", *equations, "```", "", rest]) if equations else docstring
 
 
+def example(docstring: str) -> list[str]:
+    """The last paragraph as lines of Markdown, a block of code, if it is an example; else nothing."""
+    last = docstring.strip().split("\n\n")[-1]
+    return ["```pycon", *last.split("\n"), "```"] if last.startswith(">>> ") else []
+
+
 def plain(docstring: str) -> str:
-    """The docstring with params[0]['w'] as it stands, which Markdown takes for a link; indented code stays."""
-    lines = docstring.split("\n")
-    return "\n".join(line if line.startswith("    ") else line.replace("][", "]\\[") for line in lines)
+    """The docstring with params[0]['w'] as it stands, which Markdown takes for a link; code stays."""
+    code = example(docstring)
+    text = docstring.strip().rpartition("\n\n")[0] if code else docstring
+    lines = [line if line.startswith("    ") else line.replace("][", "]\\[") for line in text.split("\n")]
+    return "\n".join([*lines, "", *code] if code else lines)

@@ -5,10 +5,10 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-from docs.tools.docstrings import parts
+from docs.tools.docstrings import example, parts
 from docs.tools.recorded import table
 
 FAMILIES = {
@@ -72,18 +72,24 @@ def page_of(module: str) -> str:
     return f"api/{module}.md"
 
 
-def _module(name: str, title: str) -> str:
+def modules() -> list[str]:
+    """Every module that has a page."""
+    return [*MODULES, *(f"jbp.layers.{family}" for family in families())]
+
+
+def public(name: str) -> dict[str, Any]:
+    """What the page of a module shows, by name: what has a page of its own is not on that of the front door."""
     module = importlib.import_module(name)
     names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if _own(module, n, v)]
-    head = [f"# {title}: `{name}`", "", inspect.getdoc(module) or "", ""]
-    for n in sorted(names, key=str.lower):
-        value = getattr(module, n)
-        home = getattr(value, "__module__", None)
-        if inspect.ismodule(value) or home is None:
-            continue
-        if name == "jbp" and home.startswith(("jbp.layer", "jbp.combinators")):  # on pages of their own
-            continue
-        head += [f"::: {home}.{n}", "    options:", "      heading_level: 2", ""]
+    found = {n: getattr(module, n) for n in sorted(names, key=str.lower)}
+    elsewhere = ("jbp.layer", "jbp.combinators") if name == "jbp" else ()
+    return {n: v for n, v in found.items() if not inspect.ismodule(v) and not v.__module__.startswith(elsewhere)}
+
+
+def _module(name: str, title: str) -> str:
+    head = [f"# {title}: `{name}`", "", inspect.getdoc(importlib.import_module(name)) or "", ""]
+    for n, value in public(name).items():
+        head += [f"::: {value.__module__}.{n}", "    options:", "      heading_level: 2", ""]
     for path in BESIDE.get(name, ()):
         head += [f"::: {path}", "    options:", "      heading_level: 2", "      show_root_full_path: true"]
         head += [f"      toc_label: {path.removeprefix(f'{name}.')}", ""]
@@ -122,30 +128,7 @@ def _entry(cls: Any, page: str) -> list[str]:
     if len(shown) > 110:  # the rest is on its page
         shown = shown[:100].rsplit(",", 1)[0] + ", ...)"
     title = f"### [{cls.__name__}](../{page}#{cls.__module__}.{cls.__name__})"
-    case = [example(cls), ""] if isinstance(cls, type) and example(cls) else []
-    return [title, "", "```text", shown, "", *lines, "```", "", *case]
-
-
-@cache
-def example(cls: type) -> str:
-    """The first case of a layer in the catalogue: how it is written, and the shapes that come out of its inputs."""
-    import jax
-
-    from jbp.cases import Array, Case, f
-    from jbp.catalogue import ESTIMATORS, FORMS, LAYERS, LOSSES
-    from jbp.errors import show
-    from jbp.layers import Dense
-
-    def shape(a):
-        return jax.ShapeDtypeStruct(a.shape, "float32" if a.below is None else "int32")
-
-    forms = (Case(form.build(*[Dense(5)] * len(form.keeps)), f(3, 5)) for form in FORMS)
-    for case in (*LAYERS, *LOSSES, *ESTIMATORS, *forms):
-        if type(case.layer) is cls:
-            x = jax.tree.map(shape, case.inputs[0], is_leaf=lambda a: isinstance(a, Array))
-            y = jax.eval_shape(lambda x, layer=case.layer: layer.forward(layer.init(jax.random.key(0), x), x)[0], x)
-            return f"`{case.layer!r}`: {show(x)} → {show(y)}"
-    return ""
+    return [title, "", "```text", shown, "", *lines, "```", "", *example(doc), ""]
 
 
 def _layers() -> str:

@@ -33,6 +33,10 @@ def as_function(layer: Layer, has_aux: bool = False) -> Any:
         (value, advanced), grads = jax.value_and_grad(value, has_aux=True)(trainable(params), params, x)
 
     Raises LayerError if the layer advances and has_aux is not set.
+
+    >>> f, params = as_function(StraightThroughSign()), ()
+    >>> jax.grad(lambda x: f(params, x).sum())(jnp.array([0.5, -2.0]))
+    Array([1., 0.], dtype=float32)
     """
     must_be_layer("layer", layer)
     must_advance(layer, has_aux, "the second of the pair (y, advanced)")

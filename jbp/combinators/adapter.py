@@ -37,6 +37,11 @@ class LowRankAdapter(Wrapper):
     adapters in them. A starts normal with variance 1 / rows, B at zero: y is f's. delta is (f's delta, A and B). Keeps
     what f keeps. (Hu et al., *LoRA*, 2021, §4.1.) Raises LayerError for paths that lead nowhere, and to less than a
     matrix.
+
+    >>> net, x = LowRankAdapter(Dense(3), ("w",), rank=1), jnp.ones((2, 5))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, trainable(params))
+    {'adapters': {'w': {'a': (5, 1), 'b': (1, 3)}}, 'base': None}
     """
 
     layer: Layer

@@ -23,6 +23,13 @@ def replace(net: Layer, params: Any, where: str, layer: Layer, new: Any = None) 
     path is that of the parameters, "encoder/0": Residual, Remat, Repeat and the like have no step of their own in it,
     and go with what they are around. Raises LayerError for a pattern that fits no layer; in an adapter, a tie or among
     frozen weights none is looked for, since they hold parameters in another form.
+
+    >>> net, x = Serial(body=Dense(8), head=Dense(1)), jnp.ones((2, 5))
+    >>> net, params = replace(net, net.init(jax.random.key(0), x), "head", Dense(3))
+    >>> net
+    Serial(body=Dense(8), head=Dense(3))
+    >>> print(params["head"])
+    None
     """
     if not isinstance(layer, Layer):
         raise LayerError(replace, f"got layer={layer!r}; expected a layer. Write Dense(5), say.")

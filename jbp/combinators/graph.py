@@ -31,6 +31,11 @@ class Graph(InTurn):
     graph[1:] a graph whose inputs are what the layers before made. `Tied(graph, ((("left",), ("right",)),))` uses one
     set of weights in two places, and `losses.Total` is a loss of such a dict. Raises LayerError for a layer that is
     read before its turn, for one that nobody reads, and for an x with other names than the inputs.
+
+    >>> net = Graph(seen=(Dense(4), "image"), both=(Concatenate(), "seen", "facts"), y=(Dense(1), "both"))
+    >>> x = {"image": jnp.ones((2, 9)), "facts": jnp.ones((2, 3))}
+    >>> net(net.init(jax.random.key(0), x), x).shape
+    (2, 1)
     """
 
     sources: tuple[Any, ...]

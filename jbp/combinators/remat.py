@@ -33,6 +33,12 @@ class Remat(Wrapper):
 
     Memory is that of one layer's residuals at a time, time one more forward. delta is (f's residuals, f's delta).
     (Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 12.)
+
+    >>> x = jnp.ones((2, 5))
+    >>> layer = Remat(Serial(Dense(8), Tanh()))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> layer(params, x).shape
+    (2, 8)
     """
 
     layer: Layer

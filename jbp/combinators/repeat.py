@@ -20,6 +20,14 @@ class Repeat(Wrapper):
     Parameters, residuals and gradients are f's, stacked along a new first axis. `pull` makes each step's gradient
     inside its scan and stores no deltas; `backward` and `gradient`, apart, store those of all steps. Compile time does
     not grow with `times`. Raises LayerError if f does not keep shape and dtype, and for times < 1.
+
+    >>> x = jnp.ones((2, 5))
+    >>> layer = Repeat(Residual(Dense(5)), 3)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3, 5), 'w': (3, 5, 5)}
+    >>> layer(params, x).shape
+    (2, 5)
     """
 
     layer: Layer

@@ -32,6 +32,14 @@ class Reversible(Layer):
 
     Shapes: x and y (..., 2 h), halves (..., h). Parameters: a tuple, one entry a layer, stacked on a new first axis if
     `times` is given. Raises LayerError for an odd number of features and a layer that does not keep shape and dtype.
+
+    >>> x = jnp.ones((1, 4))
+    >>> layer = Reversible(Dense(2), Dense(2))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    ({'b': (2,), 'w': (2, 2)}, {'b': (2,), 'w': (2, 2)})
+    >>> layer(params, x).shape
+    (1, 4)
     """
 
     layers: tuple[Layer, ...]

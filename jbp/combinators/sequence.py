@@ -37,6 +37,16 @@ class Serial(InTurn):
     Keeps what its layers keep. `Serial(Dense(8), Tanh(), Dense(1))`; parameters are a tuple, one entry a layer. Of
     `Serial(encoder=..., head=...)` they are a dict with these names. net[0], net["head"] and net[1:] are layers inside.
     Raises LayerError for names that not every layer has.
+
+    >>> x = jnp.ones((2, 5))
+    >>> layer = Serial(Dense(8), Tanh(), Dense(1))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    ({'b': (8,), 'w': (5, 8)}, (), {'b': (1,), 'w': (8, 1)})
+    >>> layer(params, x).shape
+    (2, 1)
+    >>> Serial(body=Dense(8), head=Dense(1))["head"]
+    Dense(1)
     """
 
     def _init(self, key, x, padded):
@@ -82,6 +92,12 @@ class Parallel(Several):
 
     x is a tuple with one entry a layer: put a FanOut before it to give all the same x, an Add or a Concatenate after it
     to join what comes out. Parallel(image=..., text=...) takes and gives a dict with these names.
+
+    >>> x = {"image": jnp.ones((1, 8)), "facts": jnp.ones((1, 4))}
+    >>> layer = Parallel(image=Dense(2), facts=Dense(3))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, layer(params, x))
+    {'facts': (1, 3), 'image': (1, 2)}
     """
 
     def init(self, key, x, /):

@@ -25,6 +25,12 @@ class Sublayer(Wrapper):
     x may also be an array: that is {"x": x}, and y is an array too. Keeps what f keeps, and shapes. Parameters are f's.
     The cotangent of integers is None. Raises LayerError for names that are not there, and if `residual` does not keep
     the shape.
+
+    >>> x = {"x": jnp.ones((1, 5, 4)), "mask": jnp.ones((1, 5), int)}
+    >>> layer = Sublayer(MultiHeadAttention(2), ("x",), ("mask",), residual=True)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, layer(params, x))
+    {'mask': (1, 5), 'x': (1, 5, 4)}
     """
 
     layer: Layer

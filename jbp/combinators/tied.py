@@ -21,6 +21,14 @@ class Tied(Wrapper):
     `Tied(Serial(Embedding(v, d), body, Logits(v)), (((0, "e"), (2, "e")),))` has one table. A path may name a whole
     subtree. Only what is trained is shared: each place keeps its own Buffers. Parameters are f's, with None at `to`.
     Raises LayerError for a path that leads nowhere and for shapes that differ.
+
+    >>> x = jnp.ones((2, 5))
+    >>> layer = Tied(Serial(Dense(5), Tanh(), Dense(5)), (((0,), (2,)),))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    ({'b': (5,), 'w': (5, 5)}, (), {'b': None, 'w': None})
+    >>> layer(params, x).shape
+    (2, 5)
     """
 
     layer: Layer

@@ -23,6 +23,13 @@ class Residual(Wrapper):
 
     Keeps what f keeps. Parameters are f's. (He et al., *Identity Mappings in Deep Residual Networks*, 2016, §2.)
     Raises LayerError if f does not keep shape and dtype.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = Residual(Dense(5)).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (5,), 'w': (5, 5)}
+    >>> Residual(Dense(5))(params, x).shape
+    (2, 5)
     """
 
     layer: Layer
@@ -51,6 +58,12 @@ class Passing(Wrapper):
 
     f takes a tuple, and y is like x where the same follows again: `Repeat(Passing(f), n)`. `Select(0)` lets go
     of the rest. Keeps what f keeps. Parameters are f's. Raises LayerError for anything but a tuple of two or more.
+
+    >>> net, x = Passing(Add()), (jnp.array([1.0]), jnp.array([10.0]))
+    >>> net((), x)
+    (Array([11.], dtype=float32), Array([10.], dtype=float32))
+    >>> Repeat(net, 3)((), x)
+    (Array([31.], dtype=float32), Array([10.], dtype=float32))
     """
 
     layer: Layer
@@ -102,6 +115,11 @@ class TimeDistributed(Wrapper):
     Keeps what f keeps, and the sizes. Parameters are f's. Shapes: x (b, t, ...), y (b, t, ...).
     `TimeDistributed(Conv(8))` runs on every frame of a film (b, t, n, n, c). x and y may be pytrees of floating arrays
     that share those axes. Raises LayerError where they do not.
+
+    >>> x = jnp.ones((2, 3, 6, 6, 1))
+    >>> params = TimeDistributed(Conv(4)).init(jax.random.key(0), x)
+    >>> TimeDistributed(Conv(4))(params, x).shape
+    (2, 3, 6, 6, 4)
     """
 
     layer: Layer
@@ -168,6 +186,11 @@ class Frozen(Wrapper):
     parameters are {"frozen": Buffer of the ones, "trained": the others}, None in each for what is in the other: `split`
     makes them of f's, `merge` gives f's again, and `freeze` does it for a network. Raises LayerError for a path that
     fits nothing.
+
+    >>> net, x = Frozen(Dense(3), ("w",)), jnp.ones((2, 5))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, trainable(params))
+    {'frozen': None, 'trained': {'b': (3,), 'w': None}}
     """
 
     layer: Layer
@@ -250,6 +273,11 @@ def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, 
 
     where are patterns of paths as `jbp.labels` has them, or a function of (path, array). What was frozen so before
     stays frozen. `net.merge(params)` are the parameters of `net.layer`, the network that was.
+
+    >>> net, x = Serial(body=Dense(8), head=Dense(1)), jnp.ones((2, 5))
+    >>> net, params = freeze(net, net.init(jax.random.key(0), x), ("body",))
+    >>> net
+    Frozen(Serial(body=Dense(8), head=Dense(1)), paths=('body',))
     """
     before: tuple[str, ...] = ()
     if isinstance(net, Frozen) and net.paths is not None:

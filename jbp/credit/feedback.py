@@ -23,6 +23,11 @@ class FeedbackAlignment(Wrapper, Estimator):
     {"layer": θ, "feedback": Buffer(B)}, B drawn as θ is, with another key. f is Dense, Conv, or any layer whose
     gradient is bilinear in residuals and dy. (Lillicrap et al., *Random Synaptic Feedback Weights Support Error
     Backpropagation for Deep Learning*, 2016.) Raises LayerError for parameters of another form.
+
+    >>> net, x = jbp.credit.FeedbackAlignment(Dense(3)), jnp.ones((2, 5))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> net(params, x).shape
+    (2, 3)
     """
 
     layer: Layer
@@ -63,7 +68,11 @@ def _is_pair(params: Any) -> bool:
 
 
 def feedback_alignment(net: Layer) -> Layer:
-    """The network with every Dense and every Conv in a FeedbackAlignment."""
+    """The network with every Dense and every Conv in a FeedbackAlignment.
+
+    >>> jbp.credit.feedback_alignment(Serial(Dense(8), Tanh(), Dense(1)))
+    Serial(FeedbackAlignment(Dense(8)), Tanh(), FeedbackAlignment(Dense(1)))
+    """
     must_be_layer("net", net)
     if isinstance(net, Dense | Conv):
         return FeedbackAlignment(net)
@@ -74,6 +83,11 @@ def transported(params: Any) -> Any:
     """The parameters with every feedback weight set to the weight that it stands for.
 
     With these the same network's backward pass is backpropagation: what `angle` is measured against.
+
+    >>> net, x = jbp.credit.FeedbackAlignment(Dense(3)), jnp.ones((2, 5))
+    >>> params = jbp.credit.transported(net.init(jax.random.key(0), x))
+    >>> jax.tree.map(jnp.shape, params)
+    {'feedback': Buffer(value={'b': (3,), 'w': (5, 3)}), 'layer': {'b': (3,), 'w': (5, 3)}}
     """
 
     def pair(p):
@@ -86,6 +100,9 @@ def angle(a: Any, b: Any) -> Any:
     """The angle in degrees, 0 to 180, between two gradient trees of one structure; NaN if one of them is zero.
 
     Raises TreeError for trees that differ in structure or shapes, or hold nothing.
+
+    >>> jbp.credit.angle({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])})
+    Array(45., dtype=float32)
     """
     one, other = ([getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
     if jax.tree.structure(a) != jax.tree.structure(b) or one != other or not one or None in one:

@@ -31,6 +31,9 @@ class PairwiseDistance(_OfTwo):
 
     Where y = 0, da = 0. p = 2 is Euclid's, p=None the largest |e|, whose ties share the cotangent. Keeps e. Shapes: a
     and b (..., features) alike, y (...), or (..., 1) with `keepdim`. Raises LayerError for other shapes.
+
+    >>> PairwiseDistance()((), (jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 4.0]])))
+    Array([5.], dtype=float32)
     """
 
     p: Annotated[Positive, Hint("For the largest difference write p=None.")] | None = 2.0
@@ -82,6 +85,9 @@ class CosineSimilarity(_OfTwo):
 
     A length below ε is taken for ε, and then bends nothing. Keeps a and b. Shapes: a and b (..., features) alike, y
     (...). Raises LayerError for other shapes.
+
+    >>> CosineSimilarity()((), (jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])))
+    Array([0.707], dtype=float32)
     """
 
     eps: Positive = 1e-8

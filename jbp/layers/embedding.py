@@ -29,6 +29,13 @@ class Embedding(Layer):
     rows are not met and that still is too much, LinearCrossEntropy and NegativeSampling avoid the scores, and Frozen
     the gradient. PyTorch's scale_grad_by_freq is FrequencyScaledEmbedding; its max_norm changes E on the way forward,
     which no layer here does: project E after the optimizer's step.
+
+    >>> x = jnp.array([[4, 0, 1]])
+    >>> params = Embedding(10, 3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'e': (10, 3)}
+    >>> Embedding(10, 3)(params, x).shape
+    (1, 3, 3)
     """
 
     vocabulary: Size
@@ -71,6 +78,14 @@ class FrequencyScaledEmbedding(Embedding, Estimator):
     An Embedding whose rare and frequent ids move alike: PyTorch's scale_grad_by_freq. What it gives is not the gradient
     of the loss, so it is an Estimator. Keeps ids. Fields, shapes and errors as of Embedding: ids (...), E (v, d), y
     (..., d), 0 where ids is `padding`.
+
+    >>> x = jnp.array([[4, 0, 1]])
+    >>> layer = FrequencyScaledEmbedding(10, 3)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'e': (10, 3)}
+    >>> layer(params, x).shape
+    (1, 3, 3)
     """
 
     def gradient(self, ids, dy, /):
@@ -117,6 +132,13 @@ class EmbeddingBag(Layer):
     (n,), "offsets": (b,)} and "weights" (n,), or (ids, offsets) of integers; offsets are where the bags begin, the
     first at 0, and bag j ends where j + 1 begins. Keeps ids and w, for "max" the places. Shapes: ids and w (..., n), E
     (vocabulary, features), y (..., features); with offsets y (b, features). Errors as for Embedding.
+
+    >>> x = jnp.array([[4, 0, 1]])
+    >>> params = EmbeddingBag(10, 3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'e': (10, 3)}
+    >>> EmbeddingBag(10, 3)(params, x).shape
+    (1, 3)
     """
 
     vocabulary: Size
@@ -273,6 +295,13 @@ class Positions(Layer):
     """y = x + P[:n]: learned positions.      dx = dy      dP[:n] = Σ dy over the leading axes, 0 beyond n
 
     Keeps nothing. Shapes: x and y (..., n, d), P (length, d). Raises LayerError if n exceeds `length`.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = Positions(9).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'p': (9, 3)}
+    >>> Positions(9)(params, x).shape
+    (2, 5, 3)
     """
 
     length: Size
@@ -311,6 +340,10 @@ class SinusoidalPositions(Layer):
 
     b is `base`. Keeps nothing. Shapes: x and y (..., n, d), for any n. (Vaswani et al., *Attention Is All You Need*,
     2017, §3.5.) Raises LayerError for fewer than two axes or an x that is not floating.
+
+    >>> SinusoidalPositions()((), jnp.zeros((1, 2, 4)))
+    Array([[[0.   , 1.   , 0.   , 1.   ],
+            [0.841, 0.54 , 0.01 , 1.   ]]], dtype=float32)
     """
 
     base: Positive = 10000.0

@@ -106,6 +106,12 @@ class RestrictedBoltzmann(_Machine, Estimator):
     (visible, hidden), b (visible,), c (hidden,), the chains (m, visible), y (). (Hinton, *Training Products of
     Experts*, 2002; Tieleman, *Training Restricted Boltzmann Machines*, 2008.) Raises LayerError for steps < 1 or chains
     < 0.
+
+    >>> net, x = RestrictedBoltzmann(3), jnp.array([[1.0, 0.0, 1.0, 1.0]])
+    >>> params = net.init(jax.random.key(0), x)
+    >>> difference, params = net(params, x, has_aux=True)  # of the energies; and the key of the next step
+    >>> net.evaluation()(params, x).shape  # probabilities of the hidden units
+    (1, 3)
     """
 
     hidden: Size
@@ -173,6 +179,10 @@ class RestrictedBoltzmannInference(_Machine):
     As a layer of a network it is Dense(hidden) and Sigmoid. Keeps v and h. Takes the parameters of a
     RestrictedBoltzmann with as many `chains`, and leaves key and chains alone. Shapes: v (..., visible), W (visible,
     hidden), c (hidden,), h (..., hidden). (Hinton et al., *A Fast Learning Algorithm for Deep Belief Nets*, 2006.)
+
+    >>> net, x = RestrictedBoltzmannInference(3), jnp.array([[1.0, 0.0, 1.0, 1.0]])
+    >>> net(net.init(jax.random.key(0), x), x).shape
+    (1, 3)
     """
 
     hidden: Size

@@ -41,6 +41,11 @@ class MixtureOfExperts(Layer):
     first axis of E, y (..., o). (Shazeer et al., *Outrageously Large Neural Networks*, 2017, §2; Fedus et al., *Switch
     Transformers*, 2021, §2.1–2.2.) Raises LayerError for settings out of range, and for an expert that changes the
     number of tokens.
+
+    >>> net, x = MixtureOfExperts(Dense(3), 4, k=2), jnp.ones((6, 5))
+    >>> y, balance = net(net.init(jax.random.key(0), x), x)
+    >>> y.shape, balance.shape
+    ((6, 3), ())
     """
 
     expert: Layer
@@ -208,6 +213,9 @@ class WithTotal(Layer):
 
     `Serial(WithTotal(), Residual(Serial(Select(0), MixtureOfExperts(...))), ...)` ends in a pair that Penalized takes.
     Keeps nothing. Shapes: x (..., f), the total ().
+
+    >>> WithTotal()((), jnp.ones((2, 3)))[1]
+    Array(0., dtype=float32)
     """
 
     def forward(self, params, x, /):

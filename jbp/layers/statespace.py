@@ -48,6 +48,11 @@ class DiagonalStateSpace(Layer):
     and 0.999, its angle below π/10, B's columns scaled by √(1 − |λ|²) so that h starts about as large as x. (Orvieto et
     al., *Resurrecting Recurrent Neural Networks for Long Sequences*, 2023, §3; Gu et al., *On the Parameterization and
     Initialization of Diagonal State Space Models*, 2022.) Raises LayerError for another rank.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = DiagonalStateSpace(4).init(jax.random.key(0), x)
+    >>> DiagonalStateSpace(4)(params, x).shape
+    (2, 5, 3)
     """
 
     states: Size
@@ -143,6 +148,11 @@ class SelectiveStateSpace(Layer):
     y (b, t, f), α (f, n), P (f, rank), R (rank, f), W_B and W_C (f, n), b and D (f,).
     A starts at −1, ..., −n, Δ between 0.001 and 0.1. (Gu & Dao, *Mamba: Linear-Time Sequence Modeling with Selective
     State Spaces*, 2023, §3.2, algorithm 2.) Raises LayerError for another rank.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = SelectiveStateSpace(4).init(jax.random.key(0), x)
+    >>> SelectiveStateSpace(4)(params, x).shape
+    (2, 5, 3)
     """
 
     states: Size

@@ -25,6 +25,9 @@ class BinaryCrossEntropy(Pointwise):
     least −100, and dp = ((1 − t) / (1 − p) − w t / p) dy / count. Keeps z and t. Shapes: z and t alike, any; y (). For
     weights of elements there is Weighted(..., normalize=False). Raises LayerError unless x is (z, t), of one shape and
     dtype, cast labels with labels.astype(z.dtype), and for a t that is no probability where it can be known.
+
+    >>> BinaryCrossEntropy()((), (jnp.array([2.0, -1.0]), jnp.array([1.0, 0.0])))
+    Array(0.22, dtype=float32)
     """
 
     pos_weight: NonNegative | tuple[NonNegative, ...] | None = None
@@ -89,6 +92,9 @@ class Hinge(Signed):
     dt = −z dy / count there. Keeps z and t. Shapes: z and t alike, any; y (). (Cortes & Vapnik, *Support-Vector
     Networks*, 1995.) Raises LayerError unless x is (z, t), of one shape and dtype, and for other t where they
     can be known.
+
+    >>> Hinge()((), (jnp.array([2.0, -0.5]), jnp.array([1.0, -1.0])))
+    Array(0.25, dtype=float32)
     """
 
     def terms(self, params, x, /):
@@ -114,6 +120,10 @@ class KullbackLeibler(Loss):
     A class of p = 0, of u = −∞ say, adds nothing. Keeps z, u and their rows' log Σ exp. Shapes: z and u (..., classes),
     y (). (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015, §2.) Raises LayerError unless x is
     (z, u), of one shape and dtype. For log-probabilities and probabilities there is KLDiv.
+
+    >>> scores, p = jnp.array([[2.0, 0.0]]), jnp.array([[0.5, 0.5]])
+    >>> KullbackLeibler()((), (scores, p))
+    Array(0.434, dtype=float32)
     """
 
     def terms(self, params, x, /):
@@ -147,6 +157,10 @@ class KLDiv(Pointwise):
     nothing is added; below 0 it is no probability, and y is NaN. `PerExample(KLDiv())` is the mean over the batch that
     is meant by the divergence, PyTorch's "batchmean". Keeps q and the target. Shapes: alike, any; y (). Raises
     LayerError for other shapes.
+
+    >>> p, q = jnp.array([[0.5, 0.5]]), jnp.array([[0.9, 0.1]])
+    >>> KLDiv()((), (jnp.log(q), p))
+    Array(0.255, dtype=float32)
     """
 
     log_target: bool = False

@@ -27,6 +27,10 @@ class InfoNCE(Loss):
     the mask; S is made again. Shapes: u and v (..., n, d), the mask (..., n, n) of booleans or integers, y (). (van den
     Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018, §2.3.) Raises LayerError unless x
     is (u, v), of one shape and dtype, and for a temperature τ that is not positive.
+
+    >>> u = v = jnp.eye(3)  # row i of the one belongs to row i of the other
+    >>> InfoNCE(temperature=1.0)((), (u, v))
+    Array(0.551, dtype=float32)
     """
 
     temperature: Positive = 0.1
@@ -99,6 +103,10 @@ class Triplet(Loss):
 
     with k = 1 where the row counts, else 0. Keeps a − p and a − n. Shapes: a, p and n (..., d) alike, y (). (Schroff et
     al., *FaceNet*, 2015, §3.1.) Raises LayerError unless x is (a, p, n), of one shape and dtype.
+
+    >>> anchor, near, far = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.1]])
+    >>> Triplet()((), (anchor, near, far))
+    Array(0., dtype=float32)
     """
 
     margin: float = 0.2
@@ -142,6 +150,10 @@ class TripletMargin(Loss):
     distances keep, and which rows count. Shapes: a, p and n (..., d) alike, y (). (Balntas et al., *Learning Local
     Feature Descriptors with Triplets and Shallow Convolutional Neural Networks*, 2016.) Raises LayerError as the
     distance does.
+
+    >>> anchor, near, far = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.1]])
+    >>> TripletMargin()((), (anchor, near, far))
+    Array(0.9, dtype=float32)
     """
 
     margin: float = 1.0
@@ -191,6 +203,10 @@ class CosineEmbedding(Signed):
 
     m is the `margin`. Keeps a, b and t. Shapes: a and b (..., d) alike, t (...) of floats or integers, y (). Raises
     LayerError for other shapes, and for other t where they can be known.
+
+    >>> a, b = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])
+    >>> CosineEmbedding()((), (a, b, jnp.array([1.0])))
+    Array(0.293, dtype=float32)
     """
 
     margin: float = 0.0
@@ -232,6 +248,11 @@ class SigmoidContrastive(Loss):
     delta is (dt, db). Keeps u and v; S is made again. Shapes: u and v (..., n, d), t and b (), y (). (Zhai et al.,
     *Sigmoid Loss for Language Image Pre-Training*, 2023, §3.) Raises LayerError unless x is (u, v), of one shape and
     dtype.
+
+    >>> u = v = jnp.eye(3)  # row i of the one belongs to row i of the other
+    >>> layer = SigmoidContrastive()
+    >>> layer(layer.init(jax.random.key(0), (u, v)), (u, v))
+    Array(0.693, dtype=float32)
     """
 
     couples: ClassVar = "it holds each example against the others"

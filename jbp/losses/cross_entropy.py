@@ -146,6 +146,12 @@ class SoftmaxCrossEntropy(Entropy):
     LayerError for other shapes, for options out of range, and for a label out of range where it can be known (outside
     of jit); inside of jit it makes the loss NaN. (Szegedy et al., *Rethinking the Inception Architecture*, 2016, §7;
     the z-loss: Chowdhery et al., *PaLM*, 2022, §5; the cap: Gemma Team, *Gemma 2*, 2024, §2.)
+
+    >>> scores, labels = jnp.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), jnp.array([0, 1])
+    >>> SoftmaxCrossEntropy()((), (scores, labels))
+    Array(0.251, dtype=float32)
+    >>> SoftmaxCrossEntropy(smoothing=0.1)((), (scores, labels))
+    Array(0.401, dtype=float32)
     """
 
     smoothing: Rate = 0.0
@@ -185,6 +191,10 @@ class NLL(Classes):
 
     A label to `ignore` leaves its row out. Keeps the labels. Shapes: p (..., classes), labels (...) of integers, y ().
     Raises LayerError as SoftmaxCrossEntropy does.
+
+    >>> scores, labels = jnp.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), jnp.array([0, 1])
+    >>> NLL()((), (LogSoftmax()((), scores), labels))
+    Array(0.251, dtype=float32)
     """
 
     weights: tuple[NonNegative, ...] | None = None

@@ -36,6 +36,11 @@ class CTC(Loss):
     mean of PyTorch's CTCLoss. Keeps z, the integers, α and log p. Shapes: z (b, t, classes), labels (b, n), frames
     (b,), y (). (Graves et al., *Connectionist Temporal Classification*, 2006, §4.) Raises LayerError for other shapes,
     and for a label out of range where it can be known.
+
+    >>> scores = jnp.zeros((1, 4, 3))  # batch, frames, classes, of which 0 is the blank
+    >>> labels = jnp.array([[1, 2]])
+    >>> CTC()((), (scores, labels))
+    Array(1.686, dtype=float32)
     """
 
     blank: Count = 0

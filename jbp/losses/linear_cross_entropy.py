@@ -29,6 +29,13 @@ class LinearCrossEntropy(Entropy):
     `Serial(Parallel(body, Identity()), LinearCrossEntropy(v))` on (x, labels), and take Add() for the loss. `Each` of
     it gives the losses of single words, with no more of the logits. (Wijmans et al., *Cut Your Losses in
     Large-Vocabulary Language Models*, 2025, §4.) Raises LayerError as SoftmaxCrossEntropy does.
+
+    >>> loss, x = LinearCrossEntropy(1000), (jnp.ones((4, 8)), jnp.array([1, 0, 999, 5]))
+    >>> params = loss.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (1000,), 'w': (8, 1000)}
+    >>> loss(params, x).shape
+    ()
     """
 
     vocabulary: Size

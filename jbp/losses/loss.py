@@ -160,6 +160,9 @@ class Each(Layer):
     c is `scale`: with −1 the terms of a cross-entropy are log-probabilities, as the losses of preferences take them. A
     row for losses of scores over classes, of embeddings and of sequences, else an element. Weights of classes are
     in l. Keeps what the loss keeps. Parameters are the loss's. Shapes: x as the loss takes it, y that of its terms.
+
+    >>> Each(MeanSquaredError())((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array([0.25, 4.  ], dtype=float32)
     """
 
     loss: Loss
@@ -206,6 +209,9 @@ class Sum(_Around):
 
     For gradients over several parts of a batch, in all divided by what `loss.count` finds in the parts. Keeps what the
     loss keeps. Parameters are the loss's. Shapes: x as the loss takes it, y ().
+
+    >>> Sum(MeanSquaredError())((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(4.25, dtype=float32)
     """
 
     loss: Loss
@@ -236,6 +242,10 @@ class PerExample(_Around):
     elements ("batchmean"), or of means over sequences of unequal lengths; `Each(PerExample(loss))` has them one by one.
     Keeps what the loss keeps, and Σ n and Σ l / Σ n of each example where n is not 1. Parameters are the loss's.
     Raises LayerError where the loss has a single term.
+
+    >>> prediction, target = jnp.ones((2, 3)), jnp.zeros((2, 3))
+    >>> PerExample(MeanSquaredError())((), (prediction, target))
+    Array(3., dtype=float32)
     """
 
     loss: Loss
@@ -291,6 +301,9 @@ class Weighted(_Around):
     no cotangent. Keeps what the loss keeps, with 0 in place of inputs of weight 0, w, and l for dw. Shapes: w has the
     first axes of the terms or all of them, or one of size 1 in their place. Parameters are the loss's. Raises
     LayerError for weights that do not fit.
+
+    >>> Weighted(MeanSquaredError())((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0]), jnp.array([1.0, 0.0])))
+    Array(0.25, dtype=float32)
     """
 
     loss: Loss

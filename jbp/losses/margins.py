@@ -35,6 +35,9 @@ class SoftMargin(Signed, Pointwise):
 
     dt = −z σ(−t z) dy / count. Keeps z and t. Shapes: z and t alike, any, t of floats or integers; y (). Raises
     LayerError for other shapes, and for other t where they can be known.
+
+    >>> SoftMargin()((), (jnp.array([2.0, -0.5]), jnp.array([1.0, -1.0])))
+    Array(0.301, dtype=float32)
     """
 
     integers = ("target",)
@@ -59,6 +62,9 @@ class HingeEmbedding(Signed, Pointwise):
     Keeps the slope, a byte each. Shapes: d and t alike, any, t of floats or integers; y (). (Hadsell et al.,
     *Dimensionality Reduction by Learning an Invariant Mapping*, 2006, without the squares.) Raises LayerError for other
     shapes, and for other t where they can be known.
+
+    >>> HingeEmbedding()((), (jnp.array([0.2, 0.3]), jnp.array([1.0, -1.0])))
+    Array(0.45, dtype=float32)
     """
 
     margin: float = 1.0
@@ -93,6 +99,9 @@ class MarginRanking(Signed, Pointwise):
 
     Keeps a − b and t. Shapes: a, b and t alike, any, t of floats or integers; y (). Raises LayerError for other shapes,
     and for other t where they can be known.
+
+    >>> MarginRanking(0.5)((), (jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]), jnp.array([1.0, 1.0])))
+    Array(1.25, dtype=float32)
     """
 
     margin: float = 0.0
@@ -128,6 +137,10 @@ class MultiMargin(Classes):
     `ignore` nothing. Keeps z and the labels. Shapes: z (..., classes), labels (...) of integers, y (). (Crammer &
     Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines*, 2001.) Raises LayerError for
     other shapes, and for a label out of range where it can be known.
+
+    >>> scores, labels = jnp.array([[2.0, 1.5, 0.0]]), jnp.array([0])
+    >>> MultiMargin()((), (scores, labels))
+    Array(0.167, dtype=float32)
     """
 
     p: Literal[1, 2] = 1
@@ -180,6 +193,11 @@ class MultiLabelMargin(Loss):
 
     The labels of a row are its right classes j, as far as the first −1; one listed twice counts twice. Keeps z and the
     labels. Shapes: z (..., K), labels (..., K) of integers, y (). Raises LayerError for other shapes.
+
+    >>> scores = jnp.array([[0.1, 0.2, 0.4, 0.8]])
+    >>> labels = jnp.array([[3, 0, -1, -1]])  # 3 and 0; -1 ends the list
+    >>> MultiLabelMargin()((), (scores, labels))
+    Array(0.85, dtype=float32)
     """
 
     def _pairs(self, z, labels):
@@ -234,6 +252,9 @@ class MultiLabelSoftMargin(Loss):
 
     w are the `weights` of the classes. Keeps z and t. Shapes: z and t (..., K), y (). Raises LayerError unless x is (z,
     t), of one shape and dtype, for another number of weights, and for a t that is no probability where it can be known.
+
+    >>> MultiLabelSoftMargin()((), (jnp.array([[2.0, -1.0]]), jnp.array([[1.0, 0.0]])))
+    Array(0.22, dtype=float32)
     """
 
     weights: tuple[NonNegative, ...] | None = None
@@ -278,6 +299,9 @@ class Focal(Pointwise):
     cotangent. Keeps z and t. Shapes: z and t alike, any; y (). (Lin et al., *Focal Loss for Dense Object Detection*,
     2017, §3.) t of floats or integers. Raises LayerError for other shapes, and for a t below 0 or above 1 where it can
     be known.
+
+    >>> Focal()((), (jnp.array([2.0, -1.0]), jnp.array([1.0, 0.0])))
+    Array(0.012, dtype=float32)
     """
 
     gamma: NonNegative = 2.0

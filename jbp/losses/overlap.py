@@ -55,6 +55,11 @@ class Dice(_Overlap):
     Of probabilities p: end the network with a Sigmoid, or a Softmax. ε is `smooth`. Keeps p and t. Shapes: p and t (b,
     ..., classes) alike, y (); a term for each example and class. (Milletari et al., *V-Net*, 2016, §3, with the first
     powers below.) Raises LayerError for other shapes.
+
+    >>> probabilities = jnp.array([[[0.9, 0.8, 0.1]]])
+    >>> mask = jnp.array([[[1.0, 1.0, 0.0]]])
+    >>> Dice()((), (probabilities, mask))
+    Array(0.388, dtype=float32)
     """
 
     smooth: NonNegative = 1e-5
@@ -74,6 +79,11 @@ class Jaccard(_Overlap):
     Of probabilities p: end the network with a Sigmoid, or a Softmax. ε is `smooth`. Keeps p and t. Shapes: p and t (b,
     ..., classes) alike, y (); a term for each example and class. (Rahman & Wang, *Optimizing Intersection-Over-Union in
     Deep Neural Networks for Image Segmentation*, 2016.) Raises LayerError for other shapes.
+
+    >>> probabilities = jnp.array([[[0.9, 0.8, 0.1]]])
+    >>> mask = jnp.array([[[1.0, 1.0, 0.0]]])
+    >>> Jaccard()((), (probabilities, mask))
+    Array(0.433, dtype=float32)
     """
 
     smooth: NonNegative = 1e-5

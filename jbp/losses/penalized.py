@@ -19,6 +19,10 @@ class Penalized(Wrapper):
 
     For the divergence of a variational autoencoder, the balance of a mixture of experts, a decay of activities. Keeps
     what f keeps. Parameters are f's. Any number of targets. Raises LayerError unless x is such a tuple.
+
+    >>> prediction, penalty, target = jnp.array([1.0]), jnp.array(0.3), jnp.array([0.0])
+    >>> Penalized(MeanSquaredError(), 0.1)((), ((prediction, penalty), target))
+    Array(1.03, dtype=float32)
     """
 
     loss: Layer

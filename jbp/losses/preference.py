@@ -60,6 +60,11 @@ class DPO(Loss):
     whole answers, or of their tokens, whose sum they are then. s is `smoothing`, how many of the judgements may be
     wrong. Keeps m, and the shapes. Shapes: π and ρ (b, 2, ...), each with tokens or without, w first; y (). (Rafailov
     et al., *Direct Preference Optimization*, 2023, eq. 7.) Raises LayerError for other shapes.
+
+    >>> policy = jnp.array([[-1.0, -2.0]])  # log-probabilities of the chosen and of the rejected answer
+    >>> reference = jnp.array([[-1.5, -1.5]])
+    >>> DPO()((), (policy, reference))
+    Array(0.644, dtype=float32)
     """
 
     beta: Positive = 0.1
@@ -104,6 +109,10 @@ class ORPO(Loss):
     log-probabilities of tokens, the mask says which of them belong to the answer, λ is `weight`. Keeps the mask, a and
     π's shape. Shapes: π (b, 2, tokens), w first, the mask alike, of booleans or integers; y (). (Hong et al., *ORPO:
     Monolithic Preference Optimization without Reference Model*, 2024, eq. 6.) Raises LayerError for other shapes.
+
+    >>> policy = jnp.log(jnp.array([[[0.5, 0.9], [0.2, 0.1]]]))  # of the tokens of the better and the worse answer
+    >>> ORPO()((), (policy, jnp.ones((1, 2, 2), int)))
+    Array(0.407, dtype=float32)
     """
 
     weight: NonNegative = 0.1
@@ -160,6 +169,10 @@ class KTO(Loss):
     answers to other questions. dπ = −dρ = dr, dz = −Σ dr. Keeps m, wanted and the shapes. Shapes: π and ρ (b, ...),
     wanted (b,) of booleans or integers, z (), y (). (Ethayarajh et al., *KTO: Model Alignment as Prospect Theoretic
     Optimization*, 2024, eq. 8.) Raises LayerError for other shapes.
+
+    >>> policy, reference = jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])  # log-probabilities of answers
+    >>> KTO()((), (policy, reference, jnp.array([1, 0]), jnp.array(0.0)))
+    Array(0.488, dtype=float32)
     """
 
     beta: Positive = 0.1
@@ -211,6 +224,11 @@ class GRPO(Pointwise):
     mask); the paper's mean over answers of the means over their tokens is `PerExample(Weighted(GRPO()), "mean")`. Keeps
     the inputs. Shapes: π, q and ρ (b, tokens), A alike or (b,), y (). (Shao et al., *DeepSeekMath*, 2024, eq. 3 and 4;
     ε': Yu et al., *DAPO*, 2025, §3.1.) Raises LayerError for other shapes.
+
+    >>> new = jnp.array([[-1.0, -0.9], [-1.0, -1.2]])  # log-probabilities of the tokens of two answers
+    >>> old = reference = jnp.full((2, 2), -1.0)
+    >>> GRPO()((), (new, old, reference, jnp.array([1.0, -1.0])))
+    Array(-0.071, dtype=float32)
     """
 
     clip: Inside = 0.2

@@ -39,6 +39,9 @@ class MeanSquaredError(_Difference):
     """y = mean (p − t)² over all elements.      dp = 2 (p − t) dy / count      dt = −dp
 
     Keeps p − t. Shapes: p and t alike, any; y (). Raises LayerError unless x is (p, t), of one shape and dtype.
+
+    >>> MeanSquaredError()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(2.125, dtype=float32)
     """
 
     def _f(self, e):
@@ -56,6 +59,9 @@ class MeanAbsoluteError(_Difference):
     """y = mean |p − t| over all elements.      dp = sign(p − t) dy / count, 0 where p = t      dt = −dp
 
     Keeps p − t. Shapes: p and t alike, any; y (). Raises LayerError unless x is (p, t), of one shape and dtype.
+
+    >>> MeanAbsoluteError()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(1.25, dtype=float32)
     """
 
     def _f(self, e):
@@ -74,6 +80,9 @@ class Huber(_Difference):
 
     dt = −dp. Keeps p − t. Shapes: p and t alike, any; y (). (Huber, *Robust Estimation of a Location Parameter*, 1964.)
     Raises LayerError for a δ that is not positive, and unless x is (p, t), of one shape and dtype.
+
+    >>> Huber()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(0.812, dtype=float32)
     """
 
     delta: Annotated[Positive, Hint("For δ = 0 write MeanAbsoluteError().")] = 1.0
@@ -97,6 +106,9 @@ class LogCosh(_Difference):
     """y = mean log cosh(p − t) over all elements.      dp = tanh(p − t) dy / count      dt = −dp
 
     Keeps p − t. Shapes: p and t alike, any; y (). Raises LayerError unless x is (p, t), of one shape and dtype.
+
+    >>> LogCosh()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(0.723, dtype=float32)
     """
 
     def _f(self, e):
@@ -118,6 +130,10 @@ class GaussianNegativeLogLikelihood(Loss):
 
     Keeps p and t. Shapes: p (..., 2 n), t (..., n), y (). e⁻ˢ is out of range below s = −88 in float32. (Nix & Weigend,
     *Estimating the Mean and Variance of the Target Probability Distribution*, 1994.) Raises LayerError otherwise.
+
+    >>> prediction = jnp.array([[0.5, 0.0]])  # mean and log-variance
+    >>> GaussianNegativeLogLikelihood()((), (prediction, jnp.array([[1.5]])))
+    Array(1.419, dtype=float32)
     """
 
     def terms(self, params, x, /):
@@ -153,6 +169,9 @@ class SmoothL1(_Difference):
 
     Huber's loss divided by β, which may be 0: then it is |e|. dt = −dp. Keeps p − t. Shapes: p and t alike, any; y ().
     (Girshick, *Fast R-CNN*, 2015, eq. 3.) Raises LayerError unless x is (p, t), of one shape and dtype.
+
+    >>> SmoothL1(beta=0.5)((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(1., dtype=float32)
     """
 
     beta: NonNegative = 1.0
@@ -180,6 +199,10 @@ class Quantile(_Difference):
     Several quantiles are one for each of the last axis of p, with t spread along it. Keeps p − t. Shapes: p and t
     alike, any; y (). (Koenker & Bassett, *Regression Quantiles*, 1978.) Raises LayerError unless x is (p, t), of one
     shape and dtype, and for another number of quantiles.
+
+    >>> prediction, target = jnp.array([[1.0, 3.0]]), jnp.array([[2.0, 2.0]])
+    >>> Quantile((0.1, 0.9))((), (prediction, target))
+    Array(0.1, dtype=float32)
     """
 
     q: Fraction | tuple[Fraction, ...] = 0.5
@@ -213,6 +236,9 @@ class PoissonNLL(Pointwise):
     With log_input=False p is the rate, y = mean p − t log(p + ε). `full` adds Stirling's t log t − t + ½ log 2πt of
     log t! where t > 1, which moves dt alone. Keeps p and t. Shapes: p and t alike, any; y (). eᵖ is out of float32's
     range above p = 88. Raises LayerError unless x is (p, t), of one shape and dtype.
+
+    >>> PoissonNLL()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0])))
+    Array(0.519, dtype=float32)
     """
 
     log_input: bool = True
@@ -258,6 +284,9 @@ class GaussianNLL(Pointwise):
     = ½ (1 − (m − t)² e⁻ˢ) dy / count. `full` adds ½ log 2π. v may have axes of size one, or the first axes alone: one
     variance for a row. Keeps m, t and v. Shapes: m and t alike, any; y (). (Nix & Weigend, *Estimating the Mean and
     Variance of the Target Probability Distribution*, 1994.) Raises LayerError for other shapes.
+
+    >>> GaussianNLL()((), (jnp.array([0.5, 2.0]), jnp.array([0.0, 4.0]), jnp.array([1.0, 4.0])))
+    Array(0.659, dtype=float32)
     """
 
     full: bool = False

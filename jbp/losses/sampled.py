@@ -23,6 +23,12 @@ class NegativeSampling(Loss):
     x (..., d), ids (..., 1 + negatives) of integers, E (vocabulary, d), y (). (Mikolov et al., *Distributed
     Representations of Words and Phrases*, 2013, eq. 4.) Raises LayerError for other shapes, and for an id out of range
     where it can be known (outside of jit); inside of jit it makes the loss NaN.
+
+    >>> words, others = jnp.ones((2, 8)), jnp.array([[7, 1, 2], [9, 4, 4]])  # the right one first
+    >>> loss = NegativeSampling(100)
+    >>> params = loss.init(jax.random.key(0), (words, others))
+    >>> loss(params, (words, others)).shape
+    ()
     """
 
     vocabulary: Size

@@ -29,6 +29,12 @@ class Total(Several):
 
     Keeps what they keep. Parameters are a dict of theirs, or () where they have none. y has the widest of their dtypes.
     Raises LayerError for other names.
+
+    >>> loss = Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.5))
+    >>> prediction = {"kind": jnp.zeros((1, 2)), "size": jnp.array([[3.0]])}
+    >>> target = {"kind": jnp.array([1]), "size": jnp.array([[1.0]])}
+    >>> loss(loss.init(jax.random.key(0), (prediction, target)), (prediction, target))
+    Array(2.693, dtype=float32)
     """
 
     weights: tuple[float, ...]

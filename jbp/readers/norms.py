@@ -58,7 +58,14 @@ from jbp.sweep import children, must_be_layer, must_be_scalar
 
 
 def deltas(net: Layer, loss: Layer) -> Any:
-    """f(params, x, target) -> (value, residuals, delta): a sweep that stops before the gradients (B without W)."""
+    """f(params, x, target) -> (value, residuals, delta): a sweep that stops before the gradients (B without W).
+
+    >>> net, x = Serial(Dense(4), Tanh(), Dense(1)), jnp.ones((3, 2))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> value, residuals, delta = jbp.readers.deltas(net, MeanSquaredError())(params, x, jnp.zeros((3, 1)))
+    >>> jax.tree.map(jnp.shape, delta)
+    ((3, 4), (), (3, 1))
+    """
 
     must_be_layer("net", net)
     must_be_layer("loss", loss)
@@ -85,6 +92,12 @@ def per_example_squared_norms(layer: Layer, residuals: Any, delta: Any, /) -> An
 
     A layer type of your own joins with `@per_example_squared_norms.register`. Raises LayerError, naming the layer, for
     a type that has not joined: BatchNorm mixes the examples, Tied would need the products between its places.
+
+    >>> net, x = Dense(1, bias=False), jnp.array([[1.0, 0.0], [3.0, 4.0]])
+    >>> params = {"w": jnp.zeros((2, 1))}
+    >>> value, residuals, delta = jbp.readers.deltas(net, Sum(MeanAbsoluteError()))(params, x, jnp.ones((2, 1)))
+    >>> jbp.readers.per_example_squared_norms(net, residuals, delta)
+    Array([ 1., 25.], dtype=float32)
     """
     raise LayerError(
         layer,

@@ -15,6 +15,11 @@ def recurrent_language_model(vocabulary: Size, cell: Layer, features: Size = 64)
     """An embedding, a recurrent layer such as `LSTM(192)` or `Elman(192)`, and scores.
 
     (Mikolov et al., *Recurrent Neural Network Based Language Model*, 2010.)
+
+    >>> net, x = jbp.recipes.recurrent_language_model(100, LSTM(8)), jnp.ones((1, 12), int)
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net, params, x).shape
+    (1, 12, 100)
     """
     return Serial(Embedding(vocabulary, features), cell, Dense(vocabulary))
 
@@ -24,6 +29,11 @@ def gpt(vocabulary: Size, length: Size, width: Size = 96, blocks: Size = 3, head
     """A transformer that sees what came before, at most `length` places; the scores use the embedding's table again.
 
     (Radford et al., *Language Models Are Unsupervised Multitask Learners*, 2019, §2.3: the norms come first.)
+
+    >>> net, x = jbp.recipes.gpt(vocabulary=100, length=16), jnp.ones((1, 12), int)
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 12, 100)
     """
     attention = Residual(Serial(LayerNorm(), CausalSelfAttention(heads)))
     feedforward = Residual(Serial(LayerNorm(), Dense(4 * width), GELU(), Dense(width)))

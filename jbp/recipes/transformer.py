@@ -60,6 +60,11 @@ def transformer_encoder_layer(
     The norm comes after each, as in the paper and as PyTorch's TransformerEncoderLayer has it, or before each with
     `norm_first`. `hidden` is 4 width unless given. From x (batch, n, width), or {"x": x} with a `mask`, `bias` or
     `segments` as MultiHeadAttention takes them, to the same.
+
+    >>> net, x = jbp.recipes.transformer_encoder_layer(8, heads=2), jnp.ones((1, 6, 8))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 6, 8)
     """
     attention = _attention(heads, dropout, bias, causal)
     feedforward = _feedforward(width, hidden, dropout, activation, bias)
@@ -84,6 +89,11 @@ def transformer_encoder(
 
     A last norm follows if `norm`; unless given, where the norms come first. With `causal` and an embedding before it
     this is a language model.
+
+    >>> net, x = jbp.recipes.transformer_encoder(8, heads=2), jnp.ones((1, 6, 8))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 6, 8)
     """
     one = transformer_encoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
     return _stack(one, layers, norm_first if norm is None else norm, bias)
@@ -105,6 +115,12 @@ def transformer_decoder_layer(
     From {"x": x (batch, n, width), "memory": (batch, m, features)} with `mask`, `bias` and `segments` of x and
     `memory_mask`, `memory_bias` of the memory, if given, to the same. PyTorch's TransformerDecoderLayer has its causal
     mask given: `causal=False` leaves it to `mask`.
+
+    >>> net = jbp.recipes.transformer_decoder_layer(8, heads=2)
+    >>> x = {"x": jnp.ones((1, 4, 8)), "memory": jnp.ones((1, 6, 8))}
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x)["x"].shape
+    (1, 4, 8)
     """
     own, other = _attention(heads, dropout, bias, causal), _attention(heads, dropout, bias)
     feedforward = _feedforward(width, hidden, dropout, activation, bias)
@@ -126,7 +142,14 @@ def transformer_decoder(
     causal: bool = True,
     norm: bool | None = None,
 ) -> Serial:
-    """Several `transformer_decoder_layer`s in one scan: y (batch, n, width). `norm` is as in `transformer_encoder`."""
+    """Several `transformer_decoder_layer`s in one scan: y (batch, n, width). `norm` is as in `transformer_encoder`.
+
+    >>> net = jbp.recipes.transformer_decoder(8, heads=2)
+    >>> x = {"x": jnp.ones((1, 4, 8)), "memory": jnp.ones((1, 6, 8))}
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 4, 8)
+    """
     one = transformer_decoder_layer(width, heads, hidden, dropout, activation, norm_first, bias, causal)
     return _stack(one, layers, norm_first if norm is None else norm, bias)
 
@@ -150,6 +173,11 @@ def transformer(
     `source_mask`, `source_bias`; `mask`, `bias`, `segments` of x; `memory_mask`, `memory_bias`, which the decoder looks
     at the source with (give the source's mask again). Both end in a norm, as in PyTorch's Transformer, whose causal
     mask is given, as it is here with `causal=False`.
+
+    >>> net, x = jbp.recipes.transformer(8, heads=2), {"source": jnp.ones((1, 6, 8)), "x": jnp.ones((1, 4, 8))}
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 4, 8)
     """
     common = hidden, dropout, activation, norm_first, bias
     encoder = transformer_encoder(width, heads, encoder_layers, *common, norm=True)

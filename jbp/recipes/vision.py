@@ -25,6 +25,11 @@ def lenet(classes: Size = 10, width: Size = 32, dropout: float = 0.3) -> Serial:
     Two stages of 3×3 convolutions, each followed by a pooling that halves the image, and a linear layer on top.
     (LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, 1998; with ReLU and max pooling, as is
     the custom today.)
+
+    >>> net, x = jbp.recipes.lenet(), jnp.ones((1, 8, 8, 1))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 10)
     """
     first = Conv(width), ReLU(), Conv(width), ReLU(), MaxPool()
     second = Conv(2 * width), ReLU(), MaxPool()
@@ -37,6 +42,11 @@ def resnet(classes: Size = 10, width: Size = 16, stages: Size = 2, blocks: Size 
 
     Each stage but the first halves the image and doubles the channels, with a 1×1 convolution on the short way; then
     come `blocks` blocks that keep the shape. (He et al., *Identity Mappings in Deep Residual Networks*, 2016.)
+
+    >>> net, x = jbp.recipes.resnet(), jnp.ones((1, 8, 8, 1))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 10)
     """
 
     def path(features: int, stride: int = 1) -> Serial:
@@ -60,6 +70,11 @@ def vision_transformer(
 
     A convolution whose stride is its size makes a token of each patch. (Dosovitskiy et al., *An Image Is Worth 16×16
     Words*, 2021; the mean of all tokens is classified, as in its appendix D.3.)
+
+    >>> net, x = jbp.recipes.vision_transformer(), jnp.ones((1, 8, 8, 1))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 10)
     """
     tokens = Conv(width, (patch, patch), stride=patch, padding="VALID"), Reshape((-1, width)), Positions(length)
     attention = Residual(Serial(LayerNorm(), MultiHeadAttention(heads)))
@@ -73,6 +88,11 @@ def reversible_network(classes: Size = 10, width: Size = 64, blocks: Size = 16) 
     """Scores (batch, classes) from x (batch, ...), through a reversible stack that keeps nothing but its output.
 
     The memory of training does not grow with `blocks`. (Gomez et al., *The Reversible Residual Network*, 2017.)
+
+    >>> net, x = jbp.recipes.reversible_network(), jnp.ones((1, 64))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net, params, x).shape
+    (1, 10)
     """
     branch = Serial(LayerNorm(), Dense(width), GELU(), Dense(width))
     body = Reversible(branch, branch, times=blocks)
@@ -85,6 +105,11 @@ def unet(channels: Size = 1, width: Size = 16, depth: Size = 2) -> Serial:
 
     On each floor what goes further down comes back beside what stayed. (Ronneberger et al., *U-Net*, 2015; padded, and
     with nearest-neighbour upsampling in place of transposed convolutions.)
+
+    >>> net, x = jbp.recipes.unet(), jnp.ones((1, 8, 8, 1))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.evaluation(), params, x).shape
+    (1, 8, 8, 1)
     """
 
     def floor(width: int, depth: int) -> Layer:

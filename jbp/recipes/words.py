@@ -21,6 +21,11 @@ def word2vec(vocabulary: Size, features: Size = 64) -> Serial:
 
     ids[:, 0] is a neighbour of the word, the rest are drawn at random. The vectors of the words are those of the
     Embedding. (Mikolov et al., *Distributed Representations of Words and Phrases and their Compositionality*, 2013.)
+
+    >>> net, x = jbp.recipes.word2vec(100), (jnp.array([7, 2]), jnp.array([[1, 5, 9], [3, 8, 0]]))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net, params, x).shape
+    ()
     """
     return Serial(Parallel(Embedding(vocabulary, features), Identity()), NegativeSampling(vocabulary))
 
@@ -31,6 +36,12 @@ def memory_network(symbols: Size, answers: Size, features: Size = 64, hops: Size
 
     Questions and memories are bags of symbols, of which the means of their vectors are taken; the mask has 0 where
     there is no memory. (Sukhbaatar et al., *End-To-End Memory Networks*, 2015.)
+
+    >>> x = (jnp.ones((1, 4), int), jnp.ones((1, 6, 4), int), jnp.ones((1, 6), int))
+    >>> net = jbp.recipes.memory_network(symbols=30, answers=5)
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net, params, x).shape
+    (1, 5)
     """
     question = Serial(Embedding(symbols, features), GlobalAveragePool())
     memories = TimeDistributed(Serial(Embedding(symbols, features), GlobalAveragePool()))
@@ -47,6 +58,12 @@ def thought_vectors(vocabulary: Size, features: Size = 128, words: Size = 64) ->
     same encoder reads both. (Kiros et al., *Skip-Thought Vectors*, 2015; chosen among the sentences of the batch in
     place of written word by word: Logeswaran & Lee, *An Efficient Framework for Learning Sentence Representations*,
     2018.)
+
+    >>> sentences = jnp.ones((3, 6), int), jnp.array([6, 2, 4])  # words, and how many of them count
+    >>> net, x = jbp.recipes.thought_vectors(100), (sentences, sentences)
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net, params, x).shape
+    ()
     """
     read = Parallel(Embedding(vocabulary, words), Identity()), Lengths(GRU(features), pool="max")
     encoder = Serial(*read, Dense(features), UnitNorm())

@@ -27,6 +27,11 @@ def averaged(optimizer: optax.GradientTransformation, decay: float = 0.999) -> o
 
     d is `decay`, but t / (t + 1) in the first steps: their plain mean, in which the random start has no part. Raises
     ValueError for a decay that is not at least 0 and less than 1.
+
+    >>> optimizer = jbp.train.averaged(optax.sgd(0.1))
+    >>> state = jbp.train.start(Dense(1), optimizer, jax.random.key(0), jnp.ones((2, 3)))
+    >>> jax.tree.map(jnp.shape, jbp.train.average(state))
+    {'b': (1,), 'w': (3, 1)}
     """
     if not 0 <= decay < 1:
         raise ValueError(f"averaged: got decay={decay!r}; expected 0 or more and less than 1. Try 0.999.")
@@ -46,7 +51,13 @@ def averaged(optimizer: optax.GradientTransformation, decay: float = 0.999) -> o
 
 
 def average(state: State) -> Any:
-    """The averaged parameters of a training with `averaged`, with the buffers as they are now."""
+    """The averaged parameters of a training with `averaged`, with the buffers as they are now.
+
+    >>> optimizer = jbp.train.averaged(optax.sgd(0.1))
+    >>> state = jbp.train.start(Dense(1), optimizer, jax.random.key(0), jnp.ones((2, 3)))
+    >>> jax.tree.map(jnp.shape, jbp.train.average(state))
+    {'b': (1,), 'w': (3, 1)}
+    """
     if not isinstance(state.optimizer, Averaged):
         raise TreeError("average: got a state without a mean; expected that of averaged(optimizer). Train with it.")
     return merge(state.optimizer.mean, buffers(state.params))

@@ -37,6 +37,11 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any,
     """The state before the first step, the optimizer's part being a tuple of one state for each layer.
 
     `params` are as of `jbp.train.start`.
+
+    >>> net, x = Serial(Dense(4), Dense(1)), jnp.ones((2, 3))
+    >>> state = jbp.train.inside.start(net, optax.sgd(0.1), jax.random.key(0), x)
+    >>> len(state.optimizer)
+    2
     """
     must_be_optimizer(net, optimizer)
     params = given(initialize(net, key, x), params)
@@ -57,6 +62,14 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
 
     Raises LayerError if max_norm is not positive, if the state is not one of this module's `start`, and if it was given
     away to a step before.
+
+    >>> from jbp.train import inside
+    >>> net, x, y = Dense(1), jnp.ones((2, 3)), jnp.ones((2, 1))
+    >>> loss, optimizer = MeanSquaredError(), optax.sgd(0.1)
+    >>> state = inside.start(net, optimizer, jax.random.key(0), x)
+    >>> state, metrics = inside.step(net, loss, optimizer, max_norm=1.0)(state, x, y)
+    >>> sorted(metrics)
+    ['finite', 'loss', 'norm']
     """
     if not isinstance(max_norm, int | float) or isinstance(max_norm, bool) or not 0 < max_norm < math.inf:
         raise LayerError(net, f"got max_norm={max_norm!r}; expected a positive number. Try max_norm=1.0.")
@@ -179,7 +192,13 @@ def _written(done, new, i):
 
 @singledispatch
 def squared_norm(layer: Layer, residuals: Any, delta: Any, /) -> Any:
-    """‖gradient of all parameters of the layer‖². A type with a cheaper way than to make them may register it."""
+    """‖gradient of all parameters of the layer‖². A type with a cheaper way than to make them may register it.
+
+    >>> net, params, x = Dense(1, bias=False), {"w": jnp.zeros((2, 1))}, jnp.array([[3.0, 4.0]])
+    >>> value, residuals, delta = jbp.readers.deltas(net, MeanAbsoluteError())(params, x, jnp.ones((1, 1)))
+    >>> jbp.train.inside.squared_norm(net, residuals, delta)
+    Array(25., dtype=float32)
+    """
     grads = [jnp.square(wide(g)).sum() for g in jax.tree.leaves(layer.gradient(residuals, delta))]
     return sum(grads[1:], grads[0]) if grads else jnp.zeros(())
 

@@ -91,6 +91,14 @@ def fit(
     batches, if one has another tree than the first, and if the state is that of another optimizer or was given away.
     These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from which
     training can go on, and `error.history`, a row for every step that was taken.
+
+    >>> net, x, y = Dense(1), jnp.ones((2, 3)), jnp.ones((2, 1))
+    >>> loss, optimizer = MeanSquaredError(), optax.sgd(0.1)
+    >>> state = jbp.train.start(net, optimizer, jax.random.key(0), x)
+    >>> state, history = jbp.train.fit(net, loss, optimizer, state, [(x, y)] * 20)
+    training: step 20, loss 0
+    >>> history[-1]["step"], history[-1]["loss"] < 1e-6
+    (20, True)
     """
     for name, number in (("steps", steps), ("every", every), ("patience", patience), ("reads", reads)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):

@@ -16,6 +16,9 @@ def accuracy(scores: Any, labels: Any, weights: Any = None, *, ignore: int | Non
     SoftmaxCrossEntropy(ignore=0), and accuracy itself beside Weighted(...), which is given the same targets.
 
     Raises LayerError for shapes that do not fit.
+
+    >>> jbp.train.accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), jnp.array([0, 1, 1]))
+    Array(0.667, dtype=float32)
     """
     scores, labels = _numbers("scores", scores), _numbers("labels", labels)
     rows, soft = scores.shape[:-1], jnp.issubdtype(labels.dtype, jnp.floating)

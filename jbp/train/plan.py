@@ -54,6 +54,13 @@ class Plan:
 
     Raises LayerError for fields that do not fit one another, for more devices than there are, and, before anything is
     compiled, for networks and batches that it does not fit.
+
+    >>> net, x, y = Dense(1), jnp.ones((4, 3)), jnp.ones((4, 1))
+    >>> loss, optimizer, plan = MeanSquaredError(), optax.sgd(0.1), jbp.train.Plan(micro=2)
+    >>> state = jbp.train.start(net, optimizer, jax.random.key(0), x, plan=plan)
+    >>> state, metrics = jbp.train.step(net, loss, optimizer, plan=plan)(state, x, y)
+    >>> sorted(metrics)
+    ['finite', 'loss', 'norm']
     """
 
     mesh: tuple[tuple[str, Size], ...] = ()

@@ -32,6 +32,11 @@ class State:
     """All that training moves on, in one pytree: parameters with their buffers, the optimizer's state, steps taken.
 
     Saved and restored, it goes on bit for bit: dropout keys and running statistics are among the parameters.
+
+    >>> net, x = Dense(1), jnp.ones((2, 3))
+    >>> state = jbp.train.start(net, optax.sgd(0.1), jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, state.params), state.steps
+    ({'b': (1,), 'w': (3, 1)}, Array(0, dtype=int32))
     """
 
     params: Any
@@ -53,6 +58,11 @@ def start(
     With `params` training goes on from these; what is None there is drawn anew, the head of a network that is to learn
     another task, say: {"encoder": loaded["encoder"], "head": None}. Every array is a copy of its own, since `step`
     takes them all over. Raises TreeError for parameters of another network.
+
+    >>> net, x = Dense(1), jnp.ones((2, 3))
+    >>> state = jbp.train.start(net, optax.sgd(0.1), jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, state.params), state.steps
+    ({'b': (1,), 'w': (3, 1)}, Array(0, dtype=int32))
     """
     must_be_optimizer(net, optimizer)
     if plan is None:
@@ -351,6 +361,13 @@ def step(
 
     The same net, loss, optimizer and measures give the same compiled function, of which the last 16 are kept. Raises
     LayerError if the state is that of another optimizer, or was given away to a step before.
+
+    >>> net, x, y = Dense(1), jnp.ones((2, 3)), jnp.ones((2, 1))
+    >>> loss, optimizer = MeanSquaredError(), optax.sgd(0.1)
+    >>> state = jbp.train.start(net, optimizer, jax.random.key(0), x)
+    >>> state, metrics = jbp.train.step(net, loss, optimizer)(state, x, y)
+    >>> sorted(metrics)
+    ['finite', 'loss', 'norm']
     """
     return Step(net, compiled(net, loss, optimizer, False, plan, **measures))
 

@@ -60,6 +60,9 @@ class GLU(Gated):
     """y = a σ(b) with x = (a|b).      da = dy σ(b)      db = dy a σ(b) (1 − σ(b))
 
     Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+
+    >>> GLU()((), jnp.array([1.0, 2.0, 0.0, -1.0]))
+    Array([0.5  , 0.538], dtype=float32)
     """
 
     axis: int = -1
@@ -72,6 +75,9 @@ class ReGLU(Gated):
     """y = a max(b, 0) with x = (a|b).      da = dy max(b, 0)      db = dy a where b > 0, else 0
 
     Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+
+    >>> ReGLU()((), jnp.array([1.0, 2.0, 0.0, -1.0]))
+    Array([0., 0.], dtype=float32)
     """
 
     axis: int = -1
@@ -84,6 +90,9 @@ class SwiGLU(Gated):
     """y = a b σ(b) with x = (a|b).      da = dy b σ(b)      db = dy a f'(b), f' the slope of SiLU
 
     Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+
+    >>> SwiGLU()((), jnp.array([1.0, 2.0, 0.0, -1.0]))
+    Array([ 0.   , -0.538], dtype=float32)
     """
 
     axis: int = -1
@@ -96,6 +105,9 @@ class GEGLU(Gated):
     """y = a b Φ(b) with x = (a|b), Φ the normal distribution.      da = dy b Φ(b)      db = dy a (Φ(b) + b Φ'(b))
 
     Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd size.
+
+    >>> GEGLU()((), jnp.array([1.0, 2.0, 0.0, -1.0]))
+    Array([ 0.   , -0.317], dtype=float32)
     """
 
     axis: int = -1
@@ -109,6 +121,9 @@ class Gate(Gated):
 
     `Gate(GELUTanh())`. Keeps x. Shapes: x (..., 2 n), y (..., n), or so on another `axis`. Raises LayerError for an odd
     size.
+
+    >>> Gate(Tanh())((), jnp.array([1.0, 2.0, 0.0, -1.0]))
+    Array([ 0.   , -1.523], dtype=float32)
     """
 
     activation: Elementwise
@@ -128,6 +143,13 @@ class GatedDense(Layer):
     nothing else is asked for. delta is dz. Keeps x and z. Parameters as those of Dense(2 o). Shapes: x (..., i), W
     (i, 2 o), c (2 o,), y (..., o). (Shazeer, *GLU Variants Improve Transformer*, 2020.) Raises LayerError as Dense
     does.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = GatedDense(3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (6,), 'w': (5, 6)}
+    >>> GatedDense(3)(params, x).shape
+    (2, 3)
     """
 
     sealed = True
@@ -166,6 +188,9 @@ class Maxout(Layer):
     Of equal values the first is the maximum. Keeps one byte an output: the place of the maximum. Shapes: x (..., n
     pieces), y (..., n). Put a Dense(n * pieces) before it. (Goodfellow et al., *Maxout Networks*, 2013, §2.) Raises
     LayerError if pieces does not divide the last size, and for more than 256 pieces.
+
+    >>> Maxout()((), jnp.array([1.0, 3.0, 0.0, -1.0]))
+    Array([3., 0.], dtype=float32)
     """
 
     pieces: Annotated[int, Range(1, 256), Hint("Use fewer pieces: their places are kept in one byte.")] = 2

@@ -24,7 +24,11 @@ def _constant(value, x):
 
 @dataclass(frozen=True)
 class ReLU(Elementwise):
-    """y = max(x, 0).      dx = dy for x > 0, else 0.      Keeps y."""
+    """y = max(x, 0).      dx = dy for x > 0, else 0.      Keeps y.
+
+    >>> ReLU()((), jnp.array([-2.0, -0.5, 0.0, 1.0]))
+    Array([0., 0., 0., 1.], dtype=float32)
+    """
 
     keeps = "y"
 
@@ -40,7 +44,11 @@ class ReLU(Elementwise):
 
 @dataclass(frozen=True)
 class LeakyReLU(Elementwise):
-    """y = x for x > 0, else a x, a the `slope`.      dx = dy for x > 0, else a dy.      Keeps y."""
+    """y = x for x > 0, else a x, a the `slope`.      dx = dy for x > 0, else a dy.      Keeps y.
+
+    >>> LeakyReLU()((), jnp.array([-2.0, -0.5, 0.0, 1.0]))
+    Array([-0.02 , -0.005,  0.   ,  1.   ], dtype=float32)
+    """
 
     slope: NonNegative = 0.01
     keeps = "y"
@@ -61,6 +69,9 @@ class HardTanh(Elementwise):
     """y = min(max(x, low), high).      dx = dy for low < x < high, else 0.
 
     Keeps x: the y of a bound that is rounded, 0.7 in bfloat16, lies inside.
+
+    >>> HardTanh(low=0.0)((), jnp.array([-2.0, 0.5, 3.0]))
+    Array([0. , 0.5, 1. ], dtype=float32)
     """
 
     low: float = -1.0
@@ -84,7 +95,11 @@ class HardTanh(Elementwise):
 
 @dataclass(frozen=True)
 class ReLU6(Elementwise):
-    """y = min(max(x, 0), 6).      dx = dy for 0 < x < 6, else 0.      Keeps y."""
+    """y = min(max(x, 0), 6).      dx = dy for 0 < x < 6, else 0.      Keeps y.
+
+    >>> ReLU6()((), jnp.array([-2.0, 3.0, 9.0]))
+    Array([0., 3., 6.], dtype=float32)
+    """
 
     keeps = "y"
 
@@ -100,7 +115,11 @@ class ReLU6(Elementwise):
 
 @dataclass(frozen=True)
 class ReLU2(Elementwise):
-    """y = max(x, 0)².      dx = 2 max(x, 0) dy.      Keeps x.  (So et al., *Primer*, 2021.)"""
+    """y = max(x, 0)².      dx = 2 max(x, 0) dy.      Keeps x.  (So et al., *Primer*, 2021.)
+
+    >>> ReLU2()((), jnp.array([-2.0, -0.5, 0.0, 1.0]))
+    Array([0., 0., 0., 1.], dtype=float32)
+    """
 
     def f(self, x):
         return jnp.square(jnp.maximum(x, 0))
@@ -114,7 +133,11 @@ class ReLU2(Elementwise):
 
 @dataclass(frozen=True)
 class HardSigmoid(Elementwise):
-    """y = min(max(x / 6 + ½, 0), 1).      dx = dy / 6 for |x| < 3, else 0.      Keeps x."""
+    """y = min(max(x / 6 + ½, 0), 1).      dx = dy / 6 for |x| < 3, else 0.      Keeps x.
+
+    >>> HardSigmoid()((), jnp.array([-4.0, 0.0, 1.5]))
+    Array([0.  , 0.5 , 0.75], dtype=float32)
+    """
 
     def f(self, x):
         return jnp.clip(x / 6 + 0.5, 0, 1)
@@ -131,6 +154,9 @@ class HardSwish(Elementwise):
     """y = x min(max(x / 6 + ½, 0), 1).      dx = (x / 3 + ½) dy for |x| < 3, 0 below, dy above.      Keeps x.
 
     The slope is 0 at −3 and 1 at 3. (Howard et al., *MobileNetV3*, 2019.)
+
+    >>> HardSwish()((), jnp.array([-4.0, 0.0, 1.5, 4.0]))
+    Array([-0.   ,  0.   ,  1.125,  4.   ], dtype=float32)
     """
 
     def f(self, x):
@@ -145,7 +171,11 @@ class HardSwish(Elementwise):
 
 @dataclass(frozen=True)
 class HardShrink(Elementwise):
-    """y = x for |x| > λ, else 0, λ the `threshold`.      dx = dy for |x| > λ, else 0.      Keeps y."""
+    """y = x for |x| > λ, else 0, λ the `threshold`.      dx = dy for |x| > λ, else 0.      Keeps y.
+
+    >>> HardShrink()((), jnp.array([-2.0, -0.5, 0.0, 1.0]))
+    Array([-2.,  0.,  0.,  1.], dtype=float32)
+    """
 
     threshold: NonNegative = 0.5
     keeps = "y"
@@ -162,6 +192,9 @@ class SoftShrink(Elementwise):
     """y = x − λ for x > λ, x + λ for x < −λ, else 0, λ the `threshold`.      dx = dy for |x| > λ, else 0.
 
     Keeps x.
+
+    >>> SoftShrink()((), jnp.array([-2.0, -0.5, 0.0, 1.0]))
+    Array([-1.5,  0. ,  0. ,  0.5], dtype=float32)
     """
 
     threshold: NonNegative = 0.5
@@ -179,7 +212,11 @@ class SoftShrink(Elementwise):
 
 @dataclass(frozen=True)
 class Threshold(Elementwise):
-    """y = x for x > threshold, else value.      dx = dy for x > threshold, else 0.      Keeps x."""
+    """y = x for x > threshold, else value.      dx = dy for x > threshold, else 0.      Keeps x.
+
+    >>> Threshold(1.0, value=-1.0)((), jnp.array([0.0, 1.0, 2.0]))
+    Array([-1., -1.,  2.], dtype=float32)
+    """
 
     threshold: float = 0.0
     value: float = 0.0
@@ -198,6 +235,13 @@ class PReLU(Layer):
     Keeps x. Shapes: x and y (..., f), a (f,), or () with `shared`, one slope for all. a starts at `slope`. PyTorch's
     and Flax's PReLU have one slope, which starts at 0.25 and at 0.01; Keras's has one for each element, from 0. (He et
     al., *Delving Deep into Rectifiers*, 2015, §2.1.) Raises LayerError for a scalar or an x that is not floating.
+
+    >>> x = jnp.array([[-2.0, 4.0]])
+    >>> params = PReLU().init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'a': (2,)}
+    >>> PReLU()(params, x)
+    Array([[-0.5,  4. ]], dtype=float32)
     """
 
     shared: bool = False
@@ -236,6 +280,11 @@ class RReLU(Keyed):
     Keeps y and the key: the slopes are drawn again. Buffer: the key, split by `advance`. `evaluation` gives one whose
     slopes are all in the middle, which draws nothing. Shapes: x and y alike, any. (Xu et al., *Empirical Evaluation of
     Rectified Activations*, 2015, §2.4.) Raises LayerError for low > high or an x that is not floating.
+
+    >>> x = jnp.array([-1.0, 2.0])
+    >>> params = RReLU().init(jax.random.key(0), x)
+    >>> RReLU().evaluation()(params, x)
+    Array([-0.229,  2.   ], dtype=float32)
     """
 
     low: NonNegative = 1 / 8

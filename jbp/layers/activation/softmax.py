@@ -34,6 +34,9 @@ class Softmax(_Normalized):
     """y = eˣ / Σ eˣ over the axis.      dx = y (dy − Σ dy y)
 
     Keeps y. x = −∞ gives 0. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
+
+    >>> Softmax()((), jnp.array([0.0, 1.0, 2.0]))
+    Array([0.09 , 0.245, 0.665], dtype=float32)
     """
 
     axis: int = -1
@@ -57,6 +60,9 @@ class Softmin(Softmax):
     """y = e⁻ˣ / Σ e⁻ˣ over the axis.      dx = −y (dy − Σ dy y)
 
     Keeps y. x = +∞ gives 0. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
+
+    >>> Softmin()((), jnp.array([0.0, 1.0, 2.0]))
+    Array([0.665, 0.245, 0.09 ], dtype=float32)
     """
 
     def forward(self, params, x, /):
@@ -74,6 +80,9 @@ class LogSoftmax(_Normalized):
     """y = x − log Σ eˣ over the axis.      dx = dy − eʸ Σ dy
 
     Keeps y. x = −∞ gives −∞. Shapes: x and y alike. Raises LayerError where x has no such axis or is not floating.
+
+    >>> LogSoftmax()((), jnp.array([0.0, 1.0, 2.0]))
+    Array([-2.408, -1.408, -0.408], dtype=float32)
     """
 
     axis: int = -1

@@ -38,6 +38,10 @@ class Attention(Layer):
     (`attend_back`). Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e), y (b, h, n, e), where g divides h: head i
     reads the keys and values i // (h / g). Rotary takes q and k of these shapes. (Vaswani et al., *Attention Is All You
     Need*, 2017, §3.2.1.) Raises LayerError for other shapes and names.
+
+    >>> q = k = v = jnp.ones((2, 1, 5, 4))  # batch, heads, places, features
+    >>> Attention(causal=True)((), (q, k, v)).shape
+    (2, 1, 5, 4)
     """
 
     causal: bool = False

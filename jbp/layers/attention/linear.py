@@ -78,6 +78,11 @@ class LinearAttention(Layer):
     Shapes: x and y (b, n, f), W_qkv (f, 3, heads, f / heads), W_o (heads, f / heads, f); any n. ε = 1e-6, as in the
     authors' program. (Katharopoulos et al., *Transformers are RNNs*, 2020, §3.2–3.3.) Raises LayerError for another
     rank, or if heads does not divide f.
+
+    >>> x = jnp.ones((1, 5, 4))
+    >>> params = LinearAttention(2).init(jax.random.key(0), x)
+    >>> LinearAttention(2)(params, x).shape
+    (1, 5, 4)
     """
 
     heads: Size

@@ -28,6 +28,10 @@ class MemoryHop(Layer):
     hops are `Repeat(Passing(MemoryHop()), n)`; `Tied` shares A and C: ((0, "c"), (1, "a")) makes the second hop ask by
     what the first one answered (adjacent), ((0,), (1,)) makes both alike (layer-wise, with `linear`). (Sukhbaatar et
     al., *End-To-End Memory Networks*, 2015, §2.) Raises LayerError for anything but such a tuple.
+
+    >>> hop, x = MemoryHop(), (jnp.ones((2, 4)), jnp.ones((2, 6, 4)))  # a query, and what is remembered
+    >>> hop(hop.init(jax.random.key(0), x), x).shape
+    (2, 4)
     """
 
     linear: bool = False

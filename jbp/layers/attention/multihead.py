@@ -59,6 +59,15 @@ class MultiHeadAttention(Layer):
     do not divide, and causal attention on another length.
 
     Step by step, for text that is being written: `cache` makes room, `decode` takes the next places.
+
+    >>> layer, x = MultiHeadAttention(2), jnp.ones((1, 5, 4))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'k': (4, 2, 2), 'o': (2, 1, 2, 4), 'q': (4, 2, 1, 2), 'v': (4, 2, 2)}
+    >>> layer(params, x).shape
+    (1, 5, 4)
+    >>> layer(params, {"x": x, "mask": jnp.array([[1, 1, 1, 0, 0]])}).shape
+    (1, 5, 4)
     """
 
     heads: Size
@@ -443,7 +452,13 @@ def _turned(x, place):
 
 @dataclass(frozen=True)
 class CausalSelfAttention(MultiHeadAttention):
-    """MultiHeadAttention in which each place sees itself and what came before."""
+    """MultiHeadAttention in which each place sees itself and what came before.
+
+    >>> x = jnp.ones((1, 5, 4))
+    >>> params = CausalSelfAttention(2).init(jax.random.key(0), x)
+    >>> CausalSelfAttention(2)(params, x).shape
+    (1, 5, 4)
+    """
 
     causal: bool = True
 

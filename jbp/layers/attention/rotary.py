@@ -33,6 +33,11 @@ class Rotary(Layer):
     The product of two such rows depends on their distance only; attention has it inside with `rotary=True`. Keeps x's
     shape only. Shapes: x and y (..., n, d), d even. (Su et al., *RoFormer*, 2021, §3.2.2; here a pair is half of the
     features apart.) Raises LayerError for an odd d.
+
+    >>> Rotary()((), jnp.ones((1, 3, 2)))
+    Array([[[ 1.   ,  1.   ],
+            [-0.301,  1.382],
+            [-1.325,  0.493]]], dtype=float32)
     """
 
     base: Positive = 10000.0

@@ -34,6 +34,13 @@ class Conv(Layer):
     Deep into Rectifiers*, 2015), b at zero; `bias=False` leaves b out. Derivation: Dumoulin & Visin, *A Guide to
     Convolution Arithmetic*, 2016, ch. 4. Raises LayerError for another rank, for channels that the groups do not
     divide, and where no output is left.
+
+    >>> x = jnp.ones((1, 6, 6, 3))
+    >>> params = Conv(8).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (8,), 'w': (3, 3, 3, 8)}
+    >>> Conv(8)(params, x).shape
+    (1, 6, 6, 8)
     """
 
     features: Size

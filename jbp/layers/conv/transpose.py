@@ -33,6 +33,13 @@ class ConvTranspose(Layer):
     what they do in PyTorch. W starts normal with variance 2 / fan-in, b at zero; `bias=False` leaves b out. (Dumoulin &
     Visin, *A Guide to Convolution Arithmetic*, 2016, ch. 4.) Raises LayerError for another rank, for channels that the
     groups do not divide, and where no output is left.
+
+    >>> x = jnp.ones((1, 6, 6, 3))
+    >>> params = ConvTranspose(8, stride=2).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (8,), 'w': (3, 3, 3, 8)}
+    >>> ConvTranspose(8, stride=2)(params, x).shape
+    (1, 12, 12, 8)
     """
 
     features: Size

@@ -18,6 +18,13 @@ class Dense(Layer):
 
     Keeps x. Shapes: x (..., i), W (i, o), b (o,), y (..., o). W starts normal with variance 1/i (LeCun et al.,
     *Efficient BackProp*, 1998, §4.6), b at zero. Raises LayerError if x is not floating or its last size is not i.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = Dense(3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3,), 'w': (5, 3)}
+    >>> Dense(3)(params, x).shape
+    (2, 3)
     """
 
     features: Size
@@ -52,6 +59,13 @@ class Logits(Layer):
 
     Keeps x. Shapes: x (..., d), E (v, d), y (..., v). Tie E to an Embedding's with `Tied` (Press & Wolf, *Using the
     Output Embedding to Improve Language Models*, 2017).
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = Logits(7).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'e': (7, 5)}
+    >>> Logits(7)(params, x).shape
+    (2, 7)
     """
 
     vocabulary: Size

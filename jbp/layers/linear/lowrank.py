@@ -20,6 +20,13 @@ class LowRank(Layer):
     Without bias no b. delta is (dh, dy). Keeps x and h. Shapes: x (..., i), U (i, rank), V (rank, o), b (o,), y
     (..., o). U and V start normal with variance 1 / fan-in. Raises LayerError if x is not floating or its last size is
     not i.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = LowRank(3, rank=2).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3,), 'u': (5, 2), 'v': (2, 3)}
+    >>> LowRank(3, rank=2)(params, x).shape
+    (2, 3)
     """
 
     features: Size
@@ -64,6 +71,13 @@ class LoRA(Layer):
     adapt a trained Dense give its parameters: `params | {"w": Buffer(dense["w"]), "b": Buffer(dense["b"])}`. Shapes: x
     (..., i), W (i, o), b (o,), U (i, rank), V (rank, o), y (..., o). U starts normal with variance 1/i, V at zero, so
     the adapter starts as nothing. (Hu et al., *LoRA*, 2021, §4.1.) Raises LayerError as Dense does.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = LoRA(3, rank=2).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': Buffer(value=(3,)), 'u': (5, 2), 'v': (2, 3), 'w': Buffer(value=(5, 3))}
+    >>> LoRA(3, rank=2)(params, x).shape
+    (2, 3)
     """
 
     features: Size
@@ -131,6 +145,13 @@ class Bilinear(Layer):
 
     Without bias no b. Keeps u and v. Shapes: u (..., i), v (..., j), W (i, j, o), b (o,), y (..., o). W starts normal
     with variance 1 / (i j). Raises LayerError for anything but a pair of arrays that differ in their last size only.
+
+    >>> x = (jnp.ones((2, 5)), jnp.ones((2, 4)))
+    >>> params = Bilinear(3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3,), 'w': (5, 4, 3)}
+    >>> Bilinear(3)(params, x).shape
+    (2, 3)
     """
 
     features: Size
@@ -169,6 +190,9 @@ class TensorProduct(Layer):
     It binds two vectors into one: a filler u to a role v. Keeps u and v. Shapes: u (..., i), v (..., j), y (..., i j),
     j running faster. (Smolensky, *Tensor Product Variable Binding*, 1990, §2.) Raises LayerError for anything but a
     pair of arrays that differ in their last size only.
+
+    >>> TensorProduct()((), (jnp.array([1.0, 2.0]), jnp.array([1.0, 10.0])))
+    Array([ 1., 10.,  2., 20.], dtype=float32)
     """
 
     def forward(self, params, x, /):

@@ -24,6 +24,13 @@ class RadialBasis(Layer):
     Lowe (*Multivariable Functional Interpolation and Adaptive Networks*, 1988, §3). Keeps x and r. Centres start
     normal, widths at √d. Shapes: x (..., d), c (features, d), s (features,), y and r (..., features). Raises
     LayerError for a scalar or an x that is not floating.
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = RadialBasis(3).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'c': (3, 5), 's': (3,)}
+    >>> RadialBasis(3)(params, x).shape
+    (2, 3)
     """
 
     features: Size

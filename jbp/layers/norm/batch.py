@@ -100,6 +100,16 @@ class BatchNorm(Running):
     `jax.shard_map` the batch is that of all devices along the axes of the mesh that `over` names. Shapes: x and y
     (b, ..., f), the rest (f,). (Ioffe & Szegedy, *Batch Normalization*, 2015, §3.) Raises LayerError for fewer than two
     axes.
+
+    >>> layer, x = BatchNorm(), jnp.array([[0.0], [2.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, params = layer(params, x, has_aux=True)  # and the running statistics, moved on
+    >>> y
+    Array([[-1.],
+           [ 1.]], dtype=float32)
+    >>> layer.evaluation()(params, x)
+    Array([[-0.1],
+           [ 1.9]], dtype=float32)
     """
 
     momentum: Fraction | None = 0.9
@@ -148,6 +158,14 @@ class BatchNormInference(Affine):
 
     Keeps x̂, for dg. Takes the parameters of BatchNorm, or of InstanceNorm with running statistics. Raises LayerError if
     the statistics were never moved, where their values can be known (outside of jit).
+
+    >>> x = jnp.array([[0.0], [2.0]])
+    >>> layer = BatchNorm().evaluation()
+    >>> layer
+    BatchNormInference()
+    >>> layer(layer.init(jax.random.key(0), x), x)
+    Array([[0.],
+           [2.]], dtype=float32)
     """
 
     epsilon: NonNegative = 1e-5

@@ -119,6 +119,13 @@ class LayerNorm(Affine):
     Shapes: x and y (..., f), g and b (f,); with axes=2 (..., h, f) and (h, f), and so on. Rows up to 1e30 are in range
     in float32. (Ba et al., *Layer Normalization*, 2016.) Raises LayerError for too few axes or an x that is not
     floating.
+
+    >>> x = jnp.array([[1.0, 2.0, 3.0]])
+    >>> params = LayerNorm().init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3,), 'g': (3,)}
+    >>> LayerNorm()(params, x)
+    Array([[-1.225,  0.   ,  1.225]], dtype=float32)
     """
 
     epsilon: NonNegative = 1e-5
@@ -160,6 +167,13 @@ class RMSNorm(Affine):
     with axes=2 (..., h, f) and (h, f), and so on. PyTorch's ε is the eps of x's dtype if none is given. Rows up to 1e30
     are in range in float32. (Zhang & Sennrich, *Root Mean Square Layer Normalization*, 2019, §3.) Raises LayerError for
     too few axes or an x that is not floating.
+
+    >>> x = jnp.array([[3.0, 4.0]])
+    >>> params = RMSNorm().init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'g': (2,)}
+    >>> RMSNorm()(params, x)
+    Array([[0.849, 1.131]], dtype=float32)
     """
 
     epsilon: NonNegative = 1e-6
@@ -200,6 +214,9 @@ class UnitNorm(Layer):
 
     Before a loss that compares directions. Keeps x (the layer below keeps it too, as its output) and s. Shapes: x and y
     (..., f). Rows up to 1e28 are in range in float32. Raises LayerError for a scalar or an x that is not floating.
+
+    >>> UnitNorm()((), jnp.array([3.0, 4.0]))
+    Array([0.6, 0.8], dtype=float32)
     """
 
     epsilon: NonNegative = 1e-12

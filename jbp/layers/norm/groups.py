@@ -69,6 +69,13 @@ class GroupNorm(_Grouped):
     Without bias no b, without affine neither g nor b. Keeps x, m and s. Shapes: x and y (b, ..., c), g and b (c,).
     (Wu & He, *Group Normalization*, 2018, §3.) Raises LayerError for fewer than two axes, and if groups does not divide
     the channels.
+
+    >>> x = jnp.array([[1.0, 3.0, 10.0, 20.0]])
+    >>> params = GroupNorm(2).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'g': (4,)}
+    >>> GroupNorm(2)(params, x)
+    Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
     groups: Size
@@ -107,6 +114,13 @@ class InstanceNorm(_Grouped, Running):
     along `over` as there, and `evaluation` gives BatchNormInference; PyTorch's momentum is 1 − ours, its running
     variance the `unbiased`. Shapes: x and y (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*,
     2016.) Raises LayerError for fewer than three axes.
+
+    >>> x = jnp.arange(12.0).reshape(1, 6, 2)
+    >>> params = InstanceNorm().init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (2,), 'g': (2,)}
+    >>> InstanceNorm()(params, x).shape
+    (1, 6, 2)
     """
 
     epsilon: NonNegative = 1e-5

@@ -21,6 +21,9 @@ class LocalResponseNorm(Layer):
     The names and defaults are PyTorch's; TensorFlow's alpha is α / size. Keeps x and n. Shapes: x, y and n (..., c).
     (Krizhevsky et al., *ImageNet Classification with Deep Convolutional Neural Networks*, 2012, §3.3.) Raises
     LayerError for a scalar or an x that is not floating.
+
+    >>> LocalResponseNorm(3, alpha=1.0)((), jnp.array([[1.0, 2.0, 3.0]]))
+    Array([[0.479, 0.545, 0.855]], dtype=float32)
     """
 
     size: Size

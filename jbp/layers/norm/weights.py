@@ -102,6 +102,13 @@ class WeightNorm(_Weighted):
     `WeightNorm(Dense(8))`. g starts at ‖w‖. A column of zeros points nowhere: there ŵ, dg and dw are 0. Keeps what the
     layer keeps. Shapes: w (..., o), g (o,). (Salimans & Kingma,
     *Weight Normalization*, 2016, §2.) Raises LayerError for a layer without a weight "w".
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = WeightNorm(Dense(3)).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'g': (3,), 'layer': {'b': (3,), 'w': (5, 3)}}
+    >>> WeightNorm(Dense(3))(params, x).shape
+    (2, 3)
     """
 
     layer: Layer
@@ -136,6 +143,12 @@ class SpectralNorm(_Weighted):
     0, ŵ and dw are. Keeps what the layer keeps. Shapes: w (..., o), u (product of the rest,), v (o,). (Miyato et al.,
     *Spectral Normalization for Generative Adversarial Networks*, 2018, §2.1, eq. 12.) Raises LayerError for a layer
     without a weight "w".
+
+    >>> x = jnp.ones((2, 5))
+    >>> params = SpectralNorm(Dense(3)).init(jax.random.key(0), x)
+    >>> y, params = SpectralNorm(Dense(3))(params, x, has_aux=True)
+    >>> y.shape
+    (2, 3)
     """
 
     layer: Layer

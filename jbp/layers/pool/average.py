@@ -32,6 +32,10 @@ class AveragePool(Layer):
     (PyTorch's default). `ceil_mode` adds a last window that reaches over the end, if it begins before it, and counts
     none of what lies beyond the padding. `divisor_override` is n[p] for every window. Raises LayerError for another
     rank, where no output is left, and for padding of a whole window.
+
+    >>> AveragePool()((), jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
     """
 
     window: Axes = (2, 2)
@@ -110,6 +114,9 @@ class LPPool(Layer):
     which leaves out the absolute value. Powers are taken of x over its window's maximum, so that none overflows. Keeps
     x and y. Shapes: x (b, n..., c), y (b, m..., c). `window`, `stride` (the window by default), `padding` and
     `ceil_mode` as in AveragePool. Raises LayerError for another rank, and where no output is left.
+
+    >>> LPPool(window=2)((), jnp.array([3.0, 4.0, 0.0, 1.0]).reshape(1, 4, 1))[0, :, 0]
+    Array([5., 1.], dtype=float32)
     """
 
     norm: Annotated[float, Range(1)] = 2
@@ -164,6 +171,9 @@ class AdaptiveAveragePool(Layer):
     Bin i of m over n places holds ⌊i n / m⌋ to ⌈(i + 1) n / m⌉ (as in PyTorch), so bins may share places. `sizes` is a
     number for every spatial axis, or a tuple with one for each, None to keep an axis. Keeps x's shape only. Shapes: x
     (b, n..., c), y (b, sizes..., c). Raises LayerError for another rank and an empty axis.
+
+    >>> AdaptiveAveragePool((2, 1))((), jnp.ones((1, 7, 5, 3))).shape
+    (1, 2, 1, 3)
     """
 
     sizes: Targets
@@ -206,6 +216,9 @@ class GlobalAveragePool(Layer):
     x may be (x, mask), with a mask (b, n...) of booleans or integers: the mean of the places where it is not 0, and 0
     of none; what x holds elsewhere does not matter. Keeps x's shape, and the mask. Raises LayerError for fewer than
     three axes and for no places at all.
+
+    >>> GlobalAveragePool()((), jnp.arange(16.0).reshape(1, 4, 4, 1))
+    Array([[7.5]], dtype=float32)
     """
 
     def forward(self, params, given, /):

@@ -37,6 +37,11 @@ class FractionalMaxPool(Layer):
     (x, u) with u (b, c, number of spatial axes) given, and then there are no parameters. With `return_indices` the
     output is (y, indices) as in MaxPool. Keeps these. Shapes: x (b, n..., c), y (b, m..., c). Raises LayerError for
     another number of axes, and for windows or sizes larger than x.
+
+    >>> layer, x = FractionalMaxPool(sizes=(3, 3)), jnp.ones((1, 5, 5, 2))
+    >>> y, params = layer(layer.init(jax.random.key(0), x), x, has_aux=True)
+    >>> y.shape
+    (1, 3, 3, 2)
     """
 
     window: Axes = (2, 2)

@@ -38,6 +38,10 @@ class MaxPool(Layer):
     begins before it. With `return_indices` the output is (y, indices), where the maxima lie in x, counted in row-major
     order over its spatial axes: what MaxUnpool takes. Raises LayerError for another rank, where no output is left, and
     for padding of a whole window.
+
+    >>> MaxPool()((), jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
     """
 
     window: Axes = (2, 2)
@@ -194,6 +198,9 @@ class AdaptiveMaxPool(Layer):
     for each, None to keep an axis. With `return_indices` the output is (y, indices), where the maxima lie, counted over
     the spatial axes. Keeps these. Shapes: x (b, n..., c), y (b, sizes..., c). Raises LayerError for another rank and
     an empty axis.
+
+    >>> AdaptiveMaxPool((2, 1))((), jnp.ones((1, 7, 5, 3))).shape
+    (1, 2, 1, 3)
     """
 
     sizes: Targets
@@ -257,6 +264,10 @@ class MaxUnpool(Layer):
     place the last in row-major order stands there, and it alone has a gradient. The spatial `sizes` are (m − 1)·stride
     + window less the padding by default; write them where MaxPool left a rest over. Keeps the indices. Shapes: values
     and indices (b, m..., c), y (b, sizes..., c). Raises LayerError for another number of axes and for indices beyond y.
+
+    >>> y, indices = MaxPool(2, return_indices=True)((), jnp.array([1.0, 5.0, 7.0, 2.0]).reshape(1, 4, 1))
+    >>> MaxUnpool(2)((), (y, indices))[0, :, 0]
+    Array([0., 5., 7., 0.], dtype=float32)
     """
 
     window: Axes = (2, 2)
@@ -328,6 +339,9 @@ class GlobalMaxPool(Layer):
     Of equal values the first in row-major order is the maximum. x may be (x, mask), with a mask (b, n...) of booleans
     or integers: the maximum of the places where it is not 0, and 0 of none. Keeps the place, one integer an output.
     Shapes: x (b, n..., c), y (b, c). Raises LayerError for fewer than three axes and for no places at all.
+
+    >>> GlobalMaxPool()((), jnp.arange(16.0).reshape(1, 4, 4, 1))
+    Array([[15.]], dtype=float32)
     """
 
     def forward(self, params, given, /):

@@ -26,6 +26,11 @@ class Bidirectional(OverTime):
     (y, (s₁, s₂)), the final ones. Keeps what both runs keep, and n. Parameters are a pair of the layer's. Shapes: x
     (b, t, i), f from (b, t, i) to (b, t, h), y (b, t, 2h). (Schuster & Paliwal, *Bidirectional Recurrent Neural
     Networks*, 1997.) Raises LayerError for anything but a pair of parameters, and if f does not keep batch and time.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = Bidirectional(GRU(4)).init(jax.random.key(0), x)
+    >>> Bidirectional(GRU(4))(params, x).shape
+    (2, 5, 8)
     """
 
     layer: Layer

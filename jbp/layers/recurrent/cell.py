@@ -99,6 +99,12 @@ class Recurrent(OverTime):
     The state starts at zero, or at that of (x, state); with `return_state` the output is (y, s_T). On (x, lengths) each
     example ends at its own length, s_T too. Shapes: x (b, t, ...), y (b, t, ...). (Werbos, *Backpropagation through
     time*, 1990.) Raises LayerError for a cell that does not keep its state's shape.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> layer = Recurrent(GRUCell(4), state=4)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> layer(params, x).shape
+    (2, 5, 4)
     """
 
     cell: Layer

@@ -57,6 +57,13 @@ class Elman(_Elman, Unrolled):
     length, h_T too. Shapes: x (b, t, i), W (i, h), U (h, h), b (h,), a state (b, h), y (b, t, h). PyTorch's RNN has
     two biases, whose sum is b. (Elman, *Finding Structure in Time*, 1990; ReLU: Le et al., *A Simple Way to Initialize
     Recurrent Networks of Rectified Linear Units*, 2015.) Raises LayerError for another rank or state.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = Elman(4).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'u': (4, 4), 'w': (3, 4)}
+    >>> Elman(4)(params, x).shape
+    (2, 5, 4)
     """
 
     features: Size
@@ -74,6 +81,11 @@ class ElmanCell(_Elman, Cell):
     φ' = 1 − h'² for tanh, h' > 0 for "relu". delta is dz. Keeps x, h and h'. Takes (x, h) or {"x": x, "state": h} and
     the parameters of an Elman; `Recurrent(ElmanCell(8))` runs it through time. Shapes: x (..., i), h and h' (..., h).
     (Elman, *Finding Structure in Time*, 1990.) Raises LayerError for anything but such a pair.
+
+    >>> cell, x = ElmanCell(4), (jnp.ones((2, 3)), jnp.zeros((2, 4)))  # the input of a step, and the state
+    >>> y, state = cell(cell.init(jax.random.key(0), x), x)
+    >>> y.shape
+    (2, 4)
     """
 
     features: Size

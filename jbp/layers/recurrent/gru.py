@@ -108,6 +108,13 @@ class GRU(_GRU, Unrolled):
     §2.3, with r after the product as in cuDNN, PyTorch and Keras.) PyTorch's gates are in the order r, u, n, and of its
     two biases those of u and r add up to ours; of n, the input's is b_n and the other one c. Raises LayerError for
     another rank or state.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = GRU(4).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (12,), 'c': (4,), 'u': (4, 12), 'w': (3, 12)}
+    >>> GRU(4)(params, x).shape
+    (2, 5, 4)
     """
 
     features: Size
@@ -148,6 +155,11 @@ class GRUCell(_GRU, Cell):
     the product, (r h) U_n, and has no c. Takes (x, h) or {"x": x, "state": h} and the parameters of a GRU;
     `Recurrent(GRUCell(8))` runs it through time. Shapes: x (..., i), h and h' (..., h). (Cho et al., *Learning Phrase
     Representations*, 2014, §2.3.) Raises LayerError for anything but such a pair.
+
+    >>> cell, x = GRUCell(4), (jnp.ones((2, 3)), jnp.zeros((2, 4)))  # the input of a step, and the state
+    >>> y, state = cell(cell.init(jax.random.key(0), x), x)
+    >>> y.shape
+    (2, 4)
     """
 
     features: Size
@@ -213,6 +225,13 @@ class MinimalGRU(_MinimalGRU, Unrolled):
     with `return_state` the output is (y, h_T). On (x, lengths) each example ends at its own length, h_T too. Shapes: x
     (b, t, i), W (i, 2h), U (h, 2h), b (2h,), a state (b, h), y (b, t, h), in the order f, n. (Zhou et al., *Minimal
     Gated Unit for Recurrent Neural Networks*, 2016, §3.) Raises LayerError for another rank or state.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = MinimalGRU(4).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (8,), 'u': (4, 8), 'w': (3, 8)}
+    >>> MinimalGRU(4)(params, x).shape
+    (2, 5, 4)
     """
 
     features: Size
@@ -231,6 +250,11 @@ class MinimalGRUCell(_MinimalGRU, Cell):
     One step. delta is (df|dn). Keeps x, h and (f|n). Takes (x, h) or {"x": x, "state": h} and the parameters of a
     MinimalGRU; `Recurrent(MinimalGRUCell(8))` runs it through time. Shapes: x (..., i), h and h' (..., h). (Zhou et
     al., *Minimal Gated Unit for Recurrent Neural Networks*, 2016, §3.) Raises LayerError for anything but such a pair.
+
+    >>> cell, x = MinimalGRUCell(4), (jnp.ones((2, 3)), jnp.zeros((2, 4)))  # the input of a step, and the state
+    >>> y, state = cell(cell.init(jax.random.key(0), x), x)
+    >>> y.shape
+    (2, 4)
     """
 
     features: Size

@@ -35,6 +35,10 @@ class Lengths(Wrapper, OverTime):
     which has no cotangent; for "max" the places. Parameters are f's. An example of no steps is 0. Shapes: x (b, t,
     ...), n (b,), f(x) (b, t, ...), y the same or pooled (b, ...). Raises LayerError for anything but such a pair, for
     lengths out of range, and if f does not keep batch and time.
+
+    >>> net, x = Lengths(GRU(4), pool="last"), (jnp.ones((2, 5, 3)), jnp.array([5, 2]))
+    >>> net(net.init(jax.random.key(0), x), x).shape
+    (2, 4)
     """
 
     layer: Layer

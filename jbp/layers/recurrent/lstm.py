@@ -105,6 +105,13 @@ class LSTM(_LSTM, Unrolled):
     *Learning to Forget*, 2000; Jozefowicz et al., 2015); projection: Sak et al., *Long Short-Term Memory Recurrent
     Neural Network Architectures for Large Scale Acoustic Modeling*, 2014. PyTorch's gates are in the order i, f, g, o,
     its two biases add up to b, and its proj_size is `projection`. Raises LayerError for another rank or state.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = LSTM(4).init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (16,), 'u': (4, 16), 'w': (3, 16)}
+    >>> LSTM(4)(params, x).shape
+    (2, 5, 4)
     """
 
     features: Size
@@ -174,6 +181,12 @@ class LSTMCell(_LSTM, Cell):
     an LSTM; `Recurrent(LSTMCell(8))` runs it through time. Shapes: x (..., i), h and c (..., h), gates in the order i,
     f, o, g. (Hochreiter & Schmidhuber, *Long Short-Term Memory*, 1997; Gers et al., *Learning to Forget*, 2000.) Raises
     LayerError for anything but such a pair.
+
+    >>> cell, h = LSTMCell(4), jnp.zeros((2, 4))
+    >>> x = (jnp.ones((2, 3)), (h, h))  # the input of a step, and the state
+    >>> y, (h, c) = cell(cell.init(jax.random.key(0), x), x)
+    >>> y.shape
+    (2, 4)
     """
 
     features: Size

@@ -30,6 +30,11 @@ class Stack(OverTime):
     without `dropout` there are none between. `evaluation` leaves the dropout out. Shapes: x (b, t, ...), y as f's.
     (Graves et al., *Speech Recognition with Deep Recurrent Neural Networks*, 2013; Zaremba et al., *Recurrent Neural
     Network Regularization*, 2014.) Raises LayerError for another number of parameters or states.
+
+    >>> x = jnp.ones((2, 5, 3))
+    >>> params = Stack(GRU(4), 2).init(jax.random.key(0), x)
+    >>> Stack(GRU(4), 2)(params, x).shape
+    (2, 5, 4)
     """
 
     layer: Layer

@@ -32,6 +32,12 @@ class Recursive(Layer):
     Recursive(LSTMNode()))`. (Goller & Küchler, *Learning Task-Dependent Distributed Representations by Backpropagation
     Through Structure*, 1996.) Raises LayerError for children out of order where they can be known; inside of jit they
     give NaN.
+
+    >>> leaves = jnp.ones((1, 3, 4))
+    >>> nodes = jnp.array([[[0, 1], [3, 2]]])  # node 3 joins leaves 0 and 1, node 4 that and leaf 2
+    >>> net, x = Recursive(TensorNode()), (leaves, nodes)
+    >>> net(net.init(jax.random.key(0), x), x).shape
+    (1, 5, 4)
     """
 
     cell: Layer
@@ -200,6 +206,10 @@ class TensorNode(Layer):
     delta is dz. Keeps a and p. Shapes: l, r, p (..., d), V (2d, 2d, d), W (2d, d), b (d,). (Socher et al., *Recursive
     Deep Models for Semantic Compositionality Over a Sentiment Treebank*, 2013, §4.) W starts at half of (I; I) and a
     little noise, so that a parent is at first about the mean of its children. Raises LayerError unless x is (l, r).
+
+    >>> node, x = TensorNode(), (jnp.ones((2, 4)), jnp.ones((2, 4)))
+    >>> node(node.init(jax.random.key(0), x), x).shape
+    (2, 4)
     """
 
     bias: bool = True
@@ -253,6 +263,11 @@ class LSTMLeaf(Layer):
     delta is dz. Keeps x and the gates. Shapes: x (..., i), W (i, 3d), b (3d,), gates in the order i, o, g, h and c
     (..., d). (Tai et al., *Improved Semantic Representations From Tree-Structured LSTM Networks*, 2015, §3.2, without
     children.)
+
+    >>> leaf, x = LSTMLeaf(4), jnp.ones((2, 3))
+    >>> h, c = leaf(leaf.init(jax.random.key(0), x), x)
+    >>> h.shape
+    (2, 4)
     """
 
     features: Size
@@ -301,6 +316,12 @@ class LSTMNode(Layer):
     and the gates. Shapes: h and c (..., d), U (2d, 5d), b (5d,), gates in the order i, f_l, f_r, o, g; the bias of f_l
     and f_r starts at 1. (Tai et al., *Improved Semantic Representations From Tree-Structured LSTM Networks*, 2015,
     §3.2.) Raises LayerError for anything but a pair of pairs.
+
+    >>> leaf = (jnp.ones((2, 4)), jnp.ones((2, 4)))  # h and c
+    >>> node, x = LSTMNode(), (leaf, leaf)
+    >>> h, c = node(node.init(jax.random.key(0), x), x)
+    >>> h.shape
+    (2, 4)
     """
 
     bias: bool = True

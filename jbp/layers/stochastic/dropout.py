@@ -24,6 +24,14 @@ class Dropout(Keyed):
     Keeps the key, not the mask: the backward pass draws the mask again (Srivastava et al., *Dropout*, 2014). Buffer:
     the key, split by `advance`. `evaluation` gives DropoutInference. Shapes: x and y alike, any; (b, ..., c) per
     channel and (b, ...) per example. Raises LayerError for an x that is not floating.
+
+    >>> layer, x = Dropout(0.5), jnp.ones(1000)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, params = layer(params, x, has_aux=True)  # and the key of the next step
+    >>> jnp.unique(y)
+    Array([0., 2.], dtype=float32)
+    >>> layer.evaluation()(params, x).mean()
+    Array(1., dtype=float32)
     """
 
     rate: Annotated[float, Range(0, 1, open="high"), Hint("To drop one of ten write 0.1.")]
@@ -61,6 +69,11 @@ class StochasticDepth(Dropout):
     StochasticDepth(0.1)))`. It is Dropout per example: keeps the key, advances it, and `evaluation` gives
     DropoutInference. (Huang et al., *Deep Networks with Stochastic Depth*, 2016, §3; here it is in training that the
     branch is scaled.) Shapes: x and y (b, ...).
+
+    >>> net, x = Residual(Serial(Dense(3), StochasticDepth(0.5))), jnp.ones((2, 3))
+    >>> y, params = net(net.init(jax.random.key(0), x), x, has_aux=True)  # and the key of the next step
+    >>> y.shape
+    (2, 3)
     """
 
     per: Literal["element", "channel", "example"] = "example"
@@ -74,6 +87,12 @@ class AlphaDropout(Dropout):
     mean 0 and variance 1. One m is drawn `per` element, channel or example as by Dropout; "channel" is PyTorch's
     FeatureAlphaDropout. Keeps the key, advances it, and `evaluation` gives DropoutInference. (Klambauer et al.,
     *Self-Normalizing Neural Networks*, 2017, §3.) Shapes: x and y alike, any.
+
+    >>> layer, x = AlphaDropout(0.5), jnp.zeros(1000)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, params = layer(params, x, has_aux=True)  # and the key of the next step
+    >>> jnp.unique(y)
+    Array([-0.779,  0.779], dtype=float32)
     """
 
     def _scale(self):
@@ -92,7 +111,14 @@ class AlphaDropout(Dropout):
 
 @dataclass(frozen=True)
 class DropoutInference(Keyed):
-    """y = x.      dx = dy.  What Dropout is once training is over: it takes Dropout's key and leaves it alone."""
+    """y = x.      dx = dy.  What Dropout is once training is over: it takes Dropout's key and leaves it alone.
+
+    >>> layer, x = Dropout(0.5), jnp.array([1.0, 2.0])
+    >>> layer.evaluation()
+    DropoutInference()
+    >>> layer.evaluation()(layer.init(jax.random.key(0), x), x)
+    Array([1., 2.], dtype=float32)
+    """
 
     still = True
 

@@ -20,6 +20,12 @@ class StraightThroughRound(Estimator):
 
     Keeps nothing. Shapes: x and y alike, any. (Bengio et al., *Estimating or Propagating Gradients Through Stochastic
     Neurons*, 2013, §4.) Raises LayerError for an x that is not floating.
+
+    >>> x = jnp.array([0.2, 1.7])
+    >>> StraightThroughRound()((), x)
+    Array([0., 2.], dtype=float32)
+    >>> jax.grad(lambda x: StraightThroughRound()((), x)[0])(x)
+    Array([1., 0.], dtype=float32)
     """
 
     def forward(self, params, x, /):
@@ -35,6 +41,12 @@ class StraightThroughSign(Estimator):
 
     Keeps x. Shapes: x and y alike, any. (Hubara et al., *Binarized Neural Networks*, 2016, §2.3.) Raises LayerError for
     an x that is not floating.
+
+    >>> x = jnp.array([-0.2, 1.7])
+    >>> StraightThroughSign()((), x)
+    Array([-1.,  1.], dtype=float32)
+    >>> jax.grad(lambda x: StraightThroughSign()((), x)[0])(x)
+    Array([1., 0.], dtype=float32)
     """
 
     def forward(self, params, x, /):
@@ -51,6 +63,12 @@ class StraightThroughOneHot(Estimator):
     `Serial(GumbelSoftmax(), StraightThroughOneHot())` draws one of n and passes on the error of the soft draw (Jang et
     al., *Categorical Reparameterization with Gumbel-Softmax*, 2017, §2.2). Keeps nothing. Shapes: x and y (..., n).
     Raises LayerError for a scalar or an x that is not floating.
+
+    >>> x = jnp.array([0.2, 0.5, 0.3])
+    >>> StraightThroughOneHot()((), x)
+    Array([0., 1., 0.], dtype=float32)
+    >>> jax.grad(lambda x: StraightThroughOneHot()((), x)[0])(x)
+    Array([1., 0., 0.], dtype=float32)
     """
 
     def forward(self, params, x, /):
@@ -67,6 +85,12 @@ class GradientReversal(Estimator):
 
     Keeps nothing. Shapes: x and y alike, any. (Ganin & Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*,
     2015, §3.2.) Raises LayerError for an x that is not floating.
+
+    >>> x = jnp.array([1.0, 2.0])
+    >>> GradientReversal()((), x)
+    Array([1., 2.], dtype=float32)
+    >>> jax.grad(lambda x: GradientReversal(0.5)((), x).sum())(x)
+    Array([-0.5, -0.5], dtype=float32)
     """
 
     scale: float = 1.0
@@ -83,6 +107,12 @@ class GumbelSoftmaxInference(Keyed):
     """y = softmax(x / τ).      dx = y (dy − Σ dy y) / τ.  What GumbelSoftmax is once training is over: no noise.
 
     Keeps y. Takes GumbelSoftmax's key and leaves it alone.
+
+    >>> layer, x = GumbelSoftmax(0.5), jnp.array([0.0, 1.0])
+    >>> layer.evaluation()
+    GumbelSoftmaxInference(temperature=0.5)
+    >>> layer.evaluation()(layer.init(jax.random.key(0), x), x)
+    Array([0.119, 0.881], dtype=float32)
     """
 
     still = True
@@ -120,6 +150,12 @@ class GumbelSoftmax(GumbelSoftmaxInference):
     StraightThroughOneHot after it. Keeps y. Buffer: the key, split by `advance`. `evaluation` gives
     GumbelSoftmaxInference. Shapes: x and y (..., n). (Jang et al., *Categorical Reparameterization with
     Gumbel-Softmax*, 2017, §2.) Raises LayerError for a τ that is not positive, a scalar or an x that is not floating.
+
+    >>> layer, x = GumbelSoftmax(0.5), jnp.zeros((2, 3))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, params = layer(params, x, has_aux=True)  # and the key of the next step
+    >>> y.sum(-1)
+    Array([1., 1.], dtype=float32)
     """
 
     still = False

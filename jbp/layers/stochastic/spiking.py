@@ -33,6 +33,10 @@ class LeakyIntegrateAndFire(Estimator):
     `leak`; then da = dλ λ (1 − λ), and delta is g λ (1 − λ). Keeps u. Shapes: x, u, y (b, t, n), a (n,).
     (Neftci et al., *Surrogate Gradient Learning in Spiking Neural Networks*, 2019.) Raises LayerError for another rank,
     for a leak outside of (0, 1), a threshold or a sharpness that is not positive, and an unknown surrogate.
+
+    >>> layer, x = LeakyIntegrateAndFire(), jnp.full((1, 6, 1), 0.5)
+    >>> layer(layer.init(jax.random.key(0), x), x)[0, :, 0]
+    Array([0., 0., 1., 0., 1., 0.], dtype=float32)
     """
 
     leak: Inside = 0.9

@@ -31,6 +31,11 @@ class Reparameterize(Keyed):
     Keeps y − m. Buffer: the key, split by `advance`. `evaluation` gives ReparameterizeInference. Shapes: x (..., 2 n),
     y (..., n). e^{s/2} is out of float32's range above s = 177. (Kingma & Welling, *Auto-Encoding Variational Bayes*,
     2014, §2.4.) Raises LayerError for an odd last size or an x that is not floating.
+
+    >>> layer, x = Reparameterize(), jnp.zeros((2, 6))  # means and log-variances
+    >>> y, params = layer(layer.init(jax.random.key(0), x), x, has_aux=True)
+    >>> y.shape
+    (2, 3)
     """
 
     def init(self, key, x, /):
@@ -64,7 +69,14 @@ def _normal(key, x, n):
 
 @dataclass(frozen=True)
 class ReparameterizeInference(Keyed):
-    """y = m of x = (m|s).      dm = dy, ds = 0.  Reparameterize once training is over; it leaves its key alone."""
+    """y = m of x = (m|s).      dm = dy, ds = 0.  Reparameterize once training is over; it leaves its key alone.
+
+    >>> layer, x = Reparameterize(), jnp.array([[1.0, 2.0, 0.0, 0.0]])
+    >>> layer.evaluation()
+    ReparameterizeInference()
+    >>> layer.evaluation()(layer.init(jax.random.key(0), x), x)
+    Array([[1., 2.]], dtype=float32)
+    """
 
     still = True
 

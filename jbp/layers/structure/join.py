@@ -13,7 +13,11 @@ from jbp.numerics import Static
 
 @dataclass(frozen=True)
 class Identity(Layer):
-    """y = x.      dx = dy.  Keeps nothing. x is any pytree: a branch of a Parallel that lets labels through, say."""
+    """y = x.      dx = dy.  Keeps nothing. x is any pytree: a branch of a Parallel that lets labels through, say.
+
+    >>> Identity()((), jnp.array([1.0, 2.0]))
+    Array([1., 2.], dtype=float32)
+    """
 
     def forward(self, params, x, /):
         return x, ()
@@ -27,6 +31,11 @@ class FanOut(Layer):
     """y = (x, ..., x), `times` of them.      dx = Σ dyᵢ.  Keeps nothing. x is any pytree of floating arrays.
 
     FanOut(("kind", "size")) gives the dict {"kind": x, "size": x}, for a Parallel of layers with these names.
+
+    >>> FanOut()((), jnp.array([1.0, 2.0]))
+    (Array([1., 2.], dtype=float32), Array([1., 2.], dtype=float32))
+    >>> FanOut(("kind", "size"))((), jnp.array([1.0]))
+    {'kind': Array([1.], dtype=float32), 'size': Array([1.], dtype=float32)}
     """
 
     times: Size | tuple[str, ...] = 2
@@ -48,7 +57,11 @@ def _several(x):
 
 @dataclass(frozen=True)
 class Add(Layer):
-    """y = Σ xᵢ over a tuple or a dict of arrays of one shape.      dxᵢ = dy.  Keeps their structure."""
+    """y = Σ xᵢ over a tuple or a dict of arrays of one shape.      dxᵢ = dy.  Keeps their structure.
+
+    >>> Add()((), (jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0])))
+    Array([11., 22.], dtype=float32)
+    """
 
     def forward(self, params, x, /):
         several, tree = _several(x)
@@ -70,6 +83,9 @@ class Concatenate(Layer):
 
     x is a tuple of arrays, or a dict, whose entries come in the order of their sorted names, as everywhere in JAX.
     Raises LayerError where the other axes differ.
+
+    >>> Concatenate()((), (jnp.ones((2, 3)), jnp.ones((2, 4)))).shape
+    (2, 7)
     """
 
     axis: int = -1

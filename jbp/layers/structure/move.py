@@ -22,6 +22,9 @@ class Reshape(Layer):
     Keeps x's shape only. Shapes: x (b, ...), y (b, *shape). Reshape(8, 8, 1), or Reshape((8, 8, 1)), makes pictures of
     the rows of a table, Reshape(-1, c) tokens of a picture. Raises LayerError where the sizes do not multiply to those
     of x.
+
+    >>> Reshape(4, 3)((), jnp.ones((2, 12))).shape
+    (2, 4, 3)
     """
 
     shape: tuple[Annotated[int, Range(-1), Hint("Write whole numbers: Reshape(8, 8, 1).")], ...]
@@ -65,6 +68,9 @@ class Flatten(Layer):
 
     Both count from the end if negative. Keeps x's shape only. Shapes: x (b, ...), y (b, product of the rest).
     Raises LayerError where x has no such axes.
+
+    >>> Flatten()((), jnp.ones((2, 4, 4, 3))).shape
+    (2, 48)
     """
 
     start: int = 1
@@ -91,6 +97,9 @@ class Unflatten(Layer):
 
     Keeps x's shape only. Unflatten(-1, (h, d)) gives each of h heads its d features. Raises LayerError where x has no
     such axis, or where the sizes do not multiply to its.
+
+    >>> Unflatten(-1, (2, -1))((), jnp.ones((3, 8))).shape
+    (3, 2, 4)
     """
 
     axis: int
@@ -124,6 +133,9 @@ class Squeeze(Layer):
     """y = x without the axis `axis`, whose size is one.      dx = dy with it.
 
     Keeps x's shape only. The axis counts from the end if negative. Raises LayerError for another size.
+
+    >>> Squeeze()((), jnp.ones((2, 3, 1))).shape
+    (2, 3)
     """
 
     axis: int = -1
@@ -147,6 +159,9 @@ class ExpandDims(Layer):
     """y = x with a new axis of size one, which is y's axis `axis`.      dx = dy without it.
 
     Keeps x's shape only. The axis counts from the end if negative. Raises LayerError where y has no such axis.
+
+    >>> ExpandDims()((), jnp.ones((2, 3))).shape
+    (2, 3, 1)
     """
 
     axis: int = -1
@@ -170,6 +185,9 @@ class Transpose(Layer):
 
     Keeps nothing. Transpose(0, 2, 1), or Transpose((0, 2, 1)), swaps time and features. Raises LayerError for another
     number of axes.
+
+    >>> Transpose(0, 2, 1)((), jnp.ones((2, 5, 3))).shape
+    (2, 3, 5)
     """
 
     axes: tuple[Annotated[int, Hint("Write whole numbers: Transpose(0, 2, 1).")], ...]
@@ -199,6 +217,9 @@ class Take(Layer):
 
     Keeps x's shape only. Take(-1) after an LSTM is what it says at the last step, Take(0) a class token. Both count
     from the end if negative. Raises LayerError where there is no such axis or index.
+
+    >>> Take(-1)((), jnp.ones((2, 5, 3))).shape
+    (2, 3)
     """
 
     index: int
@@ -229,6 +250,9 @@ class Select(Layer):
     It lets a network take named inputs: `Serial(Select("image", "text"), Parallel(see, read), Concatenate())` on
     {"image": ..., "text": ..., "label": ...}. Keeps the shapes of what is left out. An entry may be any pytree; the
     cotangent of integers is None. Raises LayerError for a key that is not there, and for one named twice.
+
+    >>> Select(1)((), (jnp.ones(2), jnp.zeros(3)))
+    Array([0., 0., 0.], dtype=float32)
     """
 
     keys: tuple[Any, ...]

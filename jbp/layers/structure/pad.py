@@ -31,6 +31,9 @@ class Pad(Layer):
     c c); "circular" x from its other end (b c | a b c | a b). Keeps nothing. Shapes: x (b, n..., c), y
     (b, before + n + after ..., c). Raises LayerError for another number of axes, where less than nothing is left, and
     for a border that x is too short to fill.
+
+    >>> Pad(((1, 2),))((), jnp.ones((1, 2, 1)))[0, :, 0]
+    Array([0., 1., 1., 0., 0.], dtype=float32)
     """
 
     widths: Widths

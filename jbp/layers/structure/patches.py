@@ -25,6 +25,9 @@ class Unfold(Layer):
     all channels of x. Unfold(16, 16) cuts a picture into the patches of a vision transformer. Keeps x's shape only.
     Shapes: x (b, n..., c), y (b, m..., window · c), m as for Conv; padding holds zeros. Raises LayerError for another
     number of axes and where no window fits.
+
+    >>> Unfold(2, stride=2)((), jnp.ones((1, 4, 4, 3))).shape
+    (1, 2, 2, 12)
     """
 
     window: Axes
@@ -61,6 +64,13 @@ class Fold(Layer):
     The transpose of Unfold to the spatial `sizes`: where windows overlap their numbers are added. Keeps nothing.
     Shapes: x (b, m..., window · c), y (b, sizes..., c), m being how many windows Unfold finds there. Raises LayerError
     for another number of axes or of windows, and for channels that the window's places do not divide.
+
+    >>> patches = Unfold(2)((), jnp.ones((1, 4, 4, 3)))
+    >>> Fold((4, 4), 2)((), patches)[0, :, :, 0]
+    Array([[1., 2., 2., 1.],
+           [2., 4., 4., 2.],
+           [2., 4., 4., 2.],
+           [1., 2., 2., 1.]], dtype=float32)
     """
 
     sizes: Axes
@@ -154,6 +164,9 @@ class PixelShuffle(Layer):
     an Efficient Sub-Pixel Convolution*, 2016). Of the channels that become one, the places in row-major order come next
     to each other (as in PyTorch). `factor` is a number for every spatial axis, or a tuple. Keeps nothing. Shapes: x
     (b, n..., c · Π r), y (b, n · r ..., c). Raises LayerError for channels that the factors do not divide.
+
+    >>> PixelShuffle(2)((), jnp.ones((1, 4, 4, 12))).shape
+    (1, 8, 8, 3)
     """
 
     factor: Axes
@@ -189,6 +202,9 @@ class PixelUnshuffle(Layer):
     The inverse of PixelShuffle: no number is lost where a picture gets smaller. `factor` is a number for every spatial
     axis, or a tuple. Keeps nothing. Shapes: x (b, n · r ..., c), y (b, n..., c · Π r). Raises LayerError for sizes that
     the factors do not divide.
+
+    >>> PixelUnshuffle(2)((), jnp.ones((1, 4, 4, 3))).shape
+    (1, 2, 2, 12)
     """
 
     factor: Axes
@@ -238,6 +254,9 @@ class ChannelShuffle(Layer):
 
     Between grouped convolutions, so that each sees something of every group (Zhang et al., *ShuffleNet*, 2018, §3.1).
     Keeps nothing. Shapes: x and y (..., c). Raises LayerError for channels that the groups do not divide.
+
+    >>> ChannelShuffle(2)((), jnp.array([[1.0, 2.0, 3.0, 4.0]]))
+    Array([[1., 3., 2., 4.]], dtype=float32)
     """
 
     groups: Size

@@ -34,6 +34,9 @@ class Resize(Layer):
     the edge x is its outermost place. As in PyTorch; smaller outputs are not smoothed: AdaptiveAveragePool does that.
     Keeps x's shape only. Shapes: x (b, n..., c), y (b, m..., c). Raises LayerError for another number of axes and an
     empty one.
+
+    >>> Resize(5)((), jnp.array([0.0, 10.0]).reshape(1, 2, 1))[0, :, 0]
+    Array([ 0.,  1.,  5.,  9., 10.], dtype=float32)
     """
 
     sizes: Axes
@@ -70,6 +73,9 @@ class Upsample(Layer):
     ⌊n · factor⌋ places, of which two neighbours are 1 / factor apart. `factors` is a number for every spatial axis, or
     a tuple with one for each. Keeps x's shape at most. Shapes: x (b, n..., c), y (b, n · factor ..., c). Raises
     LayerError for factors below 1 and for another number of axes.
+
+    >>> Upsample()((), jnp.ones((1, 4, 5, 3))).shape
+    (1, 8, 10, 3)
     """
 
     factors: Factors = (2, 2)
