@@ -94,9 +94,8 @@ class Several(Layer):
         if bad:
             raise LayerError(type(self), f"got the name {bad[0]!r}; expected one that Python takes. Try encoder=...")
 
-    def __repr__(self):
-        words = map("{}={!r}".format, self.names, self.layers) if self.names else map(repr, self.layers)
-        return f"{type(self).__name__}({', '.join(words)})"
+    def _arguments(self) -> Iterator[tuple[str, Any]]:
+        return zip(self.names or [""] * len(self.layers), self.layers, strict=True)
 
     def __getitem__(self, key: Any) -> Any:
         """The layer at a place or of a name, a combinator of those of a slice. Its parameters are params[key]."""

@@ -5,13 +5,14 @@
 `Layer.__post_init__` holds every field against its annotation: the type, and that numbers are finite and in range.
 NumPy's and JAX's scalars become Python's, lists become tuples, and the words of a Literal may come in any case, so that
 layers stay hashable and their repr is a program. A field that does not fit raises LayerError with its name, what came
-and what was expected. `checked` asks the same of a function's arguments.
+and what was expected. `checked` asks the same of a function's arguments. `written` is the repr, `on_lines` the same for
+notebooks, a line for each layer where one line is too short.
 """
 
 import math
 import types
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache, wraps
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -91,6 +92,42 @@ def check(layer: Any) -> None:
         fitting = _fitting(type(layer), f.name, value, hint, f.default)
         if fitting is not value:
             object.__setattr__(layer, f.name, fitting)
+
+
+@dataclass(frozen=True, repr=False)
+class Verbatim:
+    """A text that is shown without quotes."""
+
+    text: str
+
+    def __repr__(self):
+        return self.text
+
+
+def arguments(layer: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of each argument of the call that makes the layer; the name is "" where the place says it."""
+    for f in fields(layer) if is_dataclass(layer) else ():
+        value = getattr(layer, f.name)
+        if f.default is MISSING or value != f.default:
+            yield "" if f.default is MISSING else f.name, value
+
+
+def written(self: Any) -> str:
+    words = [f"{name}={value!r}" if name else repr(value) for name, value in self._arguments()]
+    return f"{type(self).__name__}({', '.join(words)})"
+
+
+def laid_out(layer: Any) -> Iterator[Any]:
+    """The arguments as rich wants them, which takes a tuple for a name with a value."""
+    for name, value in layer._arguments():
+        yield (name, value) if name else Verbatim(repr(value)) if isinstance(value, tuple) else value
+
+
+def on_lines(layer: Any, printer: Any, cycle: bool) -> None:
+    """What IPython calls."""
+    from rich.pretty import pretty_repr
+
+    printer.text(pretty_repr(layer, max_width=printer.max_width))
 
 
 def checked(function: F) -> F:

@@ -11,11 +11,11 @@ that is cheap to recompute. `reference` is the definition. The cotangent of an i
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from jbp.arrays import at_the_door
-from jbp.fields import check
+from jbp.fields import arguments, check, laid_out, on_lines, written
 
 Tree = Any
 
@@ -76,15 +76,15 @@ class Layer:
         return self.forward(params, x)[0]
 
     __post_init__ = check
+    _arguments = arguments  # what its repr shows, a program: the call that makes it
+    __repr__ = written
+    __rich_repr__ = laid_out  # the same for rich
+    _repr_pretty_ = on_lines  # and for notebooks
 
     def __init_subclass__(cls) -> None:
         cls.__repr__ = cls.__repr__  # the inherited one, set here: @dataclass makes its own only where none is
+        cls._repr_pretty_ = cls._repr_pretty_  # IPython takes a class's own __repr__ before an inherited one of these
         at_the_door(cls)
-
-    def __repr__(self) -> str:
-        shown = [(f, getattr(self, f.name)) for f in (fields(self) if is_dataclass(self) else ())]
-        words = [repr(v) if f.default is MISSING else f"{f.name}={v!r}" for f, v in shown if v != f.default]
-        return f"{type(self).__name__}({', '.join(words)})"
 
 
 class Estimator(Layer):

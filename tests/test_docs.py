@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ import pytest
 
 import jbp
 import verify
-from docs.tools import docstrings, generated, recorded
+from docs.tools import docstrings, generated, notebooks, recorded
 from jbp.catalogue import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +121,43 @@ def test_an_example_that_is_wrong_is_noticed():
         try_example("f", ">>> Tanh()((), jnp.array(1.0))\nArray(0.763, dtype=float32)\n")
     with pytest.raises(NameError, match="Tangh"):
         try_example("f", ">>> Tangh()\n")
+
+
+def outputs(page, folder):
+    """What the cells of a page give, as a notebook that is run by a kernel of its own: {kind: texts}."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    read = nbformat.reads(notebooks.made(page), as_version=4)
+    nbformat.validate(read)
+    nbclient.NotebookClient(read, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    found = defaultdict(list)
+    for given in (given for cell in read.cells for given in cell.get("outputs", ())):
+        for kind, text in given.get("data", {given.get("name"): given.get("text")}).items():
+            found[kind].append(text)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # what Jupyter's own packages say of one another
+@pytest.mark.parametrize(
+    ("page", "kind", "word"),
+    [
+        ("getting-started.md", "stdout", "fail ['constant factor 0.66"),
+        ("tutorial/own-layer.md", "stdout", "missing term: through argument 1 of div"),
+        ("how-to/look.md", "text/plain", "Serial(\n    stem=Conv(8),\n"),
+    ],
+)
+def test_pages_run_as_notebooks(page, kind, word, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = outputs(page, tmp_path)
+    assert word in "".join(found[kind]), found[kind]
+    assert page != "how-to/look.md" or {"image/svg+xml", "image/png"} <= set(found)
+
+
+def test_a_notebook_is_the_page():
+    text = "# A\n\nSee [b](b.md#c), [d](https://d.e).\n\n![f](g.svg)\n\n```python\nx = 1\n```\n```text\nno\n```\n"
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebooks.notebook(text)["cells"]]
+    assert cells[0] == ("markdown", "# A\n\nSee b, [d](https://d.e).")
+    assert cells[1:] == [("code", "x = 1"), ("markdown", "```text\nno\n```")]
+    assert {"tutorial/aim.md", "how-to/look.md"} <= set(notebooks.pages())
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,6 +1,7 @@
 """What a network is made of, in numbers known by hand, and one gradient beside jax.grad by name."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracle import draw
+from rich.pretty import pretty_repr
 
 import jbp
+import jbp.catalogue
 import verify
 from jbp import Frozen, Parallel, Remat, Repeat, Residual, Serial
 from jbp.cases import f
@@ -150,6 +153,20 @@ def test_pictures_are_saved_and_shown_in_notebooks(tmp_path):
     found.save(tmp_path / "net.svg")
     assert (tmp_path / "net.svg").read_text() == found.svg == found._repr_svg_()
     assert "Lengths(LSTM(2))" in found.svg
+
+
+NAMES = jbp.catalogue.NAMES
+
+
+def test_rich_and_notebooks_lay_a_network_out_and_it_stays_the_program():
+    net = Serial(stem=Dense(16), body=Serial(Dense(16), Tanh(), jbp.layers.Pad(((1, 0),))), head=Dense(3, bias=False))
+    shown = []
+    net._repr_pretty_(SimpleNamespace(max_width=60, text=shown.append), False)
+    each = ["stem=Dense(16)", "body=Serial(Dense(16), Tanh(), Pad(((1, 0),)))", "head=Dense(3, bias=False)"]
+    assert shown == [f"Serial(\n    {f',{chr(10)}    '.join(each)}\n)"]
+    for case in (*jbp.catalogue.LAYERS, *jbp.catalogue.LOSSES, *jbp.catalogue.ESTIMATORS):
+        assert eval(pretty_repr(case.layer, max_width=40), dict(NAMES)) == case.layer
+        assert eval(repr(case.layer), dict(NAMES)) == case.layer
 
 
 def test_the_share_of_the_time_of_each_layer():

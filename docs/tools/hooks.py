@@ -3,6 +3,7 @@
 Nothing that the browser fetches may come from elsewhere, which is looked for in every page.
 """
 
+import os.path
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from docs.tools import generated, recorded  # noqa: E402
+from docs.tools import generated, notebooks, recorded  # noqa: E402
 from docs.tools.mathml import MathML  # noqa: E402
 
 SVG = re.compile(r'<p><img alt="([^"]*)" src="(?:[^"]*/)?figures/([\w-]+\.svg)" ?/?></p>')
@@ -44,11 +45,16 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for name, path in PICTURES.items():
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(ROOT / path)))
+    for page, name in notebooks.pages().items():
+        files.append(File.generated(config, f"notebooks/{name}", content=notebooks.made(page)))
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     made = generated.MADE | recorded.MADE
+    if name := notebooks.pages().get(page.file.src_uri):
+        link = os.path.relpath(f"notebooks/{name}", os.path.dirname(page.file.src_uri))
+        markdown = re.sub(r"^(# .*)$", rf"\1\n\n[as a notebook]({link}){{ .notebook download }}", markdown, count=1)
     return re.sub(r"<!-- made: (\w+) -->", lambda m: made[m[1]](), markdown)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from jbp.errors import LayerError, show
+from jbp.fields import Verbatim
 from jbp.layer import Layer
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Lambda(Layer):
     """y = f(x), or f(params, x) if `start(key, x)` makes parameters: a function of anybody's, and jax.vjp of it.
 
@@ -32,9 +33,8 @@ class Lambda(Layer):
         if not callable(self.f):
             raise LayerError(type(self), f"got f={show(self.f)}; expected a function. Write Lambda(jnp.sin), say.")
 
-    def __repr__(self):
-        names = [_name(f) for f in (self.f, self.start) if f is not None]
-        return f"Lambda({', '.join(names)})"
+    def _arguments(self):
+        return (("", Verbatim(_name(f))) for f in (self.f, self.start) if f is not None)
 
     def init(self, key, x, /):
         return () if self.start is None else self.start(key, x)

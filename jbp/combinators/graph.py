@@ -100,15 +100,12 @@ class Graph(InTurn):
     def _several(self) -> tuple[str, ...]:
         return (self.outputs,) if isinstance(self.outputs, str) else self.outputs
 
-    def __repr__(self):
-        words = []
+    def _arguments(self):
         for name, layer, source in zip(self.names, self.layers, self.sources, strict=True):
-            read = [repr(dict(source))] if isinstance(source[0], tuple) else map(repr, source)
-            words.append(f"{name}=({', '.join((repr(layer), *read))})")
+            yield name, (layer, *([dict(source)] if isinstance(source[0], tuple) else source))
         unread = self._unread()
         if self.outputs != (unread[0] if len(unread) == 1 else unread):
-            words.append(f"outputs={self.outputs!r}")
-        return f"Graph({', '.join(words)})"
+            yield "outputs", self.outputs
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):

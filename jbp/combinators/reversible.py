@@ -53,9 +53,10 @@ class Reversible(Layer):
         if not self.layers:
             raise LayerError(self, "got no layers; expected one or more. Try Reversible(f, g).")
 
-    def __repr__(self):
-        times = () if self.times is None else (f"times={self.times}",)
-        return f"Reversible({', '.join((*map(repr, self.layers), *times))})"
+    def _arguments(self):
+        yield from (("", layer) for layer in self.layers)
+        if self.times is not None:
+            yield "times", self.times
 
     @property
     def scans(self) -> bool:

@@ -57,10 +57,9 @@ class Total(Several):
                 "Write Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3)).",
             )
 
-    def __repr__(self):
-        each = zip(self.names, self.layers, self.weights, strict=True)
-        words = [f"{name}={loss!r}" if w == 1 else f"{name}=({loss!r}, {w!r})" for name, loss, w in each]
-        return f"Total({', '.join(words)})"
+    def _arguments(self):
+        for name, loss, weight in zip(self.names, self.layers, self.weights, strict=True):
+            yield name, loss if weight == 1 else (loss, weight)
 
     def __getitem__(self, key: Any) -> Layer:
         if isinstance(key, slice):

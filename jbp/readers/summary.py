@@ -63,7 +63,7 @@ class Summary:
         from rich.console import Console  # here, for it takes its time
 
         text = StringIO()
-        Console(file=text, width=120).print(self)
+        Console(file=text, width=120, force_jupyter=False).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     __repr__ = __str__

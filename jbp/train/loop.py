@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -136,8 +137,9 @@ def fit(
         say(f"step {row['step']:.0f}, {_said(row)}")
         return keep is not None and keep.has_seen(row, training.state)
 
-    if console is None and jax.process_index() > 0:
-        console = Console(quiet=True)
+    if console is None:
+        widgets = find_spec("ipywidgets")  # without them a notebook is given lines, as a file is
+        console = Console(quiet=jax.process_index() > 0, force_jupyter=None if widgets else False)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -267,8 +267,8 @@ class Select(Layer):
         if not self.keys or len(set(self.keys)) != len(self.keys):
             raise LayerError(self, f"got the keys {self.keys}; expected one or more. To have one twice add a FanOut.")
 
-    def __repr__(self):
-        return f"Select({', '.join(map(repr, self.keys))})"
+    def _arguments(self):
+        return (("", key) for key in self.keys)
 
     def forward(self, params, x, /):
         there = x if isinstance(x, dict) else range(len(x)) if isinstance(x, tuple | list) else ()
