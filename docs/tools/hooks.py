@@ -54,7 +54,13 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     made = generated.MADE | recorded.MADE
     if name := notebooks.pages().get(page.file.src_uri):
         link = os.path.relpath(f"notebooks/{name}", os.path.dirname(page.file.src_uri))
-        markdown = re.sub(r"^(# .*)$", rf"\1\n\n[as a notebook]({link}){{ .notebook download }}", markdown, count=1)
+        markdown = re.sub(
+            r"^(# .*)$",
+            rf"\1\n\n[as a notebook]({link}){{ .notebook download }}",
+            markdown,
+            count=1,
+            flags=re.MULTILINE,
+        )
     return re.sub(r"<!-- made: (\w+) -->", lambda m: made[m[1]](), markdown)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -35,7 +35,7 @@ class InfoNCE(Loss):
 
     temperature: Positive = 0.1
     symmetric: bool = False
-    couples: ClassVar = "it holds each example against the others"
+    couples: ClassVar[Any] = "it holds each example against the others"
 
     def _scores(self, u, v, *mask):
         s = jnp.einsum("...id,...jd->...ij", u, v, preferred_element_type=wide_dtype(u.dtype)) / self.temperature
@@ -255,7 +255,7 @@ class SigmoidContrastive(Loss):
     Array(0.693, dtype=float32)
     """
 
-    couples: ClassVar = "it holds each example against the others"
+    couples: ClassVar[Any] = "it holds each example against the others"
 
     def _check(self, x):
         u, v = alike(self, x)

@@ -215,7 +215,7 @@ class Sum(_Around):
     """
 
     loss: Loss
-    couples: ClassVar = "it adds up the terms of one part"
+    couples: ClassVar[Any] = "it adds up the terms of one part"
 
     def terms(self, params, x, /):
         with at(self, ".loss"):

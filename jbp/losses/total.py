@@ -38,7 +38,7 @@ class Total(Several):
     """
 
     weights: tuple[float, ...]
-    couples: ClassVar = "each of its losses counts by itself"
+    couples: ClassVar[Any] = "each of its losses counts by itself"
 
     def __init__(self, *, layers: Any = (), names: Any = (), weights: Any = (), **losses: Any):
         pairs = [loss if isinstance(loss, tuple | list) else (loss, 1.0) for loss in losses.values()]

@@ -119,7 +119,7 @@ class BatchNorm(Running):
     unbiased: bool = False
     running: bool = True
     over: tuple[str, ...] = ()
-    couples: ClassVar = "it takes the statistics of the batch"
+    couples: ClassVar[Any] = "it takes the statistics of the batch"
 
     def _checked(self, x):
         return floats(self, x, "(batch, ..., features)", least=2)

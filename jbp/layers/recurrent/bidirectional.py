@@ -34,7 +34,7 @@ class Bidirectional(OverTime):
     """
 
     layer: Layer
-    both_ways: ClassVar = True
+    both_ways: ClassVar[bool] = True
 
     @property
     def return_state(self):  # pyright: ignore[reportIncompatibleVariableOverride]

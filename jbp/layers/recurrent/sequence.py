@@ -185,7 +185,7 @@ class Steps(Layer):
 
     features: int
     bias: bool
-    looks_back: ClassVar = True  # whether the backward pass needs the state before a step
+    looks_back: ClassVar[bool] = True  # whether the backward pass needs the state before a step
 
     def _shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         raise NotImplementedError
