@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import jbp
-from jbp import layers, losses
+from jbp import credit, layers, losses
 from jbp.cases import ANY, Case, f, i
 from jbp.layer import Estimator, Layer
 from jbp.readers import per_example_squared_norms
@@ -167,12 +167,13 @@ LOSSES = (
     *losses.CASES,
     Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(_headed(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    *credit.LOSSES,
 )
 
 
-ESTIMATORS = tuple(case for case in layers.CASES if isinstance(case.layer, Estimator))
+ESTIMATORS = (*(case for case in layers.CASES if isinstance(case.layer, Estimator)), *credit.CASES)
 
-NAMES = {name: vars(home)[name] for home in (layers, losses, jbp) for name in home.__all__}  # what a repr needs
+NAMES = {name: vars(home)[name] for home in (layers, losses, credit, jbp) for name in home.__all__}  # what a repr needs
 
 
 def catalogue() -> Catalogue:

@@ -22,6 +22,8 @@ import jbp.readers
 import jbp.train
 import jbp.weights
 from jbp.combinators.sequence import InTurn
+from jbp.credit.feedback import Carried
+from jbp.credit.rule import Blocks, Rule
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated
@@ -242,7 +244,7 @@ def test_the_protocol_fits_on_a_page():
 def public_layers():
     """Every layer class that a module of layers, losses or combinators makes under a public name."""
     found = set()
-    packages = jbp.layers, jbp.losses, jbp.combinators
+    packages = jbp.layers, jbp.losses, jbp.combinators, jbp.credit
     for name in [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]:
         for cls in vars(importlib.import_module(name)).values():
             if inspect.isclass(cls) and issubclass(cls, Layer) and cls.__module__ == name and cls.__name__[0] != "_":
@@ -273,6 +275,9 @@ UNLISTED = {
     Pointwise: "what losses of one element at a time have in common",
     Classes: "what losses of labels have in common",
     Signed: "what losses of targets 1 and -1 have in common",
+    Rule: "what rules of credit have in common",
+    Blocks: "what rules for layers in a row have in common",
+    Carried: "what rules with feedback weights have in common",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",
 }
 

@@ -1,30 +1,53 @@
-"""Feedback alignment: the error goes down through fixed random weights, and the network learns to make them right."""
+"""Feedback weights: the error goes down through other weights than those that the input goes up through.
+
+Weight for weight, in any network: f's own backward pass with B in W's place, and f's own gradient of what arrives.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jbp.compose import Wrapper
-from jbp.errors import LayerError, TreeError, at, show
-from jbp.layer import Estimator, Layer, map_children
+from jbp.cases import Case, f
+from jbp.credit.rule import Rule, each, mapped
+from jbp.errors import LayerError, at
+from jbp.fields import NonNegative, Range
+from jbp.layer import Layer
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
-from jbp.params import Buffer
-from jbp.sweep import must_be_layer
+from jbp.layers.recurrent.lstm import LSTM
+from jbp.numerics import wide
+from jbp.params import Buffer, trainable
+
+
+class Carried(Rule):
+    """dx = the error that f(B, x) would return.      dθ = f's own gradient of the error that arrives."""
+
+    layer: Layer
+
+    def _sent(self, params: Any) -> Any:
+        """B: what stands for f's parameters in the backward pass."""
+        raise NotImplementedError(f"{type(self).__name__} has no _sent")
+
+    def backward(self, params, residuals, dy, /):
+        sent = self._sent(params)
+        with at(self):
+            return self.layer.backward(sent, residuals, dy)
 
 
 @dataclass(frozen=True)
-class FeedbackAlignment(Wrapper, Estimator):
+class FeedbackAlignment(Carried):
     """y = f(θ, x).      dx = the error that f(B, x) would return, B fixed and random      dθ = f's own, of dy
 
-    Another `backward`, the same `gradient`: for Dense dx = dy Bᵀ, dW = xᵀ dy. Keeps what f keeps. Parameters:
-    {"layer": θ, "feedback": Buffer(B)}, B drawn as θ is, with another key. f is Dense, Conv, or any layer whose
-    gradient is bilinear in residuals and dy. (Lillicrap et al., *Random Synaptic Feedback Weights Support Error
-    Backpropagation for Deep Learning*, 2016.) Raises LayerError for parameters of another form.
+    Another `backward`, the same `gradient`: for Dense dx = dy Bᵀ, dW = xᵀ dy. In an LSTM the error goes back through
+    time by B too. Keeps what f keeps. Parameters: {"layer": θ, "feedback": Buffer(B)}, B drawn as θ is, with another
+    key. f is any layer whose gradient is bilinear in residuals and delta, and whose residuals have all but the weights
+    that its backward pass needs: affine maps, convolutions, recurrent layers. (Lillicrap et al., *Random Synaptic
+    Feedback Weights Support Error Backpropagation for Deep Learning*, 2016.) Raises LayerError for parameters of
+    another form.
 
-    >>> net, x = jbp.credit.FeedbackAlignment(Dense(3)), jnp.ones((2, 5))
+    >>> net, x = FeedbackAlignment(Dense(3)), jnp.ones((2, 5))
     >>> params = net.init(jax.random.key(0), x)
     >>> net(params, x).shape
     (2, 3)
@@ -37,90 +60,199 @@ class FeedbackAlignment(Wrapper, Estimator):
         with at(self):
             return {"layer": self.layer.init(forward, x), "feedback": Buffer(self.layer.init(feedback, x))}
 
-    def _own(self, params):
-        if not _is_pair(params):
-            raise LayerError(
-                self,
-                f"got parameters {show(params)}; expected {{'layer': ..., 'feedback': Buffer(...)}}. "
-                "Make them with net.init(key, x) of the network that `feedback_alignment` gave.",
-            )
-        return params["layer"]
+    def _sent(self, params):
+        return self._own(params)[1].value
 
-    def _inner(self, params):
-        return self._own(params)
 
-    def backward(self, params, residuals, dy, /):
+@dataclass(frozen=True)
+class SignSymmetry(Carried):
+    """y = f(θ, x).      dx = the error that f(B, x) would return, B = s |R| sign θ      dθ = f's own, of dy
+
+    The feedback has the signs of the weights and other sizes; s is the root of the mean of W² over each array, so that
+    B is as long as W. `magnitude` says what |R| is: "uniform" 1 (uSF: where all of a layer's weights are of one size it
+    is backpropagation), "batch" half-normal, drawn again in each step (brSF), "fixed" drawn once (frSF). A sign is that
+    of the weight as it is now. Keeps what f keeps. Parameters: {"layer": θ, "feedback": Buffer(key)}, a key that
+    `advance` splits for "batch". f as in FeedbackAlignment. (Liao, Leibo & Poggio, *How Important Is Weight Symmetry in
+    Backpropagation?*, 2016; Moskovitz, Litwin-Kumar & Abbott, *Feedback Alignment in Deep Convolutional Networks*,
+    2018, whose sizes are not those of W as it is now but of its start.)
+
+    >>> net, x = SignSymmetry(Dense(2, bias=False)), jnp.ones((1, 2))
+    >>> params = {"layer": {"w": jnp.array([[1.0, -7.0], [5.0, 5.0]])}, "feedback": jbp.Buffer(jax.random.key(0))}
+    >>> jax.grad(lambda x: net(params, x)[0, 1])(x)
+    Array([[-5.,  5.]], dtype=float32)
+    """
+
+    layer: Layer
+    magnitude: Literal["uniform", "batch", "fixed"] = "uniform"
+
+    @property
+    def advances(self) -> bool:
+        return self.magnitude == "batch"
+
+    def init(self, key, x, /):
+        forward, feedback = jax.random.split(key)
         with at(self):
-            return self.layer.backward(params["feedback"].value, residuals, dy)
+            return {"layer": self.layer.init(forward, x), "feedback": Buffer(feedback)}
 
-    def _whole(self, grads):
-        return {"layer": grads, "feedback": None}
+    def _sent(self, params):
+        own, key = self._own(params)
 
-    def pull(self, params, residuals, dy, /):
-        return Layer.pull(self, params, residuals, dy)  # W is of dy, and not of the error that B has made
+        def sized(i, w):
+            size = jnp.sqrt(jnp.square(wide(w)).sum() / max(w.size, 1)).astype(w.dtype)
+            if self.magnitude == "uniform":
+                return size * jnp.sign(w)
+            return size * jnp.abs(jax.random.normal(jax.random.fold_in(key.value, i), w.shape, w.dtype)) * jnp.sign(w)
+
+        return mapped(sized, own)
 
     def advance(self, params, residuals, /):
-        return params | {"layer": super().advance(params, residuals)}
+        params = super().advance(params, residuals)
+        if not self.advances:
+            return params
+        return params | {"feedback": Buffer(jax.random.split(params["feedback"].value, 1)[0])}
 
 
-def _is_pair(params: Any) -> bool:
-    return isinstance(params, dict) and set(params) == {"layer", "feedback"} and isinstance(params["feedback"], Buffer)
+@dataclass(frozen=True)
+class KolenPollack(Carried):
+    """y = f(θ, x).      dx = the error that f(B, x) would return      dθ = g + λ θ      dB = g + λ B
+
+    g is f's own gradient, of dy: weights and feedback learn the same and forget at the rate λ, the `decay`. So by
+    gradient descent of rate η, with momentum too, B − W falls as (1 − η λ)ⁿ, and what goes down becomes
+    backpropagation. With decay=0 leave it to the optimizer (`optax.adamw`), whose steps for W and B are then the same.
+    Biases do not decay. Keeps what f keeps; delta is (f's delta, θ and B). Parameters: {"layer": θ, "feedback": B}, B
+    drawn as θ is, with another key, and trained. f as in FeedbackAlignment. (Kolen & Pollack, *Backpropagation without
+    Weight Transport*, 1994; Akrout et al., *Deep Learning without Weight Transport*, 2019, §4.)
+
+    >>> net, x = KolenPollack(Dense(3), decay=0.0), jnp.ones((2, 5))
+    >>> grads = jax.grad(lambda params: net(params, x).sum())(net.init(jax.random.key(0), x))
+    >>> bool((grads["feedback"]["w"] == grads["layer"]["w"]).all())
+    True
+    """
+
+    layer: Layer
+    decay: NonNegative = 1e-2
+
+    def init(self, key, x, /):
+        forward, feedback = jax.random.split(key)
+        with at(self):
+            return {"layer": self.layer.init(forward, x), "feedback": trainable(self.layer.init(feedback, x))}
+
+    def _sent(self, params):
+        return self._own(params)[1]
+
+    def backward(self, params, residuals, dy, /):
+        dx, delta = super().backward(params, residuals, dy)
+        return dx, (delta, trainable(params) if self.decay else ())
+
+    def gradient(self, residuals, delta, /):
+        delta, now = delta
+        with at(self):
+            g = self.layer.gradient(residuals, delta)
+        both = {"layer": g, "feedback": g}
+        if not self.decay:
+            return both
+        return jax.tree.map(lambda g, w: g + self.decay * w.astype(g.dtype) if w.ndim > 1 else g, both, now)
 
 
-def feedback_alignment(net: Layer) -> Layer:
-    """The network with every Dense and every Conv in a FeedbackAlignment.
+@dataclass(frozen=True)
+class WeightMirror(Carried):
+    """y = f(θ, x).      dx = the error that f(B, x) would return      dθ = f's own, of dy
 
-    >>> jbp.credit.feedback_alignment(Serial(Dense(8), Tanh(), Dense(1)))
+        B ← B + r (E ξᵀ f(ξ) − B), in each step, with noise ξ in the place of x
+
+    What noise does to f tells its weights: E ξᵀ ξ W = W. The mean is taken over as many rows as x has, and over the
+    places of a convolution; f's bias is left out. `rate` is r. So B follows W, late and with an error that r makes
+    small. Keeps x. Parameters: {"layer": θ, "feedback": Buffer({"weights": B, "key": key})}, moved on by `advance`,
+    which computes f and its gradient once more. f is a Dense or a Conv. (Akrout et al., *Deep Learning without Weight
+    Transport*, 2019, §3: there in phases of their own.) Raises LayerError for another f.
+
+    >>> net, x = WeightMirror(Dense(3)), jnp.ones((100, 5))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> for _ in range(50):
+    ...     params = net.advance(params, net.forward(params, x)[1])
+    >>> bool(angle(params["feedback"].value["weights"]["w"], params["layer"]["w"]) < 10)
+    True
+    """
+
+    layer: Layer
+    rate: Annotated[float, Range(0, 1, open="low")] = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.layer, Dense | Conv):
+            raise LayerError(
+                self, f"got {self.layer!r}; expected a Dense or a Conv. Write FeedbackAlignment(...) around others."
+            )
+
+    @property
+    def advances(self) -> bool:
+        return True
+
+    def init(self, key, x, /):
+        forward, feedback, noise = jax.random.split(key, 3)
+        with at(self):
+            weights = self.layer.init(feedback, x)
+            return {"layer": self.layer.init(forward, x), "feedback": Buffer({"weights": weights, "key": noise})}
+
+    def _sent(self, params):
+        return self._own(params)[1].value["weights"]
+
+    def advance(self, params, residuals, /):
+        x, (own, feedback) = residuals, self._own(params)  # Dense and Conv keep x
+        now, key = jax.random.split(feedback.value["key"])
+        unbiased = own | {"b": jnp.zeros_like(own["b"])} if "b" in own else own
+        y, kept = self.layer.forward(unbiased, jax.random.normal(now, x.shape, own["w"].dtype))
+        found = self.layer.gradient(kept, y)
+        counts = self.layer.gradient(jnp.ones_like(kept), jnp.ones_like(y))  # of the products in each sum
+        weights = jax.tree.map(
+            lambda b, g, n: b + self.rate * (g / jnp.maximum(n, 1) - b), feedback.value["weights"], found, counts
+        )
+        return params | {"feedback": Buffer({"weights": weights, "key": key})}
+
+
+def feedback_alignment(net: Layer) -> Any:
+    """The network with a FeedbackAlignment around every affine map, convolution and recurrent layer.
+
+    >>> feedback_alignment(Serial(Dense(8), Tanh(), Dense(1)))
     Serial(FeedbackAlignment(Dense(8)), Tanh(), FeedbackAlignment(Dense(1)))
     """
-    must_be_layer("net", net)
-    if isinstance(net, Dense | Conv):
-        return FeedbackAlignment(net)
-    return map_children(lambda _, child: feedback_alignment(child), net)
+    return each(FeedbackAlignment, net)
 
 
-def transported(params: Any) -> Any:
-    """The parameters with every feedback weight set to the weight that it stands for.
+def sign_symmetry(net: Layer, magnitude: Literal["uniform", "batch", "fixed"] = "uniform") -> Any:
+    """The network with a SignSymmetry around every affine map, convolution and recurrent layer.
 
-    With these the same network's backward pass is backpropagation: what `angle` is measured against.
-
-    >>> net, x = jbp.credit.FeedbackAlignment(Dense(3)), jnp.ones((2, 5))
-    >>> params = jbp.credit.transported(net.init(jax.random.key(0), x))
-    >>> jax.tree.map(jnp.shape, params)
-    {'feedback': Buffer(value={'b': (3,), 'w': (5, 3)}), 'layer': {'b': (3,), 'w': (5, 3)}}
+    >>> sign_symmetry(Serial(Conv(8), ReLU(), Flatten(), Dense(1)), "fixed")
+    Serial(SignSymmetry(Conv(8), magnitude='fixed'), ReLU(), Flatten(), SignSymmetry(Dense(1), magnitude='fixed'))
     """
-
-    def pair(p):
-        return {"layer": p["layer"], "feedback": Buffer(p["layer"])} if _is_pair(p) else p
-
-    return jax.tree.map(pair, params, is_leaf=_is_pair)
+    return each(lambda layer: SignSymmetry(layer, magnitude), net)
 
 
-def angle(a: Any, b: Any) -> Any:
-    """The angle in degrees, 0 to 180, between two gradient trees of one structure; NaN if one of them is zero.
+def kolen_pollack(net: Layer, decay: float = 1e-2) -> Any:
+    """The network with a KolenPollack around every affine map, convolution and recurrent layer.
 
-    Raises TreeError for trees that differ in structure or shapes, or hold nothing.
-
-    >>> jbp.credit.angle({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])})
-    Array(45., dtype=float32)
+    >>> kolen_pollack(Serial(LSTM(8), Dense(1)))
+    Serial(KolenPollack(LSTM(8)), KolenPollack(Dense(1)))
     """
-    one, other = ([getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
-    if jax.tree.structure(a) != jax.tree.structure(b) or one != other or not one or None in one:
-        raise TreeError(
-            f"angle: got {show(a)} and {show(b)}; expected arrays in one structure and shapes. "
-            "Pass two gradients of one network."
-        )
+    return each(lambda layer: KolenPollack(layer, decay), net)
 
-    def length(tree):
-        squares = [jnp.square(u).sum() for u in jax.tree.leaves(tree)]
-        return jnp.sqrt(sum(squares[1:], squares[0]))
 
-    def unit(tree):
-        n = length(tree)
-        return jax.tree.map(lambda u: u / n, tree)
+def weight_mirror(net: Layer, rate: float = 0.1) -> Any:
+    """The network with a WeightMirror around every Dense and every Conv.
 
-    # 2 atan2(|a − b|, |a + b|) of the unit vectors: exact for small angles, where arccos is not
-    # (Kahan, *How Futile are Mindless Assessments of Roundoff in Floating-Point Computation?*, 2006).
-    a, b = unit(a), unit(b)
-    apart, together = (length(jax.tree.map(f, a, b)) for f in (jnp.subtract, jnp.add))
-    return jnp.rad2deg(2 * jnp.arctan2(apart, together))
+    >>> weight_mirror(Serial(Dense(8), Tanh(), Dense(1)))
+    Serial(WeightMirror(Dense(8)), Tanh(), WeightMirror(Dense(1)))
+    """
+    return each(lambda layer: WeightMirror(layer, rate), net, (Dense, Conv))
+
+
+CASES = (
+    *(Case(FeedbackAlignment(layer), x) for layer, x in ((Dense(3), f(3, 5)), (Conv(3), f(2, 5, 3, 2)))),
+    Case(FeedbackAlignment(LSTM(3)), f(2, 5, 3)),
+    *(Case(SignSymmetry(Dense(3), m), f(3, 5)) for m in ("uniform", "batch", "fixed")),
+    Case(SignSymmetry(Conv(4, (2, 3), groups=2), "batch"), f(2, 5, 3, 2)),
+    Case(KolenPollack(Dense(3)), f(3, 5)),
+    Case(KolenPollack(LSTM(2), 0.0), f(2, 5, 3)),
+    Case(WeightMirror(Dense(3)), f(3, 5)),
+    Case(WeightMirror(Conv(4, (2, 3), stride=2, groups=2), 0.3), f(2, 5, 3, 2)),
+)
