@@ -34,7 +34,8 @@ class EvolutionStrategy(Rule):
     2017; in pairs: Brockhoff et al., *Mirrored Sampling and Sequential Selection for Evolution Strategies*, 2010.)
 
     >>> net, x = EvolutionStrategy(Dense(1), pairs=1000), jnp.ones((1, 2))
-    >>> grads = jax.grad(lambda params: net(params, x).sum())(net.init(jax.random.key(0), x))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> _, grads = net.pull(params, net.forward(params, x)[1], jnp.ones((1, 1)))
     >>> bool(abs(grads["layer"]["w"] - 1).max() < 0.2)
     True
     """
