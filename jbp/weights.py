@@ -351,6 +351,11 @@ def _flipped_kernel(layer, shape, a):
     return np.flip(a, tuple(range(a.ndim - 2)))
 
 
+def _depthwise_kernel(layer, shape, a):
+    """Keras's depthwise (kernel..., i, m) as (kernel..., 1, i m), each channel a group."""
+    return a.reshape(shape) if layer.groups == a.shape[-2] else a
+
+
 def _third(k, turn=False):
     """The k-th of three parts: PyTorch has the projections of queries, keys and values in one."""
 
@@ -493,7 +498,7 @@ LINEN = {
 
 KERAS = {
     layers.Dense: {"w": _one("kernel"), "b": _one("bias")},
-    layers.Conv: {"w": _one("kernel"), "b": _one("bias")},
+    layers.Conv: {"w": _one("kernel", _depthwise_kernel), "b": _one("bias")},
     layers.ConvTranspose: {"w": _one("kernel", lambda layer, shape, a: np.swapaxes(a, -1, -2)), "b": _one("bias")},
     **_for(_EMBEDDINGS, e=[*_one("embeddings"), *_one("kernel", _turned)]),
     layers.Positions: {"p": [*_one("embeddings"), *_one("", _as)]},

@@ -1,6 +1,4 @@
 """A layer as a module of Haiku."""
-# Without Haiku pyright takes this file for it.
-# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
 from typing import Any
 
