@@ -18,7 +18,7 @@ import jbp
 from jbp import credit, layers, losses
 from jbp.cases import ANY, Case, f, i
 from jbp.layer import Estimator, Layer
-from jbp.readers import per_example_squared_norms
+from jbp.readers.per_example import swept
 from jbp.train import inside, start, step
 
 
@@ -182,30 +182,29 @@ def catalogue() -> Catalogue:
     return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, NAMES, ESTIMATORS, function, FURTHER)
 
 
-def _norms(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
-    """The norms of the examples' gradients, out of one sweep, and of the gradient of each by itself.
+def _examples(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
+    """Norms and a weighted sum of the examples' gradients, out of one sweep, and of the gradient of each by itself.
 
     What draws random numbers draws others for one example: the network is asked as it is in evaluation.
     """
     net, leaves = layer.evaluation(), jax.tree.leaves((x, dy))
     if not leaves[0].ndim or len({v.shape[:1] for v in leaves}) > 1:
         return None
-
-    def sweep(x, dy):
-        _, residuals = net.forward(params, x)
-        return residuals, net.backward(params, residuals, dy)[1]
-
+    b = leaves[0].shape[0]
+    weights = jnp.linspace(-1, 2, b, dtype=leaves[0].dtype if jnp.issubdtype(leaves[0].dtype, jnp.floating) else None)
     try:
-        norms = per_example_squared_norms(net, *sweep(x, dy))
-    except jbp.LayerError:  # no rule, as for what mixes the examples
+        found = swept(net, params, x, lambda y: (jnp.zeros(b), dy))
+    except jbp.LayerError:  # of what mixes the examples
         return None
 
     def alone(x, dy):
-        residuals, delta = sweep(*jax.tree.map(lambda v: v[None], (x, dy)))
-        return sum((jnp.square(g).sum() for g in jax.tree.leaves(net.gradient(residuals, delta))), jnp.zeros(()))
+        x, dy = jax.tree.map(lambda v: v[None], (x, dy))
+        return net.pull(params, net.forward(params, x)[1], dy)[1]
 
     each = jax.vmap(alone)(x, dy)
-    return jnp.broadcast_to(norms, each.shape), each  # without parameters there is one zero
+    squares = [jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each)]
+    total = jax.tree.map(lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1), each)
+    return (found.norms**2, found.weighted(weights)), (sum(squares, jnp.zeros(b)), total)
 
 
 def _inside(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
@@ -225,7 +224,7 @@ def _inside(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | Non
     return found[0], found[1]
 
 
-FURTHER = {"per-example norms": _norms, "clipping and the optimizer inside of the sweep": _inside}
+FURTHER = {"per-example norms and sums": _examples, "clipping and the optimizer inside of the sweep": _inside}
 
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:

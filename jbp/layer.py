@@ -29,6 +29,7 @@ class Layer:
     scans = False  # it runs the layers inside in one compiled loop
     sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place
     couples: Any = ""  # why examples in a batch are not each by itself: for who takes a batch in parts
+    singly: Any = False  # what it couples is what it says of the batch: of each example by itself it makes the same
     both_ways = False  # its output at a time depends on what comes later
 
     def init(self, key: Any, x: Tree, /) -> Tree:

@@ -1,7 +1,8 @@
 """One forward and one reverse sweep over a network and its loss."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,17 @@ class Aux(NamedTuple):
 
     output: Any
     params: Any
+
+
+class Sweep(Protocol):
+    """Another way to a gradient, as `step` and `fit` take it: a frozen value, `sweep=Private(...)`.
+
+    `step` is the number of steps taken, from which random numbers can be drawn.
+    """
+
+    def value_and_grad(self, net: Layer, loss: Layer, /) -> Callable[..., Any]:
+        """f(params, x, *targets, step) -> ((loss, Aux(output, params)), gradient)."""
+        ...
 
 
 def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[..., Any]:
@@ -51,16 +63,42 @@ def value_and_grad(net: Layer, loss: Layer, has_aux: bool = False) -> Callable[.
 
     def swept(params, x, *target):
         output, residuals = net.forward(params, x)
-        value, kept = loss.forward((), (output, *target))
-        must_be_scalar(loss, value)
-        (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
-        check_cotangent(loss, output, dy)
+        value, dy = lost(loss, output, *target)
         _, grads = net.pull(params, residuals, dy)
         if not has_aux:
             return value, grads
         return (value, Aux(output, net.advance(params, residuals))), grads
 
     return swept
+
+
+def deltas(net: Layer, loss: Layer) -> Callable[..., Any]:
+    """f(params, x, target) -> (value, residuals, delta): a sweep that stops before the gradients (B without W).
+
+    >>> net, x = Serial(Dense(4), Tanh(), Dense(1)), jnp.ones((3, 2))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> value, residuals, delta = jbp.readers.deltas(net, MeanSquaredError())(params, x, jnp.zeros((3, 1)))
+    >>> jax.tree.map(jnp.shape, delta)
+    ((3, 4), (), (3, 1))
+    """
+    must_be_layer("net", net)
+    must_be_layer("loss", loss)
+
+    def f(params, x, *target):
+        output, residuals = net.forward(params, x)
+        value, dy = lost(loss, output, *target)
+        return value, residuals, net.backward(params, residuals, dy)[1]
+
+    return f
+
+
+def lost(loss: Layer, output: Any, *target: Any) -> tuple[Any, Any]:
+    """(the loss, what it sends down for the output), after a check of both."""
+    value, kept = loss.forward((), (output, *target))
+    must_be_scalar(loss, value)
+    (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
+    check_cotangent(loss, output, dy)
+    return value, dy
 
 
 def must_be_layer(name: str, layer: Any) -> None:
@@ -101,6 +139,17 @@ def children(net: Layer) -> list[tuple[str, Layer]]:
     found = []
     map_children(lambda label, child: found.append((label, child)) or child, net)
     return found
+
+
+def inside(value: Any) -> Iterator[Layer]:
+    """A layer and all layers in its fields."""
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from inside(each)
+    if isinstance(value, Layer):
+        yield value
+        for f in fields(value) if is_dataclass(value) else ():
+            yield from inside(getattr(value, f.name))
 
 
 def initialize(net: Layer, key: Any, x: Any) -> Any:

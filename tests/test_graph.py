@@ -25,7 +25,7 @@ from jbp.layers import (
 )
 from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy, Total, Weighted
 from jbp.programs import read
-from jbp.readers import deltas, per_example_squared_norms
+from jbp.readers import per_example
 from jbp.train import fit, inside, start
 
 HEADS = Graph(
@@ -108,10 +108,9 @@ def test_parts_are_frozen_summed_up_and_measured_as_in_any_network():
     assert grads["trained"]["seen"] == {"w": None, "b": None}
     rows = [(row.path, row.output) for row in jbp.summary(HEADS, X).rows]
     assert rows[2:4] == [("Graph.both", "float64[5, 6]"), ("Graph.kind", "float64[5, 3]")]
-    _, residuals, delta = deltas(HEADS, LOSS)(params, X, TARGET)
-    norms = per_example_squared_norms(HEADS, residuals, delta)
+    norms = per_example(HEADS, LOSS)(params, X, TARGET).norms
     _, grads = value_and_grad(HEADS, LOSS)(params, *jax.tree.map(lambda a: a[:1], (X, TARGET)))
-    np.testing.assert_allclose(25 * norms[0], sum((g**2).sum() for g in jax.tree.leaves(grads)), rtol=1e-10)
+    np.testing.assert_allclose(norms[0] ** 2, sum((g**2).sum() for g in jax.tree.leaves(grads)), rtol=1e-10)
 
 
 def test_it_trains_with_the_optimizer_after_and_inside_of_the_sweep():

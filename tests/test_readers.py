@@ -1,5 +1,6 @@
-"""Per-example gradient norms against the norms of the gradients that vmap(jax.grad) makes."""
+"""What is told of each example, against the gradients that vmap(jax.grad) makes of the definition."""
 
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -10,16 +11,20 @@ import pytest
 import jbp
 from jbp import (
     Frozen,
+    Graph,
     Layer,
     LayerError,
+    LowRankAdapter,
     Parallel,
     Passing,
     Remat,
     Repeat,
     Residual,
+    Reversible,
     Serial,
     Sublayer,
     Tied,
+    TimeDistributed,
     buffers,
     cast,
     merge,
@@ -51,10 +56,13 @@ from jbp.layers import (
     MaxPool,
     MemoryHop,
     MinimalGRU,
+    MixtureOfExperts,
     MultiHeadAttention,
     Positions,
     Recurrent,
+    Select,
     SelectiveStateSpace,
+    Stack,
     Tanh,
 )
 from jbp.layers.activation.gated import Maxout, SwiGLU
@@ -66,15 +74,35 @@ from jbp.layers.norm.features import RMSNorm
 from jbp.layers.norm.groups import GroupNorm, InstanceNorm
 from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.pool.maximum import GlobalMaxPool
-from jbp.losses import SoftmaxCrossEntropy
-from jbp.readers import deltas, per_example_squared_norms
+from jbp.losses import InfoNCE, SoftmaxCrossEntropy, Sum
+from jbp.readers import per_example, per_example_gradients, per_example_squared_norms
+from jbp.readers.per_example import swept
 
+per_example_module = sys.modules["jbp.readers.per_example"]
+rules = sys.modules["jbp.readers.norms"]
 LOSS = SoftmaxCrossEntropy()
 BATCH, CLASSES = 5, 4
 
 
 def flat(*sizes):
     return jax.random.normal(jax.random.key(3), (BATCH, *sizes), jnp.float64)
+
+
+@dataclass(frozen=True)
+class Scale(Layer):
+    """A stranger's layer: y = a x."""
+
+    def init(self, key, x, /):
+        return jnp.ones((), x.dtype)
+
+    def forward(self, params, x, /):
+        return params * x, x
+
+    def backward(self, params, x, dy, /):
+        return params * dy, dy
+
+    def gradient(self, x, dy, /):
+        return (x * dy).sum()
 
 
 IDS = jax.random.randint(jax.random.key(4), (BATCH, 6), 0, 3)
@@ -157,6 +185,41 @@ PLAIN = {
         ),
         IDS,
     ),
+    "Tied, a table at both ends": (
+        Tied(
+            Serial(Embedding(12, 4), Residual(CausalSelfAttention(2)), Logits(12), Flatten(), Dense(CLASSES)),
+            (((0, "e"), (2, "e")),),
+        ),
+        IDS[:, :2],
+    ),
+    "Tied, three places": (
+        Serial(Tied(Serial(Dense(3), Tanh(), Dense(3), Dense(3)), (((0,), (2,)), ((0,), (3,)))), Dense(CLASSES)),
+        flat(3),
+    ),
+    "Tied, tokens and few": (
+        Serial(Tied(Serial(Dense(3), Tanh(), Dense(3)), (((0, "w"), (2, "w")),)), Flatten(), Dense(CLASSES)),
+        flat(9, 3),
+    ),
+    "Tied, in a Repeat": (
+        Serial(Tied(Serial(Repeat(Dense(3), 2), Repeat(Dense(3), 2)), (((0,), (1,)),)), Dense(CLASSES)),
+        flat(3),
+    ),
+    "Repeat of Tied": (Serial(Repeat(Tied(Serial(Dense(3), Dense(3)), (((0,), (1,)),)), 3), Dense(CLASSES)), flat(3)),
+    "Reversible": (Serial(Reversible(Dense(2), Tanh(), times=2), Reversible(Dense(2)), Dense(CLASSES)), flat(4)),
+    "once for each step": (
+        Serial(TimeDistributed(Serial(Dense(3), Tanh(), Dense(2))), Stack(GRU(2), 2), Flatten(), Dense(CLASSES)),
+        flat(3, 4),
+    ),
+    "adapters": (
+        Serial(LowRankAdapter(Dense(5), ("w",), 2), Frozen(Serial(Dense(3), Tanh(), Dense(CLASSES)), ("0/w", "b"))),
+        flat(3),
+    ),
+    "a stranger's": (Serial(Scale(), Dense(CLASSES)), flat(3)),
+    "experts": (Serial(MixtureOfExperts(Dense(3), 2, capacity=None), Select(0), Flatten(), Dense(CLASSES)), flat(2, 3)),
+    "Graph": (
+        Graph(a=(Dense(3), "x"), b=(Tanh(), "a"), c=(Concatenate(), "a", "b"), y=(Dense(CLASSES), "c")),
+        flat(4),
+    ),
 }
 
 
@@ -165,56 +228,123 @@ def ready(net, x):
     return params, jnp.arange(BATCH) % CLASSES
 
 
+def defined(net, params, x, target):
+    """The gradient of each example's own loss."""
+
+    def one(trained, x, target):
+        return LOSS.reference((), (net.reference(merge(trained, buffers(params)), x[None]), target[None]))
+
+    return jax.vmap(jax.grad(one), (None, 0, 0))(trainable(params), x, target)
+
+
+def lengths(each):
+    return jnp.sqrt(sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each)))
+
+
+WEIGHTS = jnp.array([0.5, 0.0, -1.0, 2.0, 1.0])
+
+
 @pytest.mark.parametrize("name", PLAIN)
-def test_norms_are_those_of_vmap_grad(name):
+def test_norms_and_sums_are_those_of_vmap_grad(name):
     net, x = PLAIN[name]
     params, target = ready(net, x)
 
-    def one(trained, x, target):
-        return LOSS.reference((), (net.reference(merge(trained, buffers(params)), x[None]), target[None])) / BATCH
-
     @jax.jit
     def both(params, x, target):
-        each = jax.vmap(jax.grad(one), (None, 0, 0))(trainable(params), x, target)
-        wanted = sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each))
-        _, residuals, delta = deltas(net, LOSS)(params, x, target)
-        return per_example_squared_norms(net, residuals, delta), wanted
+        each = defined(net, params, x, target)
+        found = per_example(net, LOSS)(params, x, target)
+        total = jax.tree.map(lambda g: jnp.tensordot(WEIGHTS, g, 1), each)
+        return (found.norms, found.weighted(WEIGHTS)), (lengths(each), total)
 
-    np.testing.assert_allclose(*both(params, x, target), rtol=1e-11)
-
-
-@dataclass(frozen=True)
-class Scale(Layer):
-    """A stranger's layer: y = a x."""
-
-    def init(self, key, x, /):
-        return jnp.ones((), x.dtype)
-
-    def forward(self, params, x, /):
-        return params * x, x
-
-    def backward(self, params, x, dy, /):
-        return params * dy, dy
-
-    def gradient(self, x, dy, /):
-        return (x * dy).sum()
+    got, wanted = both(params, x, target)
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("inside", [BatchNorm(), Scale(), Tied(Serial(Dense(3), Dense(3)), (((0,), (1,)),))], ids=repr)
-def test_a_layer_without_a_rule_is_named(inside):
-    net = Serial(Dense(3), Residual(inside), Dense(CLASSES))
+def planted(monkeypatch):
+    """Each line a fault that the comparison above has to see, and the network that shows it."""
+    yield "Tied, a table at both ends", lambda: monkeypatch.setattr(per_example_module, "between", lambda *_: 0.0)
+    yield "Tied, three places", lambda: monkeypatch.setattr(per_example_module, "_inner", lambda *_: jnp.zeros(BATCH))
+    yield "tokens, few", lambda: monkeypatch.setattr(rules, "_outer", lambda x, dy: (x * x).sum((1, 2)))
+    yield "a stranger's", lambda: monkeypatch.setattr(Scale, "gradient", lambda self, x, dy: (2 * x * dy).sum())
+
+
+@pytest.mark.parametrize("fault", range(4))
+def test_a_planted_fault_is_seen(fault, monkeypatch):
+    name, plant = list(planted(monkeypatch))[fault]
+    plant()
+    with pytest.raises(AssertionError):
+        test_norms_and_sums_are_those_of_vmap_grad(name)
+
+
+def test_gradients_losses_and_norms_by_layer():
+    net, x = Serial(one=Dense(6), two=Repeat(Dense(6), 2), three=Dense(CLASSES)), flat(3)
+    params, target = ready(net, x)
+    found = jax.jit(per_example(net, LOSS))(params, x, target)
+    losses, each = jax.jit(per_example_gradients(net, LOSS))(params, x, target)
+    wanted = defined(net, params, x, target)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), each, wanted)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-12)
+    np.testing.assert_allclose(found.losses.mean(), LOSS.reference((), (net.reference(params, x), target)), rtol=1e-12)
+    by_layer = found.norms_by_layer
+    assert {name: norm.shape for name, norm in by_layer.items()} == {".one": (5,), ".two": (2, 5), ".three": (5,)}
+    np.testing.assert_allclose(by_layer[".one"], lengths(wanted["one"]), rtol=1e-11)
+    second = jax.tree.map(lambda g: g[:, 1], wanted["two"])
+    np.testing.assert_allclose(by_layer[".two"][1], lengths(second), rtol=1e-11)
+    clipped = found.weighted(lambda norms: jnp.minimum(1, 0.1 / norms))  # each layer's by itself
+    scale = jnp.minimum(1, 0.1 / lengths(second))
+    jax.tree.map(
+        lambda a, g: np.testing.assert_allclose(a[1], jnp.tensordot(scale, g[:, 1], 1), rtol=1e-11),
+        clipped["two"],
+        wanted["two"],
+    )
+
+
+def test_places_of_one_parameter_are_weighted_as_one_layer():
+    net, x = PLAIN["Tied, three places"]
+    params, target = ready(net, x)
+    found = per_example(net, LOSS)(params, x, target)
+    wanted = defined(net, params, x, target)
+    np.testing.assert_allclose(found.norms_by_layer["[0]"], lengths(wanted[0]), rtol=1e-11)
+    clipped = found.weighted(lambda norms: 1 / norms)
+    total = jax.tree.map(lambda g: jnp.tensordot(1 / lengths(wanted[0]), g, 1), wanted[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), clipped[0], total)
+
+
+def test_buffers_move_on_and_the_output_is_the_networks():
+    net, x = Serial(Dense(3), Dropout(0.5), Dense(CLASSES)), flat(3)
+    params, target = ready(net, x)
+    found = per_example(net, LOSS)(params, x, target)
+    y, residuals = net.forward(params, x)
+    np.testing.assert_allclose(found.output, y)
+    moved = net.advance(params, residuals)
+    keys = [jax.random.key_data(jax.tree.leaves(buffers(p))[0]) for p in (found.params, moved, params)]
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert (keys[0] != keys[2]).any()
+
+
+def test_a_loss_counts_each_example_by_itself():
+    """Of a mean over those that count, an example that does not would change the others' share."""
+    net, x = Serial(Dense(CLASSES)), flat(3)
+    params, target = ready(net, x)
+    some = per_example(net, SoftmaxCrossEntropy(ignore=0))(params, x, target)
+    every = per_example(net, Sum(LOSS))(params, x, target)
+    np.testing.assert_allclose(some.norms, jnp.where(target == 0, 0, every.norms), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "inside", [BatchNorm(), Residual(BatchNorm()), Frozen(BatchNorm()), Tied(Serial(BatchNorm()), ())]
+)
+def test_what_mixes_the_examples_is_refused_by_name(inside):
+    net = Serial(Dense(3), inside, Dense(CLASSES))
     params, target = ready(net, flat(3))
-    _, residuals, delta = deltas(net, LOSS)(params, flat(3), target)
-    with pytest.raises(LayerError, match=rf"^Serial\[1\]\.Residual: {type(inside).__name__}.*[Rr]egister"):
-        per_example_squared_norms(net, residuals, delta)
-
-
-def test_a_frozen_layer_may_not_mix_the_examples_either():
-    net = Serial(Dense(3), Frozen(Serial(Tanh(), BatchNorm())), Dense(CLASSES))
-    params, target = ready(net, flat(3))
-    _, residuals, delta = deltas(net, LOSS)(params, flat(3), target)
-    with pytest.raises(LayerError, match=r"^Serial\[1\]\.Frozen\.Serial\[1\]: BatchNorm\(\): got no rule"):
-        per_example_squared_norms(net, residuals, delta)
+    with pytest.raises(LayerError, match=r"^Serial\[1\].*BatchNorm.*no gradient each by itself: it takes the stat"):
+        per_example(net, LOSS)(params, flat(3), target)
+    with pytest.raises(LayerError, match="no gradient each by itself"):
+        per_example_gradients(net, LOSS)
+    with pytest.raises(LayerError, match="it holds each example against the others"):
+        per_example(Serial(Dense(2)), Sum(InfoNCE()))
 
 
 def test_a_stranger_can_register():
@@ -222,19 +352,26 @@ def test_a_stranger_can_register():
     class Registered(Scale):
         pass
 
+    asked = []
+
     @per_example_squared_norms.register(Registered)
     def _(layer, x, dy, /):
+        asked.append(x.shape)
         return jnp.square((x * dy).sum(range(1, x.ndim)))
 
-    net = Serial(Registered(), Dense(CLASSES))
-    params, target = ready(net, flat(3))
-    _, residuals, delta = deltas(net, LOSS)(params, flat(3), target)
-    assert per_example_squared_norms(net, residuals, delta).shape == (BATCH,)
+    net = Serial(Dense(40), Registered(), Dense(CLASSES))
+    params, target = ready(net, flat(1))
+    found, wanted = per_example(net, LOSS)(params, flat(1), target), defined(net, params, flat(1), target)
+    np.testing.assert_allclose(found.norms, lengths(wanted), rtol=1e-11)
 
 
-def test_one_example_without_a_batch_is_refused():
-    with pytest.raises(LayerError, match="batch on its first axis"):
-        per_example_squared_norms(Dense(2), jnp.ones(3), jnp.ones(2))
+def test_a_batch_without_examples_in_front_is_refused():
+    net, x = Serial(Dense(CLASSES)), flat(3)
+    params, target = ready(net, x)
+    with pytest.raises(LayerError, match="examples on the first axis of every array"):
+        per_example(net, LOSS)(params, x, target[:3])
+    with pytest.raises(LayerError, match="examples on the first axis of every array"):
+        per_example(net, LOSS)(params, jnp.ones(()), target)
 
 
 @pytest.mark.parametrize(
@@ -259,19 +396,5 @@ def test_one_example_without_a_batch_is_refused():
 def test_an_option_that_mixes_the_examples_is_refused(layer):
     net, x = Serial(Dense(4), layer), jnp.ones((6, 3))
     params = net.init(jax.random.key(0), x)
-    y, residuals = net.forward(params, x)
-    _, delta = net.backward(params, residuals, y)
-    with pytest.raises(LayerError, match="mixes or moves the first"):
-        per_example_squared_norms(net, residuals, delta)
-
-
-@pytest.mark.parametrize(
-    "norm", [BatchNorm(affine=False).evaluation(), LayerNorm(affine=False), GroupNorm(2, affine=False)]
-)
-def test_a_norm_without_parameters_adds_nothing(norm):
-    net, x = Serial(Dense(4), norm), flat(3)
-    params = net.init(jax.random.key(0), x)
-    y, residuals = net.forward(params, x)
-    _, delta = net.backward(params, residuals, y)
-    alone = per_example_squared_norms(Dense(4), residuals[0], delta[0])
-    np.testing.assert_array_equal(per_example_squared_norms(net, residuals, delta), alone)
+    with pytest.raises(LayerError, match=r"^Serial\[1\].*mixes or moves the first"):
+        swept(net, params, x, lambda y: (jnp.zeros(6), y))

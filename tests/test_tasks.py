@@ -31,8 +31,9 @@ def test_fine_tuning_with_adapters_a_new_head_and_rates_by_part():
 
 
 def test_private_training():
-    before, after = private.main(steps=60)
-    assert after < 0.8 * before
+    epsilon, accuracy = private.main()
+    assert epsilon <= 3.0
+    assert accuracy > 0.9
 
 
 def test_two_inputs_to_two_heads():

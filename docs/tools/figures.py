@@ -23,7 +23,7 @@ from jbp import Graph, Repeat, Residual, Serial, layers, losses
 from jbp.layers import GELU, Add, Conv, Dense, Flatten, LayerNorm, MaxPool, ReLU
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
-from jbp.readers import deltas, per_example_squared_norms
+from jbp.readers import deltas, per_example
 from jbp.readers.picture import Drawing
 
 HERE = Path(__file__).parents[1] / "figures"
@@ -195,8 +195,7 @@ def norms():
     net = Serial(layers.Dense(16), layers.Tanh(), layers.Dense(2))
     loss, optimizer = SoftmaxCrossEntropy(), optax.adam(0.02)
     state, _ = fit(net, loss, optimizer, start(net, optimizer, jax.random.key(4), x), [(x, label)] * 150)
-    _, residuals, delta = deltas(net, loss)(state.params, x, label)
-    size = 400 * np.sqrt(np.asarray(per_example_squared_norms(net, residuals, delta)))
+    size = np.asarray(per_example(net, loss)(state.params, x, label).norms)
     fig, axis = plt.subplots(figsize=(8, 2.8))
     bins = np.linspace(0, size.max(), 40)
     axis.hist(size[~np.asarray(wrong)], bins, color=BLUE, label="right label", alpha=0.85)

@@ -54,6 +54,10 @@ class MixtureOfExperts(Layer):
     capacity: Annotated[Positive, Hint("For room for all tokens write capacity=None.")] | None = 1.25
     couples: ClassVar[Any] = "its balance is that of the batch, and room in an expert is for so many of it"
 
+    @property
+    def singly(self):
+        return self.capacity is None
+
     def __post_init__(self):
         super().__post_init__()
         if self.k > self.experts:

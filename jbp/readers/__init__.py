@@ -1,5 +1,7 @@
 """What else a sweep can tell, beside the gradient."""
 
-from jbp.readers.norms import deltas as deltas, per_example_squared_norms as per_example_squared_norms
+from jbp.readers.norms import per_example_squared_norms as per_example_squared_norms
+from jbp.readers.per_example import per_example as per_example, per_example_gradients as per_example_gradients
 from jbp.readers.picture import draw as draw
 from jbp.readers.summary import summary as summary
+from jbp.sweep import deltas as deltas

@@ -24,12 +24,12 @@ import optax
 from jax import lax
 
 from jbp.combinators import Graph, Parallel, Repeat, Residual, Serial
-from jbp.errors import LayerError, at, check_cotangent, show
+from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.numerics import is_float, wide
 from jbp.params import buffers, trainable
-from jbp.sweep import initialize, must_be_layer, must_be_scalar
+from jbp.sweep import initialize, lost, must_be_layer
 from jbp.train.step import Metrics, State, Step, copied, finite, given, must_be_optimizer, optimized, sound
 
 
@@ -91,10 +91,7 @@ def step(net: Layer, loss: Layer, optimizer: optax.GradientTransformation, max_n
 
     def run(state: State, x: Any, *target: Any) -> tuple[State, Metrics]:
         output, residuals = net.forward(state.params, x)
-        value, kept = loss.forward((), (output, *target))
-        must_be_scalar(loss, value)
-        (dy, *_), _ = loss.backward((), kept, jnp.ones((), value.dtype))
-        check_cotangent(loss, output, dy)
+        value, dy = lost(loss, output, *target)
         _, delta = net.backward(state.params, residuals, dy)
 
         parts = _parts(net, state.params, residuals, delta)

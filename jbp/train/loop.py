@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
+from jbp.sweep import Sweep
 from jbp.train.data import Batches, length
 from jbp.train.plan import Plan, working
 from jbp.train.step import (
@@ -59,6 +60,7 @@ def fit(
     best: Callable[[dict[str, float]], float] | None = None,
     patience: int | None = None,
     plan: Plan | None = None,
+    sweep: Sweep | None = None,
     saves: Any = None,
     reads: int = 1,
     title: str = "training",
@@ -76,6 +78,8 @@ def fit(
     With `best`, a function of the row of which more is better, the state that comes back is that for which it was best,
     and with `patience` training ends after so many of these looks without a better one; then `best` is the loss, that
     of validation if there is one, unless it is given.
+
+    With a `sweep` the gradient is that of another rule than backpropagation, as of `step`.
 
     With a `plan` training is spread over devices as it says; make the state with start(..., plan=plan). Losses and
     measures are read from the device once in `reads` steps, one step late, so that it never waits; so many batches are
@@ -117,7 +121,7 @@ def fit(
     if validation is not None:
         check = partial(_and_validation, check, net, loss, list(validation), measures)
     keep = None if best is None and patience is None else _Best(net, best or _less, patience)
-    run = compiled(net, loss, optimizer, True, plan, **measures)
+    run = compiled(net, loss, optimizer, True, plan, sweep, **measures)
     training = _Training(net, loss, optimizer, state, run, reads)
     if saves is not None and not isinstance(batches, Batches):
         batches = Batches(batches)

@@ -1,7 +1,6 @@
 """Weights in pieces, one on each device: a layer around a layer puts them together where they are used."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from jbp.fields import DType, Size
 from jbp.layer import Layer, map_children
 from jbp.numerics import Static, is_float, wide
 from jbp.params import Buffer, cast
-from jbp.sweep import advancing
+from jbp.sweep import advancing, inside
 
 
 @jax.tree_util.register_dataclass
@@ -212,17 +211,6 @@ def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead:
     if isinstance(net, _PARTED):
         return map_children(lambda label, child: gathered(child, over, count, dtype, ahead), net)
     return Gathered(net, over, count, dtype)
-
-
-def inside(value: Any) -> Iterator[Layer]:
-    """A layer and all layers in its fields."""
-    if isinstance(value, tuple | list):
-        for each in value:
-            yield from inside(each)
-    if isinstance(value, Layer):
-        yield value
-        for f in fields(value) if is_dataclass(value) else ():
-            yield from inside(getattr(value, f.name))
 
 
 def leaves_of(marks: Any) -> list[Any]:

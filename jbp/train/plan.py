@@ -26,8 +26,8 @@ from jbp.losses.loss import Loss
 from jbp.losses.penalized import Penalized
 from jbp.numerics import is_float, wide
 from jbp.params import Buffer, trainable
-from jbp.sweep import Aux, initialize, must_be_layer, must_be_scalar
-from jbp.train.pieces import Gathered, gathered, inside, is_piece, leaves_of
+from jbp.sweep import Aux, initialize, inside, must_be_layer, must_be_scalar
+from jbp.train.pieces import Gathered, gathered, is_piece, leaves_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jbp.errors import LayerError, TreeError, show
 from jbp.layer import Layer
 from jbp.numerics import wide
 from jbp.params import Buffer, apply_updates, buffers, merge, trainable
-from jbp.sweep import initialize, value_and_grad
+from jbp.sweep import Sweep, initialize, value_and_grad
 from jbp.train.plan import Plan, working
 
 Metrics = dict[str, Any]
@@ -192,18 +192,25 @@ def take_step(
     optimizer: optax.GradientTransformation,
     measures: dict[str, Measure],
     plan: Plan | None = None,
+    sweep: Sweep | None = None,
 ) -> Any:
     """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
     must_be_optimizer(net, optimizer)
-    sweep = value_and_grad(net, loss, has_aux=True) if plan is None else plan.value_and_grad(net, loss, bool(measures))
+    if sweep is not None and plan is not None:
+        raise LayerError(net, f"got both plan={plan!r} and sweep={sweep!r}; expected one of them. Leave one out.")
+    if plan is not None:
+        swept = plan.value_and_grad(net, loss, bool(measures))
+    else:
+        swept = value_and_grad(net, loss, has_aux=True) if sweep is None else sweep.value_and_grad(net, loss)
 
     def run(state, go, x, *targets):
         _must_fit(net, optimizer, state)
-        (value, aux), grads = sweep(state.params, x, *targets)
+        number = {} if sweep is None else {"step": state.steps}
+        (value, aux), grads = swept(state.params, x, *targets, **number)
         again = Again(net, loss, state.params, x, targets)
 
         def moved():
-            extra = again.extra(value, grads)
+            extra = again.extra(value, grads) if sweep is None else {"value": value, "grad": grads}
             params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params, **extra)
             return State(params, optimizer_state, state.steps + 1)
 
@@ -343,6 +350,7 @@ def step(
     optimizer: optax.GradientTransformation,
     *,
     plan: Plan | None = None,
+    sweep: Sweep | None = None,
     **measures: Measure,
 ) -> Any:
     """f(state, x, *targets) -> (state, metrics), compiled. It takes the memory of the state that it is given.
@@ -359,6 +367,9 @@ def step(
         averaged = optax.contrib.schedule_free_eval_params(state.optimizer, trainable(state.params))
         y, _ = net.evaluation().forward(merge(averaged, buffers(state.params)), x)
 
+    With a `sweep` another gradient is taken than that of backpropagation: `jbp.private.Private`, the rules of
+    `jbp.credit`. An optimizer is then given no more than `value` and `grad` beside it.
+
     The same net, loss, optimizer and measures give the same compiled function, of which the last 16 are kept. Raises
     LayerError if the state is that of another optimizer, or was given away to a step before.
 
@@ -369,7 +380,7 @@ def step(
     >>> sorted(metrics)
     ['finite', 'loss', 'norm']
     """
-    return Step(net, compiled(net, loss, optimizer, False, plan, **measures))
+    return Step(net, compiled(net, loss, optimizer, False, plan, sweep, **measures))
 
 
 def compiled(
@@ -378,6 +389,7 @@ def compiled(
     optimizer: optax.GradientTransformation,
     chained: bool,
     plan: Plan | None = None,
+    sweep: Sweep | None = None,
     **measures: Measure,
 ) -> Any:
     """`take_step`, compiled, from a cache; with `chained` it takes `go` too."""
@@ -388,7 +400,7 @@ def compiled(
                 f"got {name}={show(measure)} as a measure; expected a function of (output, *targets). "
                 "Write accuracy=accuracy, for example.",
             )
-    key = net, loss, optimizer, chained, plan, tuple(measures.items())
+    key = net, loss, optimizer, chained, plan, sweep, tuple(measures.items())
     try:
         hash(key)
     except TypeError:  # an optimizer or a measure of somebody's that has no hash
@@ -397,8 +409,8 @@ def compiled(
 
 
 @lru_cache(maxsize=16)
-def _compiled(net, loss, optimizer, chained, plan, measures):
-    run = take_step(net, loss, optimizer, dict(measures), plan)
+def _compiled(net, loss, optimizer, chained, plan, sweep, measures):
+    run = take_step(net, loss, optimizer, dict(measures), plan, sweep)
 
     def alone(state, x, *targets):
         return run(state, jnp.ones((), bool), x, *targets)

@@ -17,7 +17,8 @@ import jbp
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES
 from jbp.credit import angle, feedback_alignment
 from jbp.errors import LayerError, TreeError
-from jbp.readers import deltas, per_example_squared_norms
+from jbp.private import Poisson, Private
+from jbp.readers import deltas, per_example, per_example_gradients
 from jbp.sweep import value_and_grad
 from jbp.train import Diverged, accuracy, fit, inside, start, step
 from tests.oracle import draw
@@ -569,7 +570,12 @@ def trees(case: Any, rng: np.random.Generator) -> Call | None:
         "deltas at " + word: (lambda: deltas(dense, mean)(own, rows, wrong), True),
         "deltas without target": (lambda: deltas(dense, mean)(own, rows), True),
         "deltas of pairs": (lambda: deltas(jbp.layers.FanOut(), mean)((), rows, rows), True),
-        "norms of " + word: (lambda: per_example_squared_norms(wrong, rows, rows), True),
+        "examples of " + word: (lambda: per_example(wrong, mean), True),
+        "examples with the loss " + word: (lambda: per_example_gradients(dense, wrong), True),
+        "examples at " + word: (lambda: per_example(dense, mean)(own, rows, wrong), True),
+        "private with the clip " + word: (lambda: Private(wrong, 1.0, 4), not _is(wrong, 3, 0.5)),
+        "private in parts of " + word: (lambda: Private(1.0, 1.0, 4, micro=wrong), not _is(wrong, 3)),
+        "Poisson's batches of " + word: (lambda: Poisson(wrong, 2, 3), True),
         "feedback alignment of " + word: (lambda: feedback_alignment(wrong), True),
         "feedback with own parameters": (lambda: both_ways(feedback_alignment(dense), own, rows), True),
         "the angle to " + word: (lambda: angle(own, wrong), True),
