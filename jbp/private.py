@@ -46,6 +46,13 @@ class Private:
 
     gᵢ is the gradient of an example's own loss, so what a loss counts in a batch joins no two. Any optimizer of optax
     follows. The loss in the history is not private. Raises LayerError for a layer that mixes the examples.
+
+    >>> how = jbp.private.Private(clip=1.0, noise=0.0, batch=2)
+    >>> net, x = Dense(1, bias=False), jnp.array([[1.0, 0.0], [3.0, 4.0]])
+    >>> sweep = how.value_and_grad(net, MeanAbsoluteError())
+    >>> (loss, aux), grads = sweep({"w": jnp.zeros((2, 1))}, x, jnp.ones((2, 1)))
+    >>> grads["w"].ravel()
+    Array([-0.8, -0.4], dtype=float32)
     """
 
     clip: Positive
@@ -166,6 +173,9 @@ def noise_for(epsilon: Positive, delta: Inside, *, batch: Size, examples: Size, 
     """The `noise` with which so many steps on so many examples are (ε, δ)-private.
 
     Found by dp-accounting, to 1e-3 above. Raises ImportError without the extra `private`.
+
+    >>> round(jbp.private.noise_for(3.0, 1e-5, batch=64, examples=1024, steps=30), 1)
+    0.9
     """
     import dp_accounting
 
@@ -190,6 +200,10 @@ class Poisson:
     `multiple`, the `micro` of Private. Draws follow from the seed and the number of the batch, so that a run goes on
     where it stopped: keep the seed secret. Raises LayerError for arrays of different lengths, and where a batch has no
     room.
+
+    >>> x, there = next(iter(jbp.private.Poisson((jnp.arange(1000.0),), batch=100, steps=10)))
+    >>> x.shape, there.sum() < 130
+    ((166,), True)
     """
 
     @checked
