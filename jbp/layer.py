@@ -95,9 +95,8 @@ class Estimator(Layer):
 
 
 def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
-    """The combinator over changed children, each given with its label.
-
-    That is '' for the field `layer`, '[i]' or '.name' for one of `layers`, '.field' for another.
+    """The combinator over changed children, each given with its label: '' for the field `layer`, '[i]' or '.name' for
+    one of `layers`, '.field' for another.
 
     >>> jbp.layer.map_children(lambda label, child: Remat(child), Serial(Dense(8), Tanh()))
     Serial(Remat(Dense(8)), Remat(Tanh()))
