@@ -157,5 +157,7 @@ def each_a_layer(layer: Any) -> None:
         if not is_layer(each):
             got = each.__name__ if isinstance(each, type) else type(each).__name__
             remedy = f"Write {got}(...), not the class." if isinstance(each, type) else "Write the layers themselves."
+            if callable(each) and not isinstance(each, type):
+                remedy = "Look for one in jbp.layers; Lambda(f) of jbp.bridge.foreign is any function as a layer."
             remedy = f"Write {name}(*layers)." if isinstance(each, list | tuple) else remedy
             raise LayerError(type(layer), f"got {got} as argument {i}; expected a layer. {remedy}")

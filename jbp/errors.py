@@ -151,7 +151,9 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
             layer,
             f"got parameters {show(params)}; expected "
             f"{'a dict with ' + ', '.join(map(repr, shapes)) if shapes else '(), for it has none'}. "
-            "Are these the parameters of another network? Make them with net.init(key, x).",
+            "Are these the parameters of another network? Make them with net.init(key, x)."
+            + " It is called with parameters and one input, layer((), x)."
+            * (not shapes),
         )
     found, first = [], None
     for name, shape in shapes.items():

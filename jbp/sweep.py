@@ -105,7 +105,8 @@ def must_be_layer(name: str, layer: Any) -> None:
     """An error unless it is a layer: a class of layers is none, nor is a function."""
     if not isinstance(layer, Layer):
         made = isinstance(layer, type) and issubclass(layer, Layer)
-        remedy = f"Write {layer.__name__}(...)." if made else "Look for one in jbp.layers and jbp.losses."
+        other = "Lambda(lambda x: f(*x)) of jbp.bridge.foreign is any function f(output, *targets) as one."
+        remedy = f"Write {layer.__name__}(...)." if made else f"Look for one in jbp.layers and jbp.losses. {other}"
         raise LayerError(layer, f"got {type(layer).__name__} as {name}; expected a layer. {remedy}")
 
 

@@ -150,6 +150,7 @@ def test_pages_run_as_notebooks(page, kind, word, tmp_path, monkeypatch):
     found = outputs(page, tmp_path)
     assert word in "".join(found[kind]), found[kind]
     assert page != "how-to/look.md" or {"image/svg+xml", "image/png"} <= set(found)
+    assert page != "how-to/look.md" or "body Serial" in "".join(found["stdout"])  # a table, printed
 
 
 def test_a_notebook_is_the_page():

@@ -112,7 +112,7 @@ from jbp.losses import (
 from jbp.params import Buffer, merge
 from jbp.readers import deltas
 from jbp.sweep import initialize
-from jbp.train import accuracy, inside, start, step
+from jbp.train import accuracy, fit, inside, start, step
 
 KEY = jax.random.key(0)
 
@@ -521,6 +521,8 @@ def test_a_class_is_no_layer():
         assert "got type as net; expected a layer. Write Tanh(...)." in message(make)
     for make in (lambda: Residual(Tanh), lambda: Serial(Tanh), lambda: Serial(layers=Tanh), lambda: Repeat(Tanh, 2)):
         assert "rite Tanh(...)" in message(make)
+    for make in (lambda: Serial(Dense(3), jnp.tanh), lambda: value_and_grad(Dense(3), lambda y, t: y.sum())):
+        assert "Lambda(" in message(make)
     with pytest.raises(TreeError, match=r"cast: got the dtype 'int32'; expected a floating-point one\. Write"):
         cast(Dense(3).init(KEY, ones(2, 3)), "int32")
 
@@ -575,7 +577,7 @@ def test_an_error_of_somebody_elses_names_the_layer():
 def test_a_layer_without_parameters_takes_none():
     for layer, x in ((Tanh(), ones(2)), (Sum(MeanSquaredError()), (ones(2), ones(2)))):
         for params in ({"w": ones(3)}, ones(3), (ones(1), ones(1))):
-            assert "expected ()" in message(layer.forward, params, x)
+            assert "layer((), x)" in message(layer.forward, params, x)
         for params in ((), {}, None):
             layer.forward(params, x)
     assert message(Serial(Tanh()).forward, (ones(3),), ones(2)).startswith("Serial[0]: Tanh(): got parameters")
@@ -629,6 +631,8 @@ def test_functions_of_trees():
 def test_measures():
     assert message(accuracy, ones(3, 2), ones(4)).startswith("accuracy: got scores float32[3, 2]")
     assert "got scores str" in message(accuracy, "scores", ones(4))
+    heads = {"kind": ones(3, 2)}, {"kind": jnp.arange(3)}
+    assert "accuracy(y['kind'], t['kind'])" in message(accuracy, *heads)
     assert "got ignore=float" in message(lambda: accuracy(ones(3, 2), jnp.arange(3), ignore=1.5))
 
 
@@ -636,6 +640,7 @@ def test_what_a_step_is_given():
     net, loss, optimizer, x = Dense(2), MeanSquaredError(), optax.sgd(0.1), ones(3, 2)
     state, one = start(net, optimizer, KEY, x), step(net, loss, optimizer)
     assert "expected a tuple (x, *targets)" in message(one, state)
+    assert "Write [(x, target), ...]" in message(lambda: fit(net, loss, optimizer, state, (x, x)))
     assert "expected a tuple (x, *targets)" in message(one, state, x, "target")
     assert "expected a State" in message(one, {"params": 1}, x, x)
     for wrong in ({"steps": "text"}, {"params": "text"}, {"optimizer": (object(),)}, {"steps": ones(2)}):

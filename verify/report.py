@@ -95,6 +95,12 @@ class Report:
         if self.verdict != "pass":
             raise AuditError(str(self))
 
+    def to_html(self) -> str:
+        """A page, which loads nothing from elsewhere: what was found, how large the errors are and where."""
+        from verify.page import html  # which is about reports
+
+        return html([self], self.subject)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
 

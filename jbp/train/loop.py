@@ -132,7 +132,7 @@ def fit(
     total = steps if steps is not None else length(batches)
 
     def say(text):
-        bar.console.print(f"{title}: {text}", highlight=False)
+        bar.console.print(f"{title}: {text}", highlight=False, soft_wrap=True)
 
     def look():
         row = training.history[-1]
@@ -151,7 +151,8 @@ def fit(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True)
+    live = console.is_terminal or console.is_jupyter
+    bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True, disable=not live)
     try:
         with bar, training.interruptible(), training.terminable(writer is not None), working(plan):
             task = bar.add_task(title, total=total, said="compiling")

@@ -50,6 +50,8 @@ def _numbers(what, given):
     try:
         return jnp.asarray(given)
     except (TypeError, ValueError) as error:
-        raise LayerError(
-            accuracy, f"got {what} {show(given)}; expected an array of numbers. Pass jnp.asarray of its values."
-        ) from error
+        remedy = "Pass jnp.asarray of its values."
+        if isinstance(given, dict) and given:
+            name = next(iter(given))
+            remedy = f"Choose one, kind=lambda y, t: accuracy(y[{name!r}], t[{name!r}])."
+        raise LayerError(accuracy, f"got {what} {show(given)}; expected an array of numbers. {remedy}") from error

@@ -267,7 +267,7 @@ def must_be_batch(net: Layer, batch: Any) -> None:
     bad = [a for a in jax.tree.leaves(batch) if not is_array(a) and not isinstance(a, int | float)]
     if not isinstance(batch, tuple | list) or not batch or bad:
         raise LayerError(
-            net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write (x, target)."
+            net, f"got the batch {show(batch)}; expected a tuple (x, *targets) of arrays. Write [(x, target), ...]."
         )
 
 

@@ -101,6 +101,11 @@ def test_sarif(reports):
     assert first["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == "cube.x"
 
 
+def test_a_report_is_a_page(reports):
+    report = next(iter(reports))
+    assert report.to_html() == page.html([report], report.subject)
+
+
 def test_html_is_one_page_that_needs_nothing_else(reports):
     text = outputs.render(reports, "html", "audits of <cubes>")
     seen = texts.Balanced()
