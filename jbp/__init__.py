@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Layers and losses under the names that they had here in 0.1, for one release."""
+    """Layers and losses under the names that they had here before 0.1, for one release."""
     for home in (layers, losses):
         if name in home.__all__:
             warnings.warn(

@@ -1,6 +1,7 @@
 """A release: what is built is whole, installs into a clean environment and works; what `import jbp` brings along."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,12 @@ def run(*command, **options):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_one_version_everywhere():
+    said = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert said and cited and said[1] == cited[1] == jbp.__version__
 
 
 @pytest.fixture(scope="module")
