@@ -49,7 +49,9 @@ def run(*command, **options):
 def test_one_version_everywhere():
     said = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert said and cited and said[1] == cited[1] == jbp.__version__
+    assert said
+    assert cited
+    assert said[1] == cited[1] == jbp.__version__
 
 
 @pytest.fixture(scope="module")
