@@ -242,7 +242,6 @@ def test_the_readme_has_the_recorded_figures():
     assert list(told) == re.findall(r"\d+(?:\.\d+)?", recorded.means())
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs")  # the extra `docs`
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
@@ -250,6 +249,9 @@ def test_the_site_builds_without_warnings(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "api" / "jbp.layers.linear.html").exists()
+    look = (tmp_path / "how-to" / "look.html").read_text()
+    assert 'href="../notebooks/how-to-look.ipynb"' in look
+    assert (tmp_path / "notebooks" / "how-to-look.ipynb").exists()
 
 
 def test_there_is_something_to_test():
