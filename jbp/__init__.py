@@ -1,3 +1,4 @@
+# pyright: strict
 """jbp: neural networks in JAX whose backward pass is written by hand.
 
 Layers are in `jbp.layers`, losses in `jbp.losses`, whole networks in `jbp.recipes`, training in `jbp.train`. Here are

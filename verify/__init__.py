@@ -1,3 +1,4 @@
+# pyright: strict
 """The auditor of hand-written backward passes.
 
 One call audits one function at one example, another a random network of catalogued layers, valid by construction:

@@ -35,7 +35,7 @@ def check(
     reference: Callable[..., Any] | None = None,
     seed: int = 0,
     level: str = "standard",
-    captured: Sequence[tuple] = (),
+    captured: Sequence[tuple[Any, ...]] = (),
     contract: Contract | None = None,
 ) -> Report:
     """Audit the backward pass of f at inputs made from one ordinary example.

@@ -1,3 +1,4 @@
+# pyright: strict
 """Layers made of layers. Each is the chain rule for one way of joining them, written once; all are layers again."""
 
 from jbp.combinators.adapter import LowRankAdapter

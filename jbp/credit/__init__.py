@@ -1,3 +1,4 @@
+# pyright: strict
 """Other ways to send the error down: rules of credit, each a network made out of a network."""
 
 from jbp.credit import direct, energy, evolution, feedback, local, rule, targets

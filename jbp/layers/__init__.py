@@ -1,3 +1,4 @@
+# pyright: strict
 """Every layer, by family; each family file ends with the cases that audits and random networks draw from."""
 
 from jbp.layers import (

@@ -1,3 +1,4 @@
+# pyright: strict
 """Losses: layers from (prediction, target) to one number. Each file ends with the cases that audits draw from.
 
 A loss is the mean of its terms, Σ l / Σ n: one term a row of scores, of embeddings, of a sequence, or one an element,

@@ -1,3 +1,4 @@
+# pyright: strict
 """What else a sweep can tell, beside the gradient."""
 
 from jbp.readers.norms import per_example_squared_norms as per_example_squared_norms

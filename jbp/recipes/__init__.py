@@ -1,3 +1,4 @@
+# pyright: strict
 """Recipes: functions from a few sizes to a whole network. Each is trained on real data in examples/."""
 
 from jbp.recipes.associative import hopfield as hopfield, modern_hopfield as modern_hopfield

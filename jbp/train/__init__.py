@@ -1,3 +1,4 @@
+# pyright: strict
 """Training: one step, the loop around it, and the step that clips exactly with the optimizer inside the sweep."""
 
 from jbp.train.average import average as average, averaged as averaged
