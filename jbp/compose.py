@@ -74,7 +74,7 @@ class Several(Layer):
     def __init__(
         self, *several: Layer, layers: tuple[Layer, ...] = (), names: tuple[str, ...] = (), **named: Layer
     ):  # `layers=` and `names=` are what dataclasses.replace passes
-        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        if not all(isinstance(name, str) for name in a_tuple(type(self), "names", names)):
             kind = type(self).__name__
             raise LayerError(
                 type(self), f"got names={names!r}; expected a tuple of names. Write {kind}(first=..., second=...)."
@@ -148,6 +148,15 @@ class Several(Layer):
 
     def advance(self, params, residuals, /):
         return self.whole(layer.advance(p, r) for _, layer, p, r in self._each(parameters=params, residuals=residuals))
+
+
+def a_tuple(owner: type, name: str, value: Any) -> tuple[Any, ...]:
+    """The value as a tuple, or an error if it is neither a tuple nor a list."""
+    if not isinstance(value, tuple | list):
+        raise LayerError(
+            owner, f"got {name}={value!r}; expected a tuple of {name}. Write {owner.__name__}(first=..., ...)."
+        )
+    return tuple(value)
 
 
 def each_a_layer(layer: Any) -> None:

@@ -180,6 +180,8 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                     f"got {name!r} {show(p)} with x in {dtype}; expected one dtype for all parameters, that of x or a "
                     f"wider one. Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
                 )
+        elif jnp.issubdtype(p.dtype, jnp.complexfloating):
+            raise LayerError(layer, f"got {name!r} {show(p)}; expected real numbers. Take p.real, or jnp.abs(p).")
         found.append(p)
     return found
 

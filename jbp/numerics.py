@@ -43,6 +43,11 @@ def is_float(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def is_mask(x: Any) -> bool:
+    """Whether an array is of booleans or integers."""
+    return x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def floating(y: Any) -> Any:
     """The tree without its arrays of integers, which have no cotangent: None in their place."""
     return jax.tree.map(lambda v: v if is_float(v) else None, y)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jbp.arrays import is_array
 from jbp.errors import TreeError, show
 
 
@@ -110,7 +111,7 @@ def cast(params: Any, dtype: Any) -> Any:
     def leaf(p):
         if isinstance(p, Buffer):
             return p if hasattr(p.value, "dtype") else Buffer(cast(p.value, dtype))
-        if not hasattr(p, "dtype"):
+        if not is_array(p):
             raise TreeError(f"cast: got {show(params)}; expected a tree of arrays. Pass what net.init(key, x) makes.")
         return p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p
 

@@ -13,6 +13,7 @@ from oracle import draw
 
 from jbp import (
     Frozen,
+    Graph,
     LayerError,
     Parallel,
     Passing,
@@ -45,6 +46,7 @@ from jbp.layers import (
     Dense,
     DiagonalStateSpace,
     Dropout,
+    DropoutInference,
     Embedding,
     EmbeddingBag,
     FanOut,
@@ -55,6 +57,7 @@ from jbp.layers import (
     Lengths,
     LinearAttention,
     Logits,
+    LoRA,
     LSTMNode,
     MaxPool,
     MemoryHop,
@@ -106,6 +109,7 @@ from jbp.losses import (
     SoftmaxCrossEntropy,
     StandardNormalDivergence,
     Sum,
+    Total,
     Triplet,
     Weighted,
 )
@@ -692,3 +696,31 @@ def test_what_cast_is_given():
     for params, dtype in (("text", "float32"), ({"w": ones(2)}, ones(2))):
         with pytest.raises(TreeError, match="expected a"):
             cast(params, dtype)
+
+
+LORA = LoRA(2).init(KEY, ones(3, 4))
+NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Graph(y=(Dense(2), "x"), outputs=3), "got outputs=3; expected a tuple"),
+        (lambda: replace(Graph(y=(Dense(2), "x")), sources=2.5), "got sources=2.5; expected a tuple"),
+        (lambda: replace(Graph(y=(Dense(2), "x")), sources=()), "expected those of each layer"),
+        (lambda: Total(a=MeanSquaredError(), names=True), "got names=True; expected a tuple"),
+        (lambda: Total(a=MeanSquaredError(), weights=jnp.ones(())), "expected a tuple"),
+        (lambda: cast({"w": np.array([None])}, "float32"), "expected a tree of arrays"),
+        (
+            lambda: LoRA(2).forward(LORA | {"b": Buffer(ones(2, dtype="complex64"))}, ones(3, 4)),
+            "expected real numbers",
+        ),
+        (lambda: WeightNorm(Dense(2)).forward(NORMED | {"more": ones(2)}, ones(3, 4)), "got parameters"),
+        (lambda: KTO()((), (ones(3), ones(3), ones(3, dtype="complex64"), ones())), "as many answers in each"),
+        (lambda: ORPO()((), (ones(3, 2, 4), ones(3, 2, 4, dtype="complex64"))), "a mask complex"),
+        (lambda: DropoutInference().backward((), (), (ones(2),)), "got x"),
+    ],
+)
+def test_what_a_fuzzer_found_accepted_or_bare(make, said):
+    with pytest.raises((LayerError, TreeError), match=re.escape(said)):
+        make()

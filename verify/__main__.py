@@ -17,6 +17,7 @@ from verify.architectures import CatalogueError
 from verify.check import LEVELS
 from verify.command import CommandError
 from verify.escape import visible
+from verify.guard import keep_interrupts
 from verify.journal import JournalError
 from verify.mutants import MutantsError
 from verify.parse import ParseError
@@ -134,6 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def script() -> NoReturn:
     """The command `verify`."""
+    keep_interrupts()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with no process left, no file half
     code = main()
     if code == 2:

@@ -1,11 +1,30 @@
 """What may come out of code under audit beside errors, ways to end the process among them: here they are errors too."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _pressed = threading.Event()  # set while a Ctrl-C of the user's own is on its way up
+
+
+def keep_interrupts() -> None:
+    """For a process of one's own: a Ctrl-C that comes where Python swallows what is raised comes again.
+
+    So it is in a callback of the garbage collector, of a weak reference, in `__del__`.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        again = threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,))
+        again.daemon = True
+        return again.start()
+
+    sys.unraisablehook = hook
 
 
 class ExitError(RuntimeError):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from jbp.combinators.sequence import InTurn
+from jbp.compose import a_tuple
 from jbp.errors import LayerError, at, show
 
 
@@ -51,6 +52,12 @@ class Graph(InTurn):
                     f"got {name}={node!r}; expected a layer and the names of what it reads. Write {name}=(Dense(8), "
                     "'x').",
                 )
+        given = {"layers": layers, "names": names, "sources": sources}
+        layers, names, sources = (a_tuple(type(self), name, value) for name, value in given.items())
+        if len(sources) != len(layers) or not all(isinstance(source, tuple) and source for source in sources):
+            raise LayerError(
+                type(self), f"got sources={sources!r}; expected those of each layer. Write y=(Dense(8), 'x')."
+            )
         super().__init__(layers=(*layers, *(node[0] for node in nodes.values())), names=(*names, *nodes))
         object.__setattr__(self, "sources", (*sources, *(_source(n, node[1:]) for n, node in nodes.items())))
         if not self.layers:
@@ -62,7 +69,8 @@ class Graph(InTurn):
                     f"got {name}, which reads {late[0]}; expected names of inputs, or of layers before it. Write the "
                     "layers in the order in which they run, and call no layer like an input.",
                 )
-        chosen = self._unread() if outputs is None else tuple(outputs) if isinstance(outputs, list) else outputs
+        chosen = self._unread() if outputs is None else outputs
+        chosen = chosen if isinstance(chosen, str) else a_tuple(type(self), "outputs", chosen)
         object.__setattr__(self, "outputs", chosen[0] if outputs is None and len(chosen) == 1 else chosen)
         self._check_outputs()
 

@@ -12,7 +12,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, at, floats, show, take
 from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
-from jbp.numerics import Static, outer, wide
+from jbp.numerics import Static, is_mask, outer, wide
 
 __all__ = ["MixtureOfExperts", "WithTotal"]
 
@@ -75,7 +75,7 @@ class MixtureOfExperts(Layer):
         """(tokens (n, f), those of padding zero; which are real (n,), None if all are; x's shape)."""
         x, mask = x if isinstance(x, tuple | list) and len(x) == 2 else (x, None)
         floats(self, x, "(..., features)")
-        if mask is not None and (jnp.issubdtype(mask.dtype, jnp.floating) or mask.shape != x.shape[:-1]):
+        if mask is not None and (not is_mask(mask) or mask.shape != x.shape[:-1]):
             raise LayerError(
                 self,
                 f"got x {show(x)} and the mask {show(mask)}; expected a mask of booleans or integers with shape "

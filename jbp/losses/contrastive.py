@@ -13,7 +13,7 @@ from jbp.layer import Layer
 from jbp.layers.distance import CosineSimilarity, PairwiseDistance
 from jbp.losses.loss import Loss
 from jbp.losses.targets import Signed, alike
-from jbp.numerics import is_float, log_sum_exp, softplus, wide, wide_dtype
+from jbp.numerics import is_float, is_mask, log_sum_exp, softplus, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class InfoNCE(Loss):
         u, v = alike(self, x[:2] if isinstance(x, tuple | list) and len(x) == 3 else x)
         floats(self, u, "(..., n, features)", least=2)
         mask = tuple(x[2:])
-        if mask and (mask[0].shape != (*u.shape[:-1], u.shape[-2]) or jnp.issubdtype(mask[0].dtype, jnp.floating)):
+        if mask and (mask[0].shape != (*u.shape[:-1], u.shape[-2]) or not is_mask(mask[0])):
             raise LayerError(
                 self,
                 f"got u {show(u)} and a mask {show(mask[0])}; expected booleans {[*u.shape[:-1], u.shape[-2]]}: "

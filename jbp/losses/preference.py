@@ -13,7 +13,7 @@ from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, parts, show
 from jbp.fields import Fraction, Inside, NonNegative, Positive
 from jbp.losses.loss import Loss, Pointwise
-from jbp.numerics import Static, softplus, wide
+from jbp.numerics import Static, is_mask, softplus, wide
 
 
 def _logistic(z):
@@ -120,7 +120,7 @@ class ORPO(Loss):
     def terms(self, params, x, /):
         policy, mask = parts(self, x, "log-probabilities", "mask")
         _pairs(self, policy, "log-probabilities")
-        if mask.shape != policy.shape or jnp.issubdtype(mask.dtype, jnp.floating):
+        if mask.shape != policy.shape or not is_mask(mask):
             raise LayerError(
                 self,
                 f"got log-probabilities {show(policy)} and a mask {show(mask)}; expected one shape. "
@@ -183,6 +183,7 @@ class KTO(Loss):
         policy, reference, wanted, z = parts(self, x, "log-probabilities", "those of the reference", "wanted", "z")
         floats(self, policy, "(batch, ...)")
         fits = len(reference.shape) and policy.shape[:1] == reference.shape[:1] == wanted.shape and z.shape == ()
+        fits = fits and not jnp.issubdtype(wanted.dtype, jnp.complexfloating)
         if not fits or reference.dtype != policy.dtype or z.dtype != policy.dtype:
             raise LayerError(
                 self,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.cases import Case, f, i
-from jbp.compose import Several
+from jbp.compose import Several, a_tuple
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.losses.cross_entropy import SoftmaxCrossEntropy
@@ -47,6 +47,8 @@ class Total(Several):
                 raise LayerError(
                     type(self), f"got {name}={pair!r}; expected a loss, or a loss and its weight. Write (loss, 0.3)."
                 )
+        given = {"layers": layers, "names": names, "weights": weights}
+        layers, names, weights = (a_tuple(type(self), name, value) for name, value in given.items())
         super().__init__(layers=(*layers, *(loss for loss, _ in pairs)), names=(*names, *losses))
         object.__setattr__(self, "weights", (*weights, *(weight for _, weight in pairs)))
         self.__post_init__()

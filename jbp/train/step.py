@@ -278,7 +278,7 @@ def must_be_state(net: Layer, state: Any) -> None:
             net, f"got the state {show(state)}; expected a State. Make it with start(net, optimizer, key, x)."
         )
     leaf = array(np.asarray(state.steps) if isinstance(state.steps, int) else state.steps)
-    bad = [a for a in jax.tree.leaves((state.params, state.optimizer)) if not hasattr(a, "dtype")]
+    bad = [a for a in jax.tree.leaves((state.params, state.optimizer)) if not is_array(a)]
     if bad or leaf is None or leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.integer):
         raise LayerError(
             net,

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -116,3 +118,39 @@ def test_a_copy_may_be_changed():
         return plain(2 * params["x"])
 
     assert verify.check(doubles, {"x": X}, reference=definition, level="quick").verdict == "pass"
+
+
+LOST = """
+import gc, signal, sys, time
+import verify.guard
+def press(phase, info):
+    gc.callbacks.remove(press)
+    signal.raise_signal(signal.SIGINT)
+if sys.argv[1] == "kept":
+    verify.guard.keep_interrupts()
+gc.callbacks.append(press)
+gc.collect()
+time.sleep(1)
+print("never mind")
+"""
+
+
+@pytest.mark.parametrize(("way", "said"), [("kept", ""), ("lost", "never mind\n")])
+def test_ctrl_c_is_not_lost_where_python_swallows_it(way, said):
+    done = subprocess.run([sys.executable, "-c", LOST, way], capture_output=True, text=True, check=False)
+    assert done.stdout == said
+    assert (done.returncode != 0) == (way == "kept")
+
+
+def test_ctrl_c_while_the_command_is_imported_is_a_word_and_two(tmp_path):
+    """The program stops itself where `verify` begins to be imported."""
+    (tmp_path / "scipy").mkdir()
+    (tmp_path / "scipy" / "__init__.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "verify", "--help"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "interrupted\n")

@@ -6,6 +6,7 @@ delta, what of the parameters the rule needs).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jbp.params import Buffer
 
 class _Weighted(Wrapper):
     layer: Layer
+    beside: ClassVar[tuple[str, ...]] = ()  # the names of the parameters beside the layer's
 
     def _more(self, key, w):
         """The parameters beside the layer's."""
@@ -49,7 +51,7 @@ class _Weighted(Wrapper):
         return {"layer": own} | self._more(two, own["w"])
 
     def _needed(self, params):
-        if not isinstance(params, dict) or "layer" not in params or "w" not in params["layer"]:
+        if not isinstance(params, dict) or set(params) != {"layer", *self.beside} or "w" not in params["layer"]:
             raise LayerError(
                 self,
                 f"got parameters {show(params)}; expected a dict with 'layer' and the layer's own in it. "
@@ -113,6 +115,8 @@ class WeightNorm(_Weighted):
 
     layer: Layer
 
+    beside = ("g",)
+
     def _more(self, key, w):
         return {"g": _length(wide(w))[0].reshape(-1).astype(w.dtype)}
 
@@ -153,6 +157,7 @@ class SpectralNorm(_Weighted):
 
     layer: Layer
     iterations: Count = 1
+    beside = "u", "v"
 
     @property
     def advances(self):

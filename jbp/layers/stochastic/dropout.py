@@ -127,7 +127,7 @@ class DropoutInference(Keyed):
         return x, ()
 
     def backward(self, params, residuals, dy, /):
-        return dy, ()
+        return floats(self, dy, "of any shape", least=0), ()
 
 
 CASES = (
