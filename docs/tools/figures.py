@@ -168,16 +168,141 @@ def attention():
         "alibi=True, head 1 of 4": layers.Attention(causal=True, alibi=True),
     }  # fmt: skip
     q, values = jnp.zeros((1, 4, n, 2)), jnp.eye(n)[None, None].repeat(4, 1)  # values that say where they are from
-    fig, axes = plt.subplots(1, 4, figsize=(9, 2.6), sharey=True)
-    for axis, (name, layer) in zip(axes, kinds.items(), strict=True):
-        shade = np.sqrt(np.asarray(layer.forward((), (q, q, values))[0][0, 0]))  # of the first head
+    looks = {name: layer.forward((), (q, q, values))[0][0, 0] for name, layer in kinds.items()}  # of the first head
+    return shaded(looks, "key", "query")
+
+
+def shaded(kinds, xlabel, ylabel):
+    """Matrices side by side, each as squares: blue above zero, orange below."""
+    fig, axes = plt.subplots(1, len(kinds), figsize=(9, 2.6))
+    most = max(np.abs(matrix).max() for matrix in kinds.values())
+    for axis, (name, matrix) in zip(axes, kinds.items(), strict=True):
+        matrix = np.asarray(matrix)
+        shade = np.sqrt(np.abs(matrix) / most)
         for i, j in zip(*np.nonzero(shade > 0.03), strict=True):
-            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=float(shade[i, j]), linewidth=0))
-        axis.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal", xticks=(0, 5, 11), yticks=(0, 5, 11))
+            colour = BLUE if matrix[i, j] > 0 else ORANGE
+            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=colour, alpha=float(shade[i, j]), linewidth=0))
+        rows, columns = matrix.shape
+        axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
+        axis.set(xticks=sorted({0, columns // 2, columns - 1}), yticks=sorted({0, rows // 2, rows - 1}))
         axis.set_title(name, fontsize=9, color=INK)
-        axis.set_xlabel("key", fontsize=8)
+        axis.set_xlabel(xlabel, fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[0].set_ylabel("query", fontsize=8)
+    axes[0].set_ylabel(ylabel, fontsize=8)
+    return fig
+
+
+def sent_back(layer, x, params=None):
+    """dx for an error of one at each number of the output in turn, (outputs, *x.shape)."""
+    params = layer.init(jax.random.key(0), x) if params is None else params
+    y, residuals = layer.forward(params, x)
+    errors = jnp.eye(y.size).reshape(y.size, *y.shape)
+    return jax.vmap(lambda dy: layer.backward(params, residuals, dy)[0])(errors)
+
+
+def convolutions():
+    """Where the error of each output goes: the transposed matrix of a convolution, with a kernel of 1, 2, 3."""
+    x, kernel = jnp.zeros((1, 12, 1)), jnp.array([1.0, 2.0, 3.0])[:, None, None]
+    kinds = {
+        "Conv(1, 3)": layers.Conv(1, (3,), bias=False),
+        "dilation=2": layers.Conv(1, (3,), dilation=2, bias=False),
+        'stride=2, "VALID"': layers.Conv(1, (3,), stride=2, padding="VALID", bias=False),
+        "ConvTranspose(1, 3, stride=2)": layers.ConvTranspose(1, (3,), stride=2, bias=False),
+    }
+    return shaded({name: sent_back(f, x, {"w": kernel})[..., 0, :, 0] for name, f in kinds.items()}, "input", "output")
+
+
+def pools():
+    """Where the error of each output goes."""
+    x = jax.random.normal(jax.random.key(1), (1, 12, 1))
+    kinds = {
+        "MaxPool(2)": layers.MaxPool(2),
+        "MaxPool(3, stride=1)": layers.MaxPool(3, 1),
+        "AveragePool(3)": layers.AveragePool(3),
+        "AdaptiveAveragePool(5)": layers.AdaptiveAveragePool(5),
+    }
+    return shaded({name: sent_back(f, x)[..., 0, :, 0] for name, f in kinds.items()}, "input", "output")
+
+
+def normalized():
+    """Which numbers the error of one number reaches: those that share its mean and variance."""
+    x = jax.random.normal(jax.random.key(2), (4, 3, 6))  # examples, places, features
+    kinds = {
+        "BatchNorm()": layers.BatchNorm(),
+        "LayerNorm()": layers.LayerNorm(),
+        "GroupNorm(2)": layers.GroupNorm(2),
+        "InstanceNorm()": layers.InstanceNorm(),
+    }
+    one = 1 * 18 + 1 * 6 + 2  # in the second example, at the second place, the third feature
+    found = {name: sent_back(f, x)[one].reshape(12, 6) for name, f in kinds.items()}
+    return shaded(found, "feature", "example and place")
+
+
+def through_time():
+    """How much of an error at the last step reaches the input of each step before, at the start."""
+    x = jax.random.normal(jax.random.key(3), (1, 40, 8))
+    kinds = {
+        "Elman(32)": (layers.Elman(32), RED), "GRU(32)": (layers.GRU(32), GREEN), "LSTM(32)": (layers.LSTM(32), BLUE),
+        "DiagonalStateSpace(16)": (layers.DiagonalStateSpace(16), ORANGE),
+    }  # fmt: skip
+    fig, axis = plt.subplots(figsize=(8, 3))
+    for name, (layer, colour) in kinds.items():
+        params = layer.init(jax.random.key(0), x)
+        y, residuals = layer.forward(params, x)
+        dx, _ = layer.backward(params, residuals, jnp.zeros_like(y).at[:, -1].set(1.0))
+        size = np.linalg.norm(np.asarray(dx[0]), axis=-1)[::-1]
+        axis.plot(range(40), size / size[0], color=colour, label=name)
+    axis.set(xlabel="steps before the last", ylabel="error, relative to the last step's", yscale="log", ylim=(1e-8, 3))
+    axis.legend(frameon=False, loc="lower left", fontsize=9)
+    return fig
+
+
+def places():
+    """What SinusoidalPositions adds, place by place."""
+    waves = layers.SinusoidalPositions().forward((), jnp.zeros((1, 48, 16)))[0][0]
+    fig, axis = plt.subplots(figsize=(9, 2.4))
+    for k, colour in ((0, BLUE), (4, GREEN), (8, ORANGE), (12, RED)):
+        axis.plot(waves[:, k], color=colour, label=f"feature {k}")
+    axis.set(xlabel="place", xlim=(0, 47), ylim=(-1.1, 1.1))
+    axis.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.22), fontsize=9)
+    return fig
+
+
+def estimators():
+    """What goes forward in blue, and in orange the slope that the backward pass takes for its derivative."""
+    x = jnp.linspace(-2.5, 2.5, 201)
+    fires = layers.LeakyIntegrateAndFire()
+    kinds = {
+        "StraightThroughRound()": layers.StraightThroughRound(), "StraightThroughSign()": layers.StraightThroughSign(),
+        "GradientReversal()": layers.GradientReversal(), "LeakyIntegrateAndFire()": fires,
+    }  # fmt: skip
+    fig, axes = plt.subplots(1, 4, figsize=(9, 2.2), sharex=True, sharey=True)
+    for axis, (name, layer) in zip(axes, kinds.items(), strict=True):
+        given = x[:, None, None] if layer is fires else x  # each number an example of one step
+        params = layer.init(jax.random.key(0), given)
+        y, residuals = layer.forward(params, given)
+        dx, _ = layer.backward(params, residuals, jnp.ones_like(y))
+        axis.axhline(0, color=INK, linewidth=0.4, alpha=0.5)
+        axis.plot(x, dx.ravel(), color=ORANGE, linewidth=1.1)
+        axis.plot(x, y.ravel(), color=BLUE, linewidth=1.4)
+        axis.set_title(name, fontsize=9, color=INK)
+        axis.set(ylim=(-2.6, 2.6), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+        axis.tick_params(labelsize=7)
+    return fig
+
+
+def resized():
+    """Six numbers made thirty."""
+    x = jnp.array([0.0, 1.0, 0.3, 0.5, -0.6, 0.2])
+    kinds = {"nearest": RED, "linear": GREEN, "cubic": BLUE}
+    fig, axis = plt.subplots(figsize=(8, 2.4))
+    at = (np.arange(30) + 0.5) / 5 - 0.5
+    for mode, colour in kinds.items():
+        y = layers.Resize(30, mode=mode).forward((), x[None, :, None])[0]
+        axis.plot(at, y[0, :, 0], ".-", color=colour, linewidth=1.1, markersize=4, label=f"Resize(30, {mode!r})")
+    axis.plot(range(6), x, "o", color=INK, markersize=5, label="x")
+    axis.legend(frameon=False, loc="upper right", fontsize=9)
+    axis.set(xlabel="place")
     return fig
 
 
@@ -222,7 +347,8 @@ def network() -> Drawing:
 
 FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
-    "losses": losses_by_prediction, "attention": attention, "norms": norms,
+    "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
+    "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
 }  # fmt: skip
 
 

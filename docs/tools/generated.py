@@ -28,6 +28,13 @@ FAMILIES = {
     "energy": "Energies",
 }
 FIGURES = {  # in docs/figures, of that name
+    "norm": "Where the error of feature 2 at place 1 of example 1 goes: to what shares its mean and variance",
+    "conv": "Where the error of each output goes: the kernel is 1, 2, 3",
+    "pool": "Where the error of each output goes",
+    "structure": "Six numbers made thirty",
+    "embedding": "What SinusoidalPositions adds, at each place, to four of sixteen features",
+    "recurrent": "How much of an error at the last step reaches the inputs of the steps before, at the start",
+    "stochastic": "What goes forward in blue, and the slope that the backward pass takes for its derivative in orange",
     "activation": "Every elementwise activation in blue, and the slope that its backward pass multiplies by in orange",
     "attention": "The weights with which each query looks at the keys, for equal scores, by what may be seen",
 }
