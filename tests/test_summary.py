@@ -169,6 +169,14 @@ def test_rich_and_notebooks_lay_a_network_out_and_it_stays_the_program():
         assert eval(repr(case.layer), dict(NAMES)) == case.layer
 
 
+def test_treescope_shows_layers_and_marks_buffers():
+    treescope, net = pytest.importorskip("treescope"), Serial(Dense(2), BatchNorm())
+    assert "Dense(features=2, bias=True)" in treescope.render_to_text(net)
+    shown = treescope.render_to_text(net.init(jax.random.key(0), jnp.ones((3, 4), "float32")))
+    assert "'w': " in shown
+    assert "'mean': Buffer(value=" in shown
+
+
 def test_the_share_of_the_time_of_each_layer():
     net = Serial(Dense(4), Repeat(Residual(Dense(4)), 2), jbp.layers.Dropout(0.5))
     found = jbp.summary(net, X, time=True)

@@ -30,8 +30,9 @@ def recursive_tensor(vocabulary: Size, classes: Size, features: Size = 24, dropo
 
 @checked
 def tree_lstm(vocabulary: Size, classes: Size, features: Size = 32, dropout: float = 0.3) -> Serial:
-    """The same with the gates of an LSTM at every node.
+    """Scores (batch, classes) of the roots, from (words of the leaves (batch, leaves), children (batch, inner, 2)).
 
+    A vector for each node, by the gates of an LSTM of its children's. The tree is given as `Recursive` wants it.
     (Tai et al., *Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks*, 2015.)
 
     >>> nodes = jnp.array([[[0, 1], [3, 2]]])  # node 3 joins words 0 and 1, node 4 that and word 2

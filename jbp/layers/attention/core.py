@@ -25,7 +25,7 @@ NAMES = "q", "k", "v", *beside.BESIDE
 class Attention(Layer):
     """y = softmax(s, seen) v, s = scale q kᵀ: the core of MultiHeadAttention, which puts projections around it.
 
-        dv = pᵀ dy      ds = p (dy vᵀ − Σ p dy vᵀ)      dq = scale ds k      dk = scale dsᵀ q
+        p = softmax(s, seen)      dv = pᵀ dy      ds = p (dy vᵀ − Σ p dy vᵀ)      dq = scale ds k      dk = scale dsᵀ q
 
     Input: (q, k, v), (q, k, v, mask), or a dict of these by name, to which `segments` and `source_segments` (b, n) and
     (b, m) and a `bias` (b, h, n, m) may be added, all as in MultiHeadAttention: a `mask` of booleans or integers, not 0
@@ -34,10 +34,10 @@ class Attention(Layer):
     floats have a cotangent.
 
     Options: `causal`, `window`, `cap`, `alibi`, `dropout` as in MultiHeadAttention, and `scale`, 1 / √d unless given.
-    Parameters are dropout's key, a Buffer, if there is dropout. Keeps its inputs: memory is linear in n and m
-    (`attend_back`). Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e), y (b, h, n, e), where g divides h: head i
-    reads the keys and values i // (h / g). Rotary takes q and k of these shapes. (Vaswani et al., *Attention Is All You
-    Need*, 2017, §3.2.1.) Raises LayerError for other shapes and names.
+    Parameters are dropout's key, a Buffer, if there is dropout. Keeps its inputs: memory is linear in n and m, for p is
+    made again in blocks. Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e), y (b, h, n, e), where g divides h:
+    head i reads the keys and values i // (h / g). Rotary takes q and k of these shapes. (Vaswani et al., *Attention Is
+    All You Need*, 2017, §3.2.1.) Raises LayerError for other shapes and names.
 
     >>> q = k = v = jnp.ones((2, 1, 5, 4))  # batch, heads, places, features
     >>> Attention(causal=True)((), (q, k, v)).shape

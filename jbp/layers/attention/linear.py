@@ -69,7 +69,8 @@ def read_back(q, k, v, du, causal):
 class LinearAttention(Layer):
     """y = concat_h(u / (ε + c)) W_o, u_i = Σ_j s_ij v_j, c_i = Σ_j s_ij, s_ij = φ(q_i) · φ(k_j), φ(x) = 1 + elu(x).
 
-        do = dy W_oᵀ      du = do / (ε + c)      dc = −du · o      dφ(q), dφ(k), dv from `read_back`, φ' = min(φ, 1)
+        do = dy W_oᵀ      du = do / (ε + c)      dc = −du · o      ds_ij = du_i · v_j + dc_i      dv_j = Σ_i s_ij du_i
+        dφ(q_i) = Σ_j ds_ij φ(k_j)      dφ(k_j) = Σ_i ds_ij φ(q_i)      φ' = min(φ, 1)
         dx = (dq|dk|dv) W_qkvᵀ      dW_qkv = xᵀ (dq|dk|dv)      dW_o = oᵀ dy
 
     q, k, v = x W_qkv, split over `heads`; j runs over all places, or over j <= i if `causal`. Time is linear in n: the

@@ -27,7 +27,8 @@ BASE = 10000.0  # of the rotary positions
 class MultiHeadAttention(Layer):
     """y = concat_h(softmax(s, seen) v) W_o, s = q kᵀ / √d, with q = x W_q, k = z W_k, v = z W_v; z is x or the source.
 
-        do = dy W_oᵀ      dq, dk, dv from `attend_back`      dx = dq W_qᵀ      dz = dk W_kᵀ + dv W_vᵀ
+        do = dy W_oᵀ      p = softmax(s, seen)      dv = pᵀ do      ds = p (do vᵀ − Σ p do vᵀ)
+        dq = ds k / √d      dk = dsᵀ q / √d      dx = dq W_qᵀ      dz = dk W_kᵀ + dv W_vᵀ
         dW_q = xᵀ dq      dW_k = zᵀ dk      dW_v = zᵀ dv      dW_o = oᵀ dy      (`bias`: db = Σ dq, Σ dk, Σ dv, Σ dy)
 
     Input: x (b, n, f), or a tuple of x and then a source (b, m, e) and a mask, each or both, or a dict of these and

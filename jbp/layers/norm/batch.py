@@ -92,14 +92,14 @@ class BatchNorm(Running):
 
         dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
 
-    Without bias no b, without affine neither g nor b. Keeps x, m and s. Buffers: the running mean and variance, which
-    `advance` moves to momentum · old + (1 − momentum) · new, and how many steps they have seen. `evaluation` gives
-    BatchNormInference. PyTorch's momentum is 1 − ours, 0.1 there and 0.9 here; None is the mean of all steps, as there.
-    The running variance is the biased one, as in Flax and Keras; `unbiased` gives PyTorch's. Without `running` there
-    are no buffers, and evaluation takes the statistics of its batch. An empty batch moves nothing. Inside of
-    `jax.shard_map` the batch is that of all devices along the axes of the mesh that `over` names. Shapes: x and y
-    (b, ..., f), the rest (f,). (Ioffe & Szegedy, *Batch Normalization*, 2015, §3.) Raises LayerError for fewer than two
-    axes.
+    ⟨·⟩ is a mean over the same axes. Without bias no b, without affine neither g nor b. Keeps x, m and s. Buffers: the
+    running mean and variance, which `advance` moves to momentum · old + (1 − momentum) · new, and how many steps they
+    have seen. `evaluation` gives BatchNormInference. PyTorch's momentum is 1 − ours, 0.1 there and 0.9 here; None is
+    the mean of all steps, as there. The running variance is the biased one, as in Flax and Keras; `unbiased` gives
+    PyTorch's. Without `running` there are no buffers, and evaluation takes the statistics of its batch. An empty batch
+    moves nothing. Inside of `jax.shard_map` the batch is that of all devices along the axes of the mesh that `over`
+    names. Shapes: x and y (b, ..., f), the rest (f,). (Ioffe & Szegedy, *Batch Normalization*, 2015, §3.) Raises
+    LayerError for fewer than two axes.
 
     >>> layer, x = BatchNorm(), jnp.array([[0.0], [2.0]])
     >>> params = layer.init(jax.random.key(0), x)

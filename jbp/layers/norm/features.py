@@ -159,7 +159,7 @@ def _trailing(axes):
 
 @dataclass(frozen=True)
 class RMSNorm(Affine):
-    """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, the mean taken over the last `axes` axes.
+    """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, ⟨·⟩ the mean over the last `axes` axes.
 
         dx̂ = dy g      dx = s (dx̂ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂
 

@@ -62,13 +62,13 @@ def _axes(parts):
 
 @dataclass(frozen=True)
 class GroupNorm(_Grouped):
-    """y = x̂ g + b with x̂ = (x − m) s, m and v of one example over all places and the channels of one group.
+    """y = x̂ g + b with x̂ = (x − m) s, of one example over all places and the channels of one group.
 
         dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
 
-    Without bias no b, without affine neither g nor b. Keeps x, m and s. Shapes: x and y (b, ..., c), g and b (c,).
-    (Wu & He, *Group Normalization*, 2018, §3.) Raises LayerError for fewer than two axes, and if groups does not divide
-    the channels.
+    m and v are mean and variance there, s = (v + ε)^-½, ⟨·⟩ a mean over the same. Without bias no b, without affine
+    neither g nor b. Keeps x, m and s. Shapes: x and y (b, ..., c), g and b (c,). (Wu & He, *Group Normalization*, 2018,
+    §3.) Raises LayerError for fewer than two axes, and if groups does not divide the channels.
 
     >>> x = jnp.array([[1.0, 3.0, 10.0, 20.0]])
     >>> params = GroupNorm(2).init(jax.random.key(0), x)
@@ -105,15 +105,16 @@ class GroupNorm(_Grouped):
 
 @dataclass(frozen=True)
 class InstanceNorm(_Grouped, Running):
-    """y = x̂ g + b with x̂ = (x − m) s, m and v of one example and channel over its places.
+    """y = x̂ g + b with x̂ = (x − m) s, of one example and channel over its places.
 
         dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy
 
-    Without bias no b, without affine neither g nor b, as PyTorch's has it if nothing is asked for. Keeps x, m and s.
-    With `running` it has buffers as BatchNorm has, moved by the means of m and v over the examples, of all devices
-    along `over` as there, and `evaluation` gives BatchNormInference; PyTorch's momentum is 1 − ours, its running
-    variance the `unbiased`. Shapes: x and y (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*,
-    2016.) Raises LayerError for fewer than three axes.
+    m and v are mean and variance there, s = (v + ε)^-½, ⟨·⟩ a mean over the same. Without bias no b, without affine
+    neither g nor b, as PyTorch's has it if nothing is asked for. Keeps x, m and s. With `running` it has buffers as
+    BatchNorm has, moved by the means of m and v over the examples, of all devices along `over` as there, and
+    `evaluation` gives BatchNormInference; PyTorch's momentum is 1 − ours, its running variance the `unbiased`. Shapes:
+    x and y (b, n..., c), g and b (c,). (Ulyanov et al., *Instance Normalization*, 2016.) Raises LayerError for fewer
+    than three axes.
 
     >>> x = jnp.arange(12.0).reshape(1, 6, 2)
     >>> params = InstanceNorm().init(jax.random.key(0), x)

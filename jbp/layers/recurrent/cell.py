@@ -101,9 +101,8 @@ class Recurrent(OverTime):
     time*, 1990.) Raises LayerError for a cell that does not keep its state's shape.
 
     >>> x = jnp.ones((2, 5, 3))
-    >>> layer = Recurrent(GRUCell(4), state=4)
-    >>> params = layer.init(jax.random.key(0), x)
-    >>> layer(params, x).shape
+    >>> params = Recurrent(GRUCell(4)).init(jax.random.key(0), x)
+    >>> Recurrent(GRUCell(4))(params, x).shape
     (2, 5, 4)
     """
 
