@@ -43,6 +43,15 @@ def test_a_perceptron_by_hand():
         assert line in text
 
 
+def test_a_row_is_a_line_however_long():
+    wide = jbp.layers.MultiHeadAttention(2, dropout=0.1, bias=True, rotary=True)
+    net = Serial(FanOut(("a", "b", "long")), Parallel(a=Serial(wide), b=Tanh(), long=Tanh()))
+    found = jbp.summary(net, jax.ShapeDtypeStruct((2, 3, 4), "float32"))
+    lines = str(found).splitlines()
+    assert len(lines) == len(found.rows) + len(str(jbp.summary(Tanh(), X)).splitlines()) - 1
+    assert any("MultiHeadAttention(2, " in line and "...  " in line for line in lines)
+
+
 def test_what_repeats_counts_as_often_and_what_is_run_again_keeps_nothing():
     found = rows(Serial(Dense(3), Repeat(Residual(Dense(3)), 5), Remat(Serial(Dense(2), Tanh()))))
     inner = found["Serial[1].Repeat.Residual"]

@@ -63,7 +63,7 @@ class Summary:
         from rich.console import Console  # here, for it takes its time
 
         text = StringIO()
-        Console(file=text, width=120, force_jupyter=False).print(self)
+        Console(file=text, width=160, force_jupyter=False).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     __repr__ = __str__
@@ -71,9 +71,9 @@ class Summary:
     def __rich__(self) -> Any:
         from rich.box import SIMPLE_HEAD
         from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table("layer", "output", box=SIMPLE_HEAD, show_footer=True)
+        table = Table(Column("layer", no_wrap=True), Column("output", no_wrap=True), box=SIMPLE_HEAD, show_footer=True)
         numbers = ("parameters", f"{self.parameters:,}"), ("FLOPs", _short(self.flops)), ("kept", _bytes(self.kept))
         table.columns[0].footer = f"all; {self.buffers:,} in buffers, {_short(self.pull)} FLOPs backward"
         for name, total in numbers:
@@ -85,12 +85,16 @@ class Summary:
             inside = bool(children(row.layer)) and isinstance(row.layer, OPENED)
             name = type(row.layer).__name__ if inside else repr(row.layer)
             name = f"{'  ' * row.depth}{row.label}{' ' * bool(row.label)}{name}"
-            name = (name if len(name) < 60 else f"{name[:57]}...") + f" ×{row.times}" * (row.times > 1)
+            name = _cut(name) + f" ×{row.times}" * (row.times > 1)
             cells = [f"{row.parameters:,}", _short(row.flops), _bytes(row.kept)]
             if whole and row.seconds is not None:
                 cells.append(f"{100 * row.seconds / whole:.0f} %")
-            table.add_row(escape(name), escape(row.output), *cells)
+            table.add_row(escape(name), escape(_cut(row.output)), *cells)
         return table
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 50 else f"{text[:47]}..."
 
 
 def summary(net: Layer, x: Any, *, time: bool = False) -> Summary:
