@@ -178,6 +178,7 @@ def test_rich_and_notebooks_lay_a_network_out_and_it_stays_the_program():
         assert eval(repr(case.layer), dict(NAMES)) == case.layer
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it looks at all of NumPy
 def test_treescope_shows_layers_and_marks_buffers():
     treescope, net = pytest.importorskip("treescope"), Serial(Dense(2), BatchNorm())
     assert "Dense(features=2, bias=True)" in treescope.render_to_text(net)
