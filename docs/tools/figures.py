@@ -330,6 +330,24 @@ def norms():
     return fig
 
 
+def watch():
+    """Layers × looks of a training: ten layers of tanh, which are slow to begin."""
+    import optax
+
+    from jbp.train import fit, start
+    from jbp.watch import Watch
+
+    x = jax.random.normal(jax.random.key(0), (2048, 16))
+    label = (x[:, 0] * x[:, 1] > 0).astype(int) + 2 * (x[:, 2] > 0)
+    net = Serial(*[layers.Dense(32), layers.Tanh()] * 6, layers.Dense(4))
+    loss, optimizer = SoftmaxCrossEntropy(), optax.adam(3e-3)
+    state, look = start(net, optimizer, jax.random.key(1), x), Watch(net, loss, (x[:256], label[:256]))
+    look(state.params)
+    batches = [(x[256:], label[256:])] * 400
+    fit(net, loss, optimizer, state, batches, check=look, every=20)
+    return look.figure()
+
+
 def network() -> Drawing:
     """What `jbp.draw` makes of two inputs and two heads."""
     block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
@@ -349,6 +367,7 @@ FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
     "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
     "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
+    "watch": watch,
 }  # fmt: skip
 
 
