@@ -174,8 +174,8 @@ def noise_for(epsilon: Positive, delta: Inside, *, batch: Size, examples: Size, 
 
     Found by dp-accounting, to 1e-3 above. Raises ImportError without the extra `private`.
 
-    >>> round(jbp.private.noise_for(3.0, 1e-5, batch=64, examples=1024, steps=30), 1)
-    0.9
+    >>> round(jbp.private.noise_for(3.0, 1e-5, batch=64, examples=1024, steps=30), 2)
+    0.96
     """
     import dp_accounting
 

@@ -9,7 +9,7 @@ Readings of one sweep over a batch that is kept for it (`jbp.readers.observe`), 
 gradients (`jbp.readers.per_example`). The training step is as it was; a look costs two or three steps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from jbp.readers.observe import Seen, observe
 from jbp.readers.per_example import per_example
 from jbp.train.step import norm
 
-__all__ = ["Look", "Watch", "noise_scale", "readings"]
+__all__ = ["Look", "Watch", "noise_scale"]
 
 
 def _array(v: Any) -> bool:
@@ -66,7 +66,7 @@ def _relative(seen: Seen) -> Any:
     return norm(seen.gradient) / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
 
-readings = {
+READINGS = {
     "activation": lambda seen: _rms(seen.y),  # the root mean square of what comes out of a layer
     "error": lambda seen: _rms(seen.dy),  # that of the error at its output
     "gradient": _relative,  # the norm of its gradient, in norms of its weights
@@ -105,7 +105,6 @@ class Look:
     turned: float | None  # the cosine between the gradients of this look and the last
 
 
-@dataclass(eq=False)
 class Watch:
     """Looks at a network in training: give it to `fit` as `check`, with `every`.
 
@@ -123,21 +122,16 @@ class Watch:
     ['activation', 'dead', 'error', 'saturated']
     """
 
-    net: Layer
-    loss: Layer
-    batch: tuple[Any, ...]
-    looks: list[Look] = field(default_factory=list)
-
-    def __post_init__(self):
-        if not isinstance(self.batch, tuple | list) or len(self.batch) < 1:
-            raise LayerError(
-                self.net, f"got the batch {show(self.batch)}; expected a tuple (x, *targets). Write (x, label)."
-            )
+    def __init__(self, net: Layer, loss: Layer, batch: tuple[Any, ...]):
+        if not isinstance(batch, tuple | list) or not batch:
+            raise LayerError(net, f"got the batch {show(batch)}; expected a tuple (x, *targets). Write (x, label).")
+        self.net, self.loss, self.batch = net, loss, tuple(batch)
+        self.looks: list[Look] = []
         self._last: Any = None
         self._sweep = jax.jit(self._swept)
 
     def _swept(self, params, *batch):
-        found = observe(self.net, self.loss, **readings, felt=self._felt)(params, *batch)
+        found = observe(self.net, self.loss, **READINGS, felt=self._felt)(params, *batch)
         try:
             each = per_example(self.net, self.loss)(params, *batch)
             noise = noise_scale(each.norms, norm(each.weighted(jnp.ones_like(each.norms) / each.norms.size)))
@@ -197,7 +191,7 @@ class Watch:
         """A matplotlib figure of every reading, layers from below to above, looks from left to right."""
         from matplotlib.figure import Figure
 
-        shown = [(name, *self.table(name)) for name in readings]
+        shown = [(name, *self.table(name)) for name in READINGS]
         shown = [(name, rows, values) for name, rows, values in shown if len(rows)]
         picture = Figure(figsize=(4 * ((len(shown) + 1) // 2), 5.6), layout="constrained")
         for axis, (name, rows, values) in zip(np.ravel(picture.subplots(2, -(-len(shown) // 2))), shown, strict=False):

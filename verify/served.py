@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LOST = 3  # the exit code of a process whose parent is gone
-ROOM = 1.5e9  # bytes that a process may hold before what it has compiled is given up
+ROOM = 1.2e9  # bytes that a process may hold before what it has compiled is given up
 _times = itertools.count(1)
 
 

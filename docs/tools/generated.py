@@ -50,6 +50,8 @@ MODULES = {  # beside the families of layers
     "jbp.weights": "Weights of other libraries",
     "jbp.readers": "Readers",
     "jbp.credit": "Credit assignment",
+    "jbp.private": "Private training",
+    "jbp.watch": "What training is doing",
     "verify": "The auditor",
 }
 BESIDE = {  # on the page of a module, from files that need other libraries and so are read, not imported
