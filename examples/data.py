@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import train_test_split
 
+from jbp.credit import labelled
+
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -88,6 +90,34 @@ def placed_batches(x: np.ndarray, label: np.ndarray, seed: int, size: int = 64) 
     random = np.random.default_rng(seed)
     for images, labels in minibatches(x, label, size=size, seed=seed):
         yield placed(images, random), labels
+
+
+def cluttered(times: int = 5) -> tuple[Pair, Pair]:
+    """((x, label) for training, (x, label) held out): `images` anywhere in a frame of 12×12 pixels, each with a piece
+    of another one; those for training so many times.
+    """
+    (x, label), (held_x, held_label) = images()
+    random = np.random.default_rng(0)
+    wide = np.concatenate([_clutter(x, random) for _ in range(times)])
+    return (wide, np.tile(label, times)), (_clutter(held_x, random), held_label)
+
+
+def _clutter(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    frames = np.zeros((len(x), 12, 12, 1), x.dtype)
+    for frame, image, other in zip(frames, x, random.permutation(x), strict=True):
+        (a, b), (c, d), (i, j) = random.integers(0, 9, 2), random.integers(0, 5, 2), random.integers(0, 6, 2)
+        frame[a : a + 3, b : b + 3] = other[i : i + 3, j : j + 3]
+        frame[c : c + 8, d : d + 8] = np.maximum(frame[c : c + 8, d : d + 8], image)
+    return frames
+
+
+def real_and_false(batches: Iterator[Any], blocks: int, seed: int) -> Iterator[Any]:
+    """Each image with its own label written into its first ten pixels, and with a wrong one; 1 and 0 a block."""
+    random = np.random.default_rng(seed)
+    for x, label in batches:
+        wrong = (label + random.integers(1, 10, len(label))) % 10
+        real = np.repeat([1.0, 0.0], len(x)).astype(x.dtype)
+        yield np.concatenate([labelled(x, v, 10) for v in (label, wrong)]), np.stack([real] * blocks, -1)
 
 
 def linear(x: np.ndarray, label: np.ndarray, held_x: np.ndarray, held_label: np.ndarray) -> float:

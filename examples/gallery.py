@@ -35,7 +35,7 @@ EXAMPLES = (
     "hopfield",
     "boltzmann",
     "deep_belief",
-    "feedback",
+    "credit",
     "spiking",
     "dqn",
     "ppo",

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import jbp
+from docs.tools.recorded import held
 from jbp import Graph, Repeat, Residual, Serial, layers, losses
 from jbp.layers import GELU, Add, Conv, Dense, Flatten, LayerNorm, MaxPool, ReLU
 from jbp.layers.activation.elementwise import Elementwise
@@ -348,6 +349,26 @@ def watch():
     return look.figure()
 
 
+def credit():
+    """What the rules of credit reach on digits in clutter, a dot a run, and where their errors point, from records."""
+    found = held("results/credit.json")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(1, 1.3))
+    hard = [r for r in found if r["task"] != "digits"]
+    for k, r in enumerate(hard):
+        left.barh(k, np.mean(r["accuracy"]), color=BLUE if k else ORANGE, alpha=0.6)
+        left.plot(r["accuracy"], [k] * len(r["accuracy"]), ".", color=INK, markersize=3)
+    left.set(yticks=range(len(hard)), yticklabels=[r["rule"] for r in hard], xlabel="held-out accuracy, in clutter")
+    left.invert_yaxis()
+    colors = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    curves = [r for r in found if r["task"] == "digits" and "along" in r]
+    for r, color in zip(curves, colors, strict=False):
+        right.plot(*zip(*r["along"], strict=True), color=color, label=r["rule"], linewidth=1.3)
+    right.axhline(90, color=INK, linewidth=0.6, linestyle="--")
+    right.set(xlabel="step", ylabel="degrees from the true gradient, first layer, digits", ylim=(0, 95))
+    right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    return fig
+
+
 def network() -> Drawing:
     """What `jbp.draw` makes of two inputs and two heads."""
     block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
@@ -367,7 +388,7 @@ FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
     "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
     "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
-    "watch": watch,
+    "watch": watch, "credit": credit,
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -192,11 +192,31 @@ def released() -> str:
     return table("package | rule | verdict | what was found", rows)
 
 
+# benchmarks/results/credit.json
+
+
+def credit() -> str:
+    """Each rule's accuracy and angle on both tasks."""
+    found = {(r["task"], r["rule"]): r for r in held("results/credit.json")}
+    tasks, rules = (list(dict.fromkeys(key[k] for key in found)) for k in (0, 1))
+
+    def cell(r: Record, key: str, digits: int) -> str:
+        values = r.get(key, [])
+        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}" if values else ""
+
+    head = "rule | " + " | ".join(f"{task}: | angle:" for task in tasks)
+    rows = [(rule, *(cell(found[task, rule], *c) for task in tasks for c in COLUMNS)) for rule in rules]
+    return table(head, rows)
+
+
+COLUMNS = ("accuracy", 3), ("angle", 0)
+
+
 MADE: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         *(setting, means, both, backward, training, missed),
         *(parity, parity_faults, parity_unsaid, parity_modules),
-        *(strangers, floor, alarms, located, mutants, released),
+        *(strangers, floor, alarms, located, mutants, released, credit),
     )
 }

@@ -23,6 +23,9 @@ from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Flatten
 
 
+START = 0.3
+
+
 @dataclass(frozen=True)
 class PredictiveCoding(Blocks):
     """y = f_n(... f_1(x)).  On the way down values v_l with v_0 = x settle in the energy F = Σ ½ |v_l − f_l(v_{l−1})|²:
@@ -58,7 +61,7 @@ class PredictiveCoding(Blocks):
     layer: Serial
     steps: Size = 20
     rate: Positive = 0.1
-    nudge: Positive = 1.0
+    nudge: Positive = 0.1
     fixed: bool = False
 
     def backward(self, params, residuals, dy, /):
@@ -104,6 +107,10 @@ class EquilibriumPropagation(Blocks):
     which never raises E where f_l is linear and φ_l rises; β is `nudge` times the number of examples, a step by the
     example's own error.
 
+    States hold one another up, and no longer settle, where the weights between them are large: those begin at 0.3 of
+    the size that the Serial gives them, and a small learning rate keeps them so. Scores are better made outside:
+    `Serial(EquilibriumPropagation(body), Dense(10))`.
+
     delta is the gradient. Keeps the states. Parameters are those of the Serial. f_l: Dense, Conv, pools, Flatten.
     (Scellier & Bengio, *Equilibrium Propagation*, 2017; Ernoult et al., 2019, for Φ; Laborieux et al., *Scaling
     Equilibrium Propagation to Deep ConvNets*, 2021, for the two sides.) Raises LayerError for a block that gives
@@ -119,6 +126,10 @@ class EquilibriumPropagation(Blocks):
     layer: Serial
     steps: Size = 20
     nudge: Positive = 0.1
+
+    def init(self, key, x, /):
+        params = super().init(key, x)
+        return jax.tree.map(lambda w: START * w if w.ndim > 1 else w, params)
 
     def _pieces(self, params: Any) -> list[tuple[Serial, Any, Layer]]:
         """f_l, its parameters, and φ_l of each block."""

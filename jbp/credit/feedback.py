@@ -130,7 +130,7 @@ class KolenPollack(Carried):
     """
 
     layer: Layer
-    decay: NonNegative = 1e-2
+    decay: NonNegative = 1e-3
 
     def init(self, key, x, /):
         forward, feedback = jax.random.split(key)
@@ -228,7 +228,7 @@ def sign_symmetry(net: Layer, magnitude: Literal["uniform", "batch", "fixed"] = 
     return each(lambda layer: SignSymmetry(layer, magnitude), net)
 
 
-def kolen_pollack(net: Layer, decay: float = 1e-2) -> Any:
+def kolen_pollack(net: Layer, decay: float = 1e-3) -> Any:
     """The network with a KolenPollack around every affine map, convolution and recurrent layer.
 
     >>> kolen_pollack(Serial(LSTM(8), Dense(1)))

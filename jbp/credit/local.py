@@ -228,7 +228,7 @@ def ranked(net: Layer, params: Any, x: Any, classes: int) -> Any:
     def score(label):
         return net.forward(params, labelled(x, jnp.full(x.shape[:1], label), classes))[0].sum(-1)
 
-    return jnp.stack([score(label) for label in range(classes)], -1)
+    return jax.vmap(score, out_axes=-1)(jnp.arange(classes))
 
 
 CASES = (
