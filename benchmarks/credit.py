@@ -19,20 +19,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.credit", description="Rules of credit, several seeds.")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rules", nargs="*", default=list(RULES), help="these alone; the others as recorded")
     options = parser.parse_args()
-    records = []
+    records = {(r["task"], r["rule"]): r for r in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     for (task, net), data in zip(NETS.items(), (images(), cluttered()), strict=True):
-        for name in RULES:
+        for name in options.rules:
             histories = trained(name, net, data, options.steps, range(options.seeds))
             record = {"task": task, "rule": name, "steps": options.steps}
             record["accuracy"] = [round(history[-1][ACCURACY], 4) for history in histories]
             if name not in WITHOUT:
                 record["angle"] = [round(history[-1][ANGLE], 2) for history in histories]
                 record["along"] = [(row["step"], round(row[ANGLE], 2)) for row in histories[0] if ANGLE in row]
-            records.append(record)
+            records[task, name] = record
             found = record["accuracy"]
             print(f"{task}, {name}: {mean(found):.3f} ± {stdev(found) if found[1:] else 0:.3f}", flush=True)
-    RESULTS.write_text(json.dumps(records, indent=1))
+    RESULTS.write_text("[" + ",\n ".join(map(json.dumps, records.values())) + "]\n")
 
 
 if __name__ == "__main__":

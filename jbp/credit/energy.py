@@ -22,7 +22,6 @@ from jbp.layers.recurrent.lstm import LSTM
 from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Flatten
 
-
 START = 0.3
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jbp.cases import Case, f
 from jbp.credit.rule import Rule, each, mapped
 from jbp.errors import LayerError, at
-from jbp.fields import NonNegative, Range
+from jbp.fields import Range
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
@@ -114,23 +114,22 @@ class SignSymmetry(Carried):
 
 @dataclass(frozen=True)
 class KolenPollack(Carried):
-    """y = f(θ, x).      dx = the error that f(B, x) would return      dθ = g + λ θ      dB = g + λ B
+    """y = f(θ, x).      dx = the error that f(B, x) would return      dθ = dB = f's own, of dy
 
-    g is f's own gradient, of dy: weights and feedback learn the same and forget at the rate λ, the `decay`. So by
-    gradient descent of rate η, with momentum too, B − W falls as (1 − η λ)ⁿ, and what goes down becomes
-    backpropagation. With decay=0 leave it to the optimizer (`optax.adamw`), whose steps for W and B are then the same.
-    Biases do not decay. Keeps what f keeps; delta is (f's delta, θ and B). Parameters: {"layer": θ, "feedback": B}, B
-    drawn as θ is, with another key, and trained. f as in FeedbackAlignment. (Kolen & Pollack, *Backpropagation without
-    Weight Transport*, 1994; Akrout et al., *Deep Learning without Weight Transport*, 2019, §4.)
+    Weights and feedback learn the same, so B − W never changes but by decay: train with one that is the optimizer's
+    own, as `optax.adamw` and `optax.add_decayed_weights` have it. With rate η and decay λ the difference is
+    (1 − η λ)ⁿ of what it was after n steps, whatever the optimizer does with the gradient of one element, and what goes
+    down becomes backpropagation. Keeps what f keeps. Parameters: {"layer": θ, "feedback": B}, B drawn as θ is, with
+    another key, and trained. f as in FeedbackAlignment. (Kolen & Pollack, *Backpropagation without Weight Transport*,
+    1994; Akrout et al., *Deep Learning without Weight Transport*, 2019, §4.)
 
-    >>> net, x = KolenPollack(Dense(3), decay=0.0), jnp.ones((2, 5))
+    >>> net, x = KolenPollack(Dense(3)), jnp.ones((2, 5))
     >>> grads = jax.grad(lambda params: net(params, x).sum())(net.init(jax.random.key(0), x))
     >>> bool((grads["feedback"]["w"] == grads["layer"]["w"]).all())
     True
     """
 
     layer: Layer
-    decay: NonNegative = 1e-3
 
     def init(self, key, x, /):
         forward, feedback = jax.random.split(key)
@@ -140,18 +139,8 @@ class KolenPollack(Carried):
     def _sent(self, params):
         return self._own(params)[1]
 
-    def backward(self, params, residuals, dy, /):
-        dx, delta = super().backward(params, residuals, dy)
-        return dx, (delta, trainable(params) if self.decay else ())
-
-    def gradient(self, residuals, delta, /):
-        delta, now = delta
-        with at(self):
-            g = self.layer.gradient(residuals, delta)
-        both = {"layer": g, "feedback": g}
-        if not self.decay:
-            return both
-        return jax.tree.map(lambda g, w: g + self.decay * w.astype(g.dtype) if w.ndim > 1 else g, both, now)
+    def _whole(self, grads):
+        return {"layer": grads, "feedback": grads}
 
 
 @dataclass(frozen=True)
@@ -228,13 +217,13 @@ def sign_symmetry(net: Layer, magnitude: Literal["uniform", "batch", "fixed"] = 
     return each(lambda layer: SignSymmetry(layer, magnitude), net)
 
 
-def kolen_pollack(net: Layer, decay: float = 1e-3) -> Any:
-    """The network with a KolenPollack around every affine map, convolution and recurrent layer.
+def kolen_pollack(net: Layer) -> Any:
+    """The network with a KolenPollack around every affine map, convolution and recurrent layer: see there for decay.
 
     >>> kolen_pollack(Serial(LSTM(8), Dense(1)))
     Serial(KolenPollack(LSTM(8)), KolenPollack(Dense(1)))
     """
-    return each(lambda layer: KolenPollack(layer, decay), net)
+    return each(KolenPollack, net)
 
 
 def weight_mirror(net: Layer, rate: float = 0.1) -> Any:
@@ -252,7 +241,7 @@ CASES = (
     *(Case(SignSymmetry(Dense(3), m), f(3, 5)) for m in ("uniform", "batch", "fixed")),
     Case(SignSymmetry(Conv(4, (2, 3), groups=2), "batch"), f(2, 5, 3, 2)),
     Case(KolenPollack(Dense(3)), f(3, 5)),
-    Case(KolenPollack(LSTM(2), 0.0), f(2, 5, 3)),
+    Case(KolenPollack(LSTM(2)), f(2, 5, 3)),
     Case(WeightMirror(Dense(3)), f(3, 5)),
     Case(WeightMirror(Conv(4, (2, 3), stride=2, groups=2), 0.3), f(2, 5, 3, 2)),
 )
