@@ -24,7 +24,7 @@ class Layer:
     """A function with parameters and its derivative. Subclass it as a frozen dataclass: `forward`, `backward`, ..."""
 
     # What others ask of a layer, and `verify` by the same names.
-    estimator = False  # its backward pass is, on purpose, not the transpose of its forward
+    estimator: Any = False  # its backward pass is not the transpose, on purpose; "nonlinear": nor is it linear in dy
     autodiff = False  # its backward pass is jax.vjp of somebody else's function
     scans = False  # it runs the layers inside in one compiled loop
     sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place

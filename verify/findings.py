@@ -33,7 +33,7 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
             f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
         )
         estimates = bench.flat.subject.estimator and law in ("dense", "adjoint", "precision", "finite")
-        softened = note or estimates
+        softened = note or estimates or (bench.flat.subject.nonlinear and law in ("linear", "zero"))
         besides = {b.law for b in breaches if b.leaf in (leaf, None) and not b.note}
         if estimates and law == "dense" and leaf is not None:
             worst = replace(worst, text=_bias(bench, leaf))

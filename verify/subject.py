@@ -68,6 +68,7 @@ class Subject:
     apart: Callable[..., tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]] | None = None
     remake: Callable[..., tuple[Tree, ...]] | None = None
     estimator: bool = False
+    nonlinear: bool = False  # its backward pass is not linear in the cotangent, on purpose
 
     def vjp(self, args: tuple[Tree, ...], cotangent: Tree) -> tuple[Tree, ...]:
         """The cotangents of args, a tuple like args."""
@@ -138,15 +139,19 @@ def _is_layer(f: Any) -> bool:
     )
 
 
-def is_estimator(layer: Any) -> bool:
-    """Whether the layer, or one inside it, says that its backward pass is on purpose not the transpose of forward."""
+def is_estimator(layer: Any, kind: Any = None) -> bool:
+    """Whether the layer, or one inside it, says that its backward pass is on purpose not the transpose of forward.
+
+    With a kind, whether one says so by that: "nonlinear" if it is not linear in the cotangent either.
+    """
 
     def inside(value):
         if isinstance(value, tuple | list):
             return any(map(inside, value))
-        return _is_layer(value) and is_estimator(value)
+        return _is_layer(value) and is_estimator(value, kind)
 
-    if getattr(layer, "estimator", False):
+    said = getattr(layer, "estimator", False)
+    if said and kind in (None, said):
         return True
     return dataclasses.is_dataclass(layer) and any(inside(getattr(layer, f.name)) for f in dataclasses.fields(layer))
 
@@ -230,6 +235,7 @@ def _of_layer(layer: Any, args: tuple, reference: Any, seed: int) -> tuple[Subje
         apart,
         remake,
         is_estimator(layer),
+        is_estimator(layer, "nonlinear"),
     )
     return subject, args
 

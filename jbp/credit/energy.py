@@ -55,6 +55,7 @@ class PredictiveCoding(Blocks):
     True
     """
 
+    estimator = "nonlinear"
     beside = False
 
     layer: Serial
@@ -120,6 +121,7 @@ class EquilibriumPropagation(Blocks):
     (3, 2)
     """
 
+    estimator = "nonlinear"
     beside = False
 
     layer: Serial

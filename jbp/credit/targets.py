@@ -44,6 +44,7 @@ class TargetPropagation(Blocks):
     (({'b': (8,), 'w': (4, 8)}, ()),)
     """
 
+    estimator = "nonlinear"
     layer: Serial
     nudge: Positive = 0.1
     noise: NonNegative = 0.1
