@@ -136,6 +136,8 @@ class Private:
         return lambda norms: there * _least(self.clip / math.sqrt(layers), norms)
 
     def _noisy(self, total, step):
+        if not self.noise:
+            return jax.tree.map(lambda g: g / self.batch, total)
         leaves, tree = jax.tree.flatten(total)
         key = jax.random.fold_in(jax.random.key(self.seed), step)
 
