@@ -9,7 +9,7 @@ THREADS ?= 2
 MINOR = $(shell $(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCK = $(if $(CI),$(addprefix -c ,$(wildcard .ci/lock-$(MINOR).txt)))
 
-.PHONY: help demo gallery test test-quick test-slow lint lock bench bench-quick docs clean
+.PHONY: help demo gallery test test-quick test-slow lint lock bench bench-quick bench-sweeps docs clean
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-quick   every fifth test of each file: as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
+	@echo "make bench-sweeps private steps, norms of examples and readings of a watch beside vmap of grad and the ordinary step"
 	@echo "make docs         the documentation into site/, warnings are errors; open site/index.html, no server is needed"
 	@echo "make clean        remove .venv, caches and what the examples wrote"
 
@@ -46,6 +47,9 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(RUN) -m benchmarks --json benchmarks/results/cpu.json
+
+bench-sweeps: $(VENV)/.installed-bench
+	$(RUN) -m benchmarks.sweeps --output benchmarks/results/sweeps.md
 
 bench-quick: $(VENV)/.installed-bench
 	$(RUN) -m benchmarks --quick

@@ -139,13 +139,23 @@ class Private:
         if not self.noise:
             return jax.tree.map(lambda g: g / self.batch, total)
         leaves, tree = jax.tree.flatten(total)
+        ends = np.cumsum([g.size for g in leaves])
         key = jax.random.fold_in(jax.random.key(self.seed), step)
+        dtype = jnp.result_type(*(wide(g).dtype for g in leaves))
+        chunk = min(1 << 16, int(ends[-1]))  # drawn in a loop it is compiled once, and no fusion draws it again
 
-        def noisy(i, g):
-            z = jax.random.normal(jax.random.fold_in(key, i), g.shape, wide(g).dtype)
-            return ((wide(g) + self.noise * self.clip * z) / self.batch).astype(g.dtype)
+        def drawn(i):
+            return jax.random.normal(jax.random.fold_in(key, i), (chunk,), dtype)
 
-        return tree.unflatten([noisy(i, g) for i, g in enumerate(leaves)])
+        z = jax.lax.map(drawn, jnp.arange(-(-ends[-1] // chunk))).reshape(-1)
+        z = jnp.split(z[: ends[-1]], ends[:-1])
+
+        def noisy(g, z):
+            return ((wide(g) + self.noise * self.clip * z.reshape(g.shape).astype(wide(g).dtype)) / self.batch).astype(
+                g.dtype
+            )
+
+        return tree.unflatten(map(noisy, leaves, z))
 
 
 def _least(clip, norms):
