@@ -13,7 +13,7 @@ LOCK = $(if $(CI),$(addprefix -c ,$(wildcard .ci/lock-$(MINOR).txt)))
 
 help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
-	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: under ten minutes"
+	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: a quarter of an hour"
 	@echo "make test         lint, types and all tests but the slow: make test-slow has those, audits of half a minute"
 	@echo "make test-quick   every eighth test of each file: as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"

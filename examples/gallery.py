@@ -44,6 +44,9 @@ EXAMPLES = (
     "thought",
     "memory",
     "recursive",
+    "sentences",
+    "heads",
+    "adapters",
 )
 
 STYLE = """

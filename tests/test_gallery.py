@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jbp
-from examples import gallery, perceptron, shared, thought
+from examples import gallery, perceptron, sentences, shared, thought
 from jbp.catalogue import NAMES
 
 
@@ -49,6 +49,14 @@ def test_with_a_broken_gradient_it_misses_the_bar(tmp_path, monkeypatch):
     assert "held-out accuracy is" in str(code)
     page = gallery.page({"perceptron": found})
     assert "Not as they should be: perceptron." in page
+
+
+def test_two_words_are_exchanged_and_nothing_else():
+    words = np.array([[3, 4, 5, 6, 0], [7, 7, 8, 0, 0], [2, 2, 2, 0, 0]])
+    found = sentences.exchanged(words, np.array([4, 3, 3]), np.random.default_rng(0))
+    assert (found != words).sum(1).tolist() == [2, 2, 0]
+    assert (np.sort(found, 1) == np.sort(words, 1)).all()
+    assert (found[0, 4], found[1, 3]) == (0, 0)
 
 
 def test_thoughts_of_a_topic_find_one_another(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Several losses by name, with a weight for each: the loss of a network with several outputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -96,7 +95,7 @@ class Total(Several):
             for name, p in zip(self.names, self.parts(predictions), strict=True)
         ]
 
-    def measures(self) -> dict[str, Callable[[Any, Any], Any]]:
+    def measures(self) -> dict[str, Any]:
         """Each loss by itself, for the history: `fit(net, total, ..., **total.measures())` has "kind loss", ..."""
         return {f"{name} loss": _Measure(self, i) for i, name in enumerate(self.names)}
 
