@@ -44,6 +44,7 @@ from jbp.credit import (
     weight_mirror,
 )
 from jbp.credit.rule import cut
+from jbp.errors import TreeError
 from jbp.layers import (
     GRU,
     LSTM,
@@ -62,6 +63,7 @@ from jbp.layers import (
     Tanh,
 )
 from jbp.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from jbp.readers import per_example
 from jbp.train import accuracy, fit, start
 
 LOSS, KEY = SoftmaxCrossEntropy(), jax.random.key(0)
@@ -662,6 +664,24 @@ def test_where_blocks_begin(net, cuts):
     assert cut(net) == cuts
 
 
+def test_every_example_has_its_own_gradient_by_any_rule():
+    """What the readers have of a layer they have of these: the mean of the examples' parts is the gradient."""
+    net, x, label = Serial(Dense(4), Tanh(), Dense(3)), draw(f(5, 2)), jnp.arange(5) % 3
+    for rule in (feedback_alignment, DirectFeedbackAlignment, PredictiveCoding, EquilibriumPropagation):
+        layer = rule(net)
+        params = parameters(layer, x)
+        whole = value_and_grad(layer, LOSS)(params, x, label)[1]
+        assert_near(per_example(layer, LOSS)(params, x, label).weighted(jnp.full(5, 0.2)), whole, 1e-12)
+
+
+def test_an_error_names_the_place_in_the_network_and_not_in_the_block():
+    for rule in (PredictiveCoding, ForwardForward):
+        net = rule(Serial(Dense(4), Tanh(), Dense(3), Tanh(), Dense(2)))
+        params = net.init(KEY, draw(f(2, 3)))
+        with pytest.raises(LayerError, match=rf"^{rule.__name__}\.Serial\[2\]: Dense\(3\): got 'w'"):
+            net.forward((*params[:2], params[4], *params[3:]), draw(f(2, 3)))
+
+
 def test_names_of_layers_stay():
     net = PredictiveCoding(Serial(first=Dense(3), act=Tanh(), last=Dense(2)))
     params = net.init(KEY, draw(f(2, 3)))
@@ -696,12 +716,13 @@ def test_no_examples_at_all():
             lambda: LocalLosses(DENSE).forward(((),) * 5, draw(f(2, 3))),
             "expected a dict with 'layer' and 'feedback'. Make",
         ),
+        (lambda: labelled(draw(f(2, 3)), jnp.array([0, 1]), 4), "expected 4 numbers or more in each example. Join"),
         (lambda: EvolutionStrategy(Dense(2), 0), "got pairs=0; expected a whole number, 1 or more"),
         (lambda: SignSymmetry(Dense(2), "odd"), "got magnitude='odd'; expected 'uniform', 'batch' or 'fixed'"),  # pyright: ignore
     ],
 )
 def test_what_does_not_fit_is_told(act, says):
-    with pytest.raises(LayerError, match=says):
+    with pytest.raises((LayerError, TreeError), match=says):
         act()
 
 

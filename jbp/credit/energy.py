@@ -22,7 +22,9 @@ from jbp.layers.recurrent.lstm import LSTM
 from jbp.layers.structure.join import Identity
 from jbp.layers.structure.move import Flatten
 
-START = 0.3
+START = (
+    0.3  # of square matrices as Dense draws them the norm is near 2, and what couples a row of states is below 1 then
+)
 
 
 @dataclass(frozen=True)

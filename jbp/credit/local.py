@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from jbp.cases import Case, f, i
 from jbp.combinators.sequence import Serial
-from jbp.combinators.shapes import shape_after
 from jbp.credit.rule import Blocks, RuleInference, onto
-from jbp.errors import LayerError, at, show
+from jbp.errors import LayerError, TreeError, at, show
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Tanh
 from jbp.layers.activation.piecewise import ReLU
@@ -21,7 +20,7 @@ from jbp.layers.recurrent.elman import Elman
 from jbp.layers.structure.move import Flatten
 from jbp.losses.cross_entropy import SoftmaxCrossEntropy
 from jbp.losses.regression import MeanSquaredError
-from jbp.numerics import wide
+from jbp.numerics import chosen, wide
 
 SMALL = 1e-6
 
@@ -156,12 +155,6 @@ class ForwardForward(Blocks):
     layer: Serial
     threshold: float = 1.0
 
-    def _shapes(self, params, x):
-        shapes = [x]
-        for block, p in self._blocks(params):
-            shapes.append(shape_after(block, p, shapes[-1]))
-        return shapes
-
     def _goodness(self, h):
         axes = tuple(range(1, h.ndim))
         return (jnp.square(wide(h)).sum(axes) / max(math.prod(h.shape[1:]), 1)).astype(h.dtype)
@@ -173,11 +166,10 @@ class ForwardForward(Blocks):
 
     def forward(self, params, x, /):
         made, kept = [], []
-        with at(self):
-            for k, (block, p) in enumerate(self._blocks(params)):
-                x, r = block.forward(p, self._passed(x) if k else x)
-                made.append(x)
-                kept.append(r)
+        for k, (block, p) in enumerate(self._blocks(params)):
+            x, r = self._up(k, block, p, self._passed(x) if k else x)
+            made.append(x)
+            kept.append(r)
         return jnp.stack([self._goodness(h) for h in made], -1) - self.threshold, (tuple(kept), tuple(made))
 
     def backward(self, params, residuals, dy, /):
@@ -209,11 +201,18 @@ class ForwardForward(Blocks):
 def labelled(x: Any, label: Any, classes: int) -> Any:
     """x (b, ...) with the label in the place of its first `classes` numbers: 1 at the label, else 0.
 
+    Raises TreeError if there are fewer in an example.
+
     >>> labelled(jnp.full((1, 5), 7.0), jnp.array([2]), 3)
     Array([[0., 0., 1., 7., 7.]], dtype=float32)
     """
-    flat = x.reshape(x.shape[0], -1)
-    written = (label[:, None] == jnp.arange(classes)[None]).astype(x.dtype)
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    if flat.shape[1] < classes:
+        raise TreeError(
+            f"labelled: got x {show(x)}; expected {classes} numbers or more in each example. "
+            "Join the one-hot labels to it in an axis of their own."
+        )
+    written = chosen(label, 0, classes).astype(x.dtype)
     return jnp.concatenate([written, flat[:, classes:]], -1).reshape(x.shape)
 
 

@@ -163,13 +163,21 @@ class Blocks(Rule):
         """What the rule has beside f's parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no _feedback")
 
+    def _up(self, k: int, block: Serial, params: Any, x: Any) -> tuple[Any, Any]:
+        """The k-th block's forward. Errors name the place of a layer in the network."""
+        kept = []
+        for i, (layer, p) in enumerate(zip(block, block.parts(params), strict=True), cut(self.layer)[k]):
+            with at(self), at(self.layer, self.layer.label(i)):
+                x, r = layer.forward(p, x)
+            kept.append(r)
+        return x, block.whole(kept)
+
     def forward(self, params, x, /) -> tuple[Any, Any]:
         values, residuals = [x], []
-        with at(self):
-            for block, own in self._blocks(self._inner(params)):
-                y, r = block.forward(own, values[-1])
-                values.append(y)
-                residuals.append(r)
+        for k, (block, own) in enumerate(self._blocks(self._inner(params))):
+            y, r = self._up(k, block, own, values[-1])
+            values.append(y)
+            residuals.append(r)
         return values[-1], (tuple(residuals), tuple(values))
 
     def gradient(self, residuals, delta, /):

@@ -14,6 +14,7 @@ import optax
 from rich.console import Console
 
 import jbp
+from jbp import credit
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES
 from jbp.credit import angle, feedback_alignment
 from jbp.errors import LayerError, TreeError
@@ -24,6 +25,11 @@ from jbp.train import Diverged, accuracy, fit, inside, start, step
 from tests.oracle import draw
 
 CASES = (*LAYERS, *ESTIMATORS, *LOSSES)
+RULES = (
+    *(credit.sign_symmetry, credit.kolen_pollack, credit.weight_mirror, credit.DirectFeedbackAlignment),
+    *(credit.TargetPropagation, credit.PredictiveCoding, credit.EquilibriumPropagation),
+    *(credit.LocalLosses, credit.ForwardForward, credit.EvolutionStrategy),
+)
 OUTCOMES = "typed", "fine", "noted", "bare", "raw", "silent"
 BAD = "bare", "raw", "silent"
 TYPES: dict[type, list[Any]] = defaultdict(list)
@@ -200,6 +206,7 @@ def networks(case: Any, rng: np.random.Generator) -> Call | None:
         "LowRankAdapter": lambda: jbp.LowRankAdapter(layer, ("w",), 2),
         "MixtureOfExperts": lambda: jbp.layers.MixtureOfExperts(layer, 2),
         "feedback alignment": lambda: feedback_alignment(jbp.Serial(layer, other.layer)),
+        "a rule of credit": lambda: pick(rng, RULES)(jbp.Serial(layer, other.layer)),
         "evaluation": lambda: jbp.Serial(layer, other.layer).evaluation(),
         "Weighted": lambda: jbp.losses.Weighted(layer),
         "PerExample": lambda: jbp.losses.PerExample(layer),
