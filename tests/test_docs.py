@@ -78,7 +78,7 @@ def test_the_programs_run(name, found):
 WITHOUT = {  # an example of their own
     "Layer", "Estimator", "Loss", "LayerError", "Diverged",  # what is subclassed or raised
     "AuditError", "ContractError", "SubjectError",
-    "Canary", "Comparison", "Finding", "Look", "Network", "Observed", "Pair", "PerExample", "Report",
+    "Canary", "Comparison", "Factors", "Finding", "Look", "Network", "Observed", "Pair", "PerExample", "Report",
     "Seen",  # what others give
     "Constraint", "Contract", "audit", "case", "locate", "networks", "parametrize",  # in programs, on their pages
     "safetensors",  # of a file

@@ -52,6 +52,7 @@ MODULES = {  # beside the families of layers
     "jbp.credit": "Credit assignment",
     "jbp.private": "Private training",
     "jbp.watch": "What training is doing",
+    "jbp.curvature": "Curvature",
     "verify": "The auditor",
 }
 BESIDE = {  # on the page of a module, from files that need other libraries and so are read, not imported

@@ -5,7 +5,7 @@ layer's own, through every combinator and out of the scan of a Repeat, stacked; 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,16 +65,21 @@ def observe(net: Layer, loss: Layer, **readings: Reading) -> Callable[..., Obser
     must_be_layer("loss", loss)
     if not readings or not all(map(callable, readings.values())):
         raise LayerError(net, f"got the readings {readings!r}; expected functions of a Seen, by name. Write rms=rms.")
-    shown = _shown(net, tuple(readings.items()), "")
+    net = shown(net, readings)
 
     def f(params, x, *targets):
-        output, residuals = shown.forward(params, x)
+        output, residuals = net.forward(params, x)
         value, dy = lost(loss, output, *targets)
-        _, noted = shown.pull(params, residuals, dy)
-        gradient, found = _parted(noted)
-        return Observed(value, Aux(output, shown.advance(params, residuals)), gradient, found)
+        _, noted = net.pull(params, residuals, dy)
+        gradient, found = parted(noted)
+        return Observed(value, Aux(output, net.advance(params, residuals)), gradient, found)
 
     return f
+
+
+def shown(net: Layer, readings: Mapping[str, Reading]) -> Layer:
+    """The network with every layer shown to the readings. What its `pull` gives for a gradient is to be `parted`."""
+    return _shown(net, tuple(readings.items()), "")
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["gradient", "found"], meta_fields=["path"])
@@ -85,7 +90,7 @@ class _Noted:
     path: str | None  # None: `found` has paths of its own
 
 
-def _parted(tree: Any) -> tuple[Any, dict[str, Any]]:
+def parted(tree: Any) -> tuple[Any, dict[str, Any]]:
     """(the gradients, what was found by path)."""
     found: dict[str, Any] = OrderedDict()  # which keeps its order out of `jit`
 
@@ -125,7 +130,7 @@ class _Around(Wrapper):
     def pull(self, params, residuals, dy, /):
         outer: Any = self.layer
         dx, noted = outer._down(outer.layer.pull, params, residuals, dy)
-        gradient, found = _parted(noted)
+        gradient, found = parted(noted)
         return dx, _Noted(outer._whole(gradient), found, None)
 
 

@@ -19,7 +19,7 @@ from jbp.errors import LayerError, TreeError, show
 from jbp.layer import Layer
 from jbp.numerics import wide
 from jbp.params import Buffer, apply_updates, buffers, merge, trainable
-from jbp.sweep import Sweep, initialize, value_and_grad
+from jbp.sweep import Aux, Sweep, initialize, value_and_grad
 from jbp.train.plan import Plan, working
 
 Metrics = dict[str, Any]
@@ -156,7 +156,7 @@ def _asked(optimizer, extra):
     """What of `extra` the update takes: what it names, and what optax hands through a chain if it takes anything."""
     names = inspect.signature(optimizer.update).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in names.values())
-    return {k: v for k, v in extra.items() if k in names or (anything and k in ("value", "grad", "value_fn"))}
+    return {k: v for k, v in extra.items() if k in names or (anything and k != "grad_fn")}
 
 
 class Again:
@@ -210,7 +210,10 @@ def take_step(
         again = Again(net, loss, state.params, x, targets)
 
         def moved():
-            extra = again.extra(value, grads) if sweep is None else {"value": value, "grad": grads}
+            extra = again.extra(value, grads)
+            if sweep is not None:  # which has its own gradient: nobody looks again, but at what it has beside
+                beside = {name: found for name, found in aux._asdict().items() if name not in Aux._fields}
+                extra = {"value": value, "grad": grads} | beside
             params, optimizer_state = optimized(optimizer, grads, state.optimizer, aux.params, **extra)
             return State(params, optimizer_state, state.steps + 1)
 

@@ -1,0 +1,152 @@
+"""Kronecker factors against the Fisher matrix itself, and the optimizer that uses them against plain algebra."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+from jbp import LayerError, Remat, Repeat, Residual, Serial, value_and_grad
+from jbp.curvature import Factored, kfac
+from jbp.layers import BatchNorm, Conv, Dense, Embedding, Flatten, Tanh
+from jbp.losses import BinaryCrossEntropy, Huber, MeanSquaredError, SoftmaxCrossEntropy
+from jbp.train import fit, start
+
+LOSS, KEY = SoftmaxCrossEntropy(), jax.random.key(0)
+
+
+def flat(*shape):
+    return jax.random.normal(jax.random.key(1), shape, jnp.float64)
+
+
+NETS = {
+    "Dense": (Serial(Dense(3), Tanh(), Dense(4, bias=False)), flat(1, 5)),
+    "Conv": (Serial(Conv(2, (2, 3), padding="VALID"), Flatten(), Dense(4)), flat(1, 2, 3, 2)),  # one place
+    "Embedding": (Serial(Embedding(5, 3), Flatten(), Dense(4)), jnp.array([[2]])),
+    "Repeat": (Serial(Dense(3), Repeat(Residual(Remat(Serial(Dense(3), Tanh()))), 2), Dense(4)), flat(1, 3)),
+}
+
+
+def matrix(g):
+    """A layer's gradient as inputs × outputs, the bias a last row."""
+    if "e" in g:
+        return np.asarray(g["e"])
+    w = np.asarray(g["w"]).reshape(-1, g["w"].shape[-1])
+    return np.concatenate([w, np.asarray(g["b"])[None]]) if "b" in g else w
+
+
+def at(grads, path):
+    for i in filter(None, path.replace("[", "").split("]")):
+        grads = grads[int(i)]
+    return grads
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_of_one_example_they_are_the_fisher_matrix_itself(name):
+    net, x = NETS[name]
+    params, target = net.init(KEY, x), jnp.array([1])
+    (value, aux), grads = jax.jit(Factored("empirical").value_and_grad(net, LOSS))(params, x, target)
+    true, wanted = value_and_grad(net, LOSS)(params, x, target)
+    np.testing.assert_allclose(value, true)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), grads, wanted)
+    assert len(aux.factors) == 2 + (name == "Repeat")
+    for path, (a, g) in aux.factors.items():
+        if name == "Repeat" and path == "[1][0]":
+            rows = [jax.tree.map(lambda v, t=t: v[t], (wanted[1][0], a, g)) for t in range(2)]
+        else:
+            rows = [(at(wanted, path), a, g)]
+        for own, left, right in rows:
+            v = matrix(own)
+            left = np.diag(left) if left.ndim == 1 else left
+            np.testing.assert_allclose(np.kron(left, right), np.outer(v, v), rtol=1e-9, atol=1e-14)
+
+
+def test_a_planted_fault_is_seen(monkeypatch):
+    monkeypatch.setattr("jbp.curvature._rows", lambda layer, x: 2 * x[:, None] if type(layer) is Dense else None)
+    with pytest.raises(AssertionError):
+        test_of_one_example_they_are_the_fisher_matrix_itself("Dense")
+
+
+def test_rows_that_share_a_map_and_several_examples():
+    """The definition, written out: "expand" over all rows, "reduce" over the mean and the sum of an example's."""
+    net, x = Serial(Dense(3)), flat(4, 6, 5)
+    target = jax.random.randint(KEY, (4, 6), 0, 3)
+    params = net.init(KEY, x)
+    y = np.asarray(net(params, x))
+    p = np.exp(y) / np.exp(y).sum(-1, keepdims=True)
+    dy = (p - np.eye(3)[target]) / 24
+    ones = np.concatenate([x, np.ones((4, 6, 1))], -1)
+    for shared, rows, d in (("expand", ones.reshape(24, 6), dy.reshape(24, 3)), ("reduce", ones.mean(1), dy.sum(1))):
+        (_, aux), _ = Factored("empirical", shared).value_and_grad(net, LOSS)(params, x, target)
+        np.testing.assert_allclose(aux.factors["[0]"].a, rows.T @ rows / len(rows), rtol=1e-10)
+        np.testing.assert_allclose(aux.factors["[0]"].g, 4 * d.T @ d, rtol=1e-10)
+
+
+@pytest.mark.parametrize("loss", [LOSS, MeanSquaredError(), BinaryCrossEntropy()], ids=repr)
+def test_drawn_targets_have_the_curvature_of_the_loss(loss):
+    """Over many draws G is the mean Hessian of each example's loss."""
+    net, x = Dense(3), flat(4, 2)
+    params = net.init(KEY, x)
+    sweep = Factored().value_and_grad(net, loss)
+    target = jnp.zeros(4, int) if loss == LOSS else jnp.zeros((4, 3))
+    steps = jnp.arange(20000)
+    found = jax.jit(jax.vmap(lambda step: sweep(params, x, target, step=step)[0][1].factors[""].g))(steps).mean(0)
+    one = jnp.zeros((), int) if loss == LOSS else jnp.zeros(3)
+    each = jax.vmap(jax.hessian(lambda y: loss.reference((), (y[None], one[None]))))(net(params, x))
+    np.testing.assert_allclose(found, each.mean(0), atol=0.02)
+
+
+def test_the_step_is_the_damped_inverse_held_to_its_trust():
+    net, x = Serial(Dense(3), Tanh(), Dense(2)), flat(7, 4)
+    params, target = net.init(KEY, x), jnp.arange(7) % 2
+    (_, aux), grads = Factored("empirical").value_and_grad(net, LOSS)(params, x, target)
+    damping, trust = 0.01, 1e-3
+    optimizer = kfac(net, damping, trust=trust)
+    updates, state = optimizer.update(grads, optimizer.init(params), params, factors=aux.factors)
+    steps, inner = [], 0.0
+    for path in ("[0]", "[2]"):
+        (a, g), m = aux.factors[path], matrix(at(grads, path))
+        pi = np.sqrt(np.trace(a) / len(a) / (np.trace(g) / len(g)))
+        left, right = a + pi * np.sqrt(damping) * np.eye(len(a)), g + np.sqrt(damping) / pi * np.eye(len(g))
+        steps.append(np.linalg.solve(left, m) @ np.linalg.inv(right))
+        inner += (steps[-1] * m).sum()
+    for path, step in zip(("[0]", "[2]"), steps, strict=True):
+        wanted = step * min(1, np.sqrt(trust / inner))
+        np.testing.assert_allclose(matrix(at(updates, path)), wanted, rtol=1e-5)
+    again, _ = optimizer.update(grads, state, params, factors=aux.factors)  # the average of equals is the same
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), again, updates)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_an_autoencoder_needs_fewer_steps_than_with_adam():
+    x = (load_digits().data / 16).astype(np.float32)
+    net, loss = Serial(Dense(32), Tanh(), Dense(8), Tanh(), Dense(32), Tanh(), Dense(64)), MeanSquaredError()
+    batches = [(x[i], x[i]) for i in np.random.default_rng(0).integers(0, len(x), (60, 256))]
+    losses = {}
+    for name, optimizer, more in (
+        ("kfac", optax.chain(kfac(net), optax.sgd(1.0)), {"sweep": Factored()}),
+        ("adam", optax.adam(0.02), {}),  # the best of 0.001, 0.003, 0.01, 0.02, 0.03
+    ):
+        state = start(net, optimizer, KEY, x[:1])
+        _, history = fit(net, loss, optimizer, state, batches, console=Console(file=io.StringIO()), **more)
+        losses[name] = np.array([row["loss"] for row in history])
+    reached = np.argmax(losses["kfac"] < losses["adam"].min())
+    assert 0 < reached < 30  # half of the steps, or less
+
+
+def test_what_has_no_factors_keeps_its_gradient_and_what_does_not_go_is_said():
+    net, x = Serial(Dense(3), BatchNorm(), Dense(2)), flat(6, 4)
+    params, target = net.init(KEY, x), jnp.arange(6) % 2
+    (_, aux), grads = Factored().value_and_grad(net, LOSS)(params, x, target)
+    assert list(aux.factors) == ["[0]", "[2]"]
+    optimizer = kfac(net, trust=1e9)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params, factors=aux.factors)
+    jax.tree.map(np.testing.assert_array_equal, updates[1], grads[1])
+    with pytest.raises(LayerError, match=r"expected those of \['\[0\]', '\[2\]'\]. Train with sweep=Factored"):
+        optimizer.update(grads, optimizer.init(params), params)
+    with pytest.raises(LayerError, match="no target can be drawn"):
+        Factored().value_and_grad(net, Huber())(params, x, jnp.zeros((6, 2)))
