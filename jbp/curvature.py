@@ -110,7 +110,7 @@ class Factored:
         g = b * jnp.einsum("bti,btj->ij", dy, dy)
         if isinstance(seen.layer, Embedding):
             return Factors(jnp.zeros(seen.layer.vocabulary).at[rows.ravel()].add(1) / rows.size, g)
-        if seen.layer.bias:
+        if getattr(seen.layer, "bias", False):
             rows = jnp.concatenate([rows, jnp.ones((*rows.shape[:-1], 1), rows.dtype)], -1)
         return Factors(jnp.einsum("bti,btj->ij", rows, rows) / math.prod(rows.shape[:-1]), g)
 

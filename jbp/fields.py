@@ -263,11 +263,13 @@ def _scalar(value, kind):
 
 
 def _dtype(value):
+    numpys = isinstance(value, type) and issubclass(value, np.generic)
+    array = hasattr(value, "shape") and not isinstance(value, type | np.dtype)
     try:
-        dtype = np.dtype(getattr(value, "dtype", value))
+        dtype = np.dtype(value if numpys else getattr(value, "dtype", value))
     except TypeError:
         raise MisfitError("the name of a floating-point dtype, 'float32' for example") from None
-    if value is None or not (dtype.kind == "f" or dtype.name in ("bfloat16", "float16")):
+    if value is None or array or not (dtype.kind == "f" or dtype.name in ("bfloat16", "float16")):
         raise MisfitError("the name of a floating-point dtype, 'float32' for example")
     return value if isinstance(value, str) else dtype.name
 

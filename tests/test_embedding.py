@@ -107,3 +107,10 @@ def test_errors(make, says):
     with pytest.raises(LayerError) as error:
         make()
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float16, jnp.float16, np.dtype("float16"), jnp.zeros((), jnp.float16).dtype, "float16"]
+)
+def test_a_dtype_may_be_said_in_any_way(dtype):
+    assert repr(Embedding(3, 2, dtype=dtype)) == "Embedding(3, 2, dtype='float16')"

@@ -699,6 +699,7 @@ def test_what_cast_is_given():
 
 
 LORA = LoRA(2).init(KEY, ones(3, 4))
+KEPT = Dropout(0.5).init(KEY, ones(2, 3))
 NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
 
 
@@ -718,6 +719,10 @@ NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
         (lambda: WeightNorm(Dense(2)).forward(NORMED | {"more": ones(2)}, ones(3, 4)), "got parameters"),
         (lambda: KTO()((), (ones(3), ones(3), ones(3, dtype="complex64"), ones())), "as many answers in each"),
         (lambda: ORPO()((), (ones(3, 2, 4), ones(3, 2, 4, dtype="complex64"))), "a mask complex"),
+        (lambda: Embedding(3, 2, dtype=ones()), "the name of a floating-point dtype"),
+        (lambda: MultiLabelSoftMargin(weights=())((), (ones(2, 3), ones(2, 3))), "got 0 weights for 3 classes"),
+        (lambda: SoftmaxCrossEntropy(weights=())((), (ones(2, 3), jnp.zeros(2, int))), "got 0 weights"),
+        (lambda: Dropout(0.5).backward((), Dropout(0.5).forward(KEPT, ones(2, 3))[1], ones()), "got the cotangent"),
         (lambda: DropoutInference().backward((), (), (ones(2),)), "got x"),
     ],
 )

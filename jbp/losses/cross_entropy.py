@@ -47,7 +47,7 @@ class Classes(Loss):
             )
 
     def _weights(self, classes, dtype):
-        return jnp.asarray(self.weights or (1.0,) * classes, dtype)
+        return jnp.asarray((1.0,) * classes if self.weights is None else self.weights, dtype)
 
     def _counted(self, labels, classes, dtype):
         """(r, k), (..., 1) in `dtype`: w_label k, with k = 0 for a row that is left out, NaN out of range, else 1."""
@@ -112,7 +112,7 @@ class Entropy(Classes):
     def _plain(self, z, labels):
         """The definition, row by row, in terms of probabilities."""
         classes = z.shape[-1]
-        w = along(jnp.asarray(self.weights or [1.0] * classes, z.dtype), z)
+        w = along(jnp.asarray([1.0] * classes if self.weights is None else self.weights, z.dtype), z)
         if is_float(labels):
             q, here = labels, jnp.ones(labels.shape[:-1], bool)
             counted = jnp.ones(labels.shape[:-1], z.dtype)
@@ -220,7 +220,7 @@ class NLL(Classes):
     def terms_reference(self, params, x, /):
         p, labels = x
         here, at_label = self._here(labels, p), jnp.clip(labels, 0, p.shape[-1] - 1)
-        w = jnp.asarray(self.weights or [1.0] * p.shape[-1], p.dtype)[at_label]
+        w = jnp.asarray([1.0] * p.shape[-1] if self.weights is None else self.weights, p.dtype)[at_label]
         own = jnp.take_along_axis(p, at_label[..., None], -1)[..., 0]
         return -jnp.where(here, w * jnp.where(here, own, 0), 0), jnp.where(here, w, 0)
 

@@ -177,7 +177,7 @@ class MultiMargin(Classes):
         classes = z.shape[-1]
         here = jnp.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
         labels = jnp.clip(labels, 0, classes - 1)
-        w = jnp.asarray(self.weights or [1.0] * classes, z.dtype)[labels]
+        w = jnp.asarray([1.0] * classes if self.weights is None else self.weights, z.dtype)[labels]
         z = jnp.where((here & (w != 0))[..., None], z, 0)
         gap = self.margin - jnp.take_along_axis(z, labels[..., None], -1) + z
         own = labels[..., None] == along(jnp.arange(classes, dtype=labels.dtype), z)
@@ -260,7 +260,7 @@ class MultiLabelSoftMargin(Loss):
     weights: tuple[NonNegative, ...] | None = None
 
     def _w(self, z):
-        weights = self.weights or (1.0,) * z.shape[-1]
+        weights = (1.0,) * z.shape[-1] if self.weights is None else self.weights
         if len(weights) != z.shape[-1]:
             raise LayerError(
                 self, f"got {len(weights)} weights for {z.shape[-1]} classes; expected one a class. Give them all."
@@ -285,7 +285,7 @@ class MultiLabelSoftMargin(Loss):
     def terms_reference(self, params, x, /):
         z, t = x
         yes, no = _plain_costs(z, t)
-        w = along(jnp.asarray(self.weights or [1.0] * z.shape[-1], z.dtype), z)
+        w = along(jnp.asarray([1.0] * z.shape[-1] if self.weights is None else self.weights, z.dtype), z)
         return jnp.mean(w * (t * yes + (1 - t) * no), -1), None
 
 

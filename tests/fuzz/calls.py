@@ -584,7 +584,10 @@ def trees(case: Any, rng: np.random.Generator) -> Call | None:
         "examples at " + word: (lambda: per_example(dense, mean)(own, rows, wrong), True),
         "private with the clip " + word: (lambda: Private(wrong, 1.0, 4), not _is(wrong, 3, 0.5)),
         "private in parts of " + word: (lambda: Private(1.0, 1.0, 4, micro=wrong), not _is(wrong, 3)),
-        "Poisson's batches of " + word: (lambda: Poisson(wrong, 2, 3), True),
+        "Poisson's batches of " + word: (
+            lambda: Poisson(wrong, 2, 3),
+            not (isinstance(wrong, tuple) and _arrays(wrong)),
+        ),
         "feedback alignment of " + word: (lambda: feedback_alignment(wrong), True),
         "feedback with own parameters": (lambda: both_ways(feedback_alignment(dense), own, rows), True),
         "the angle to " + word: (lambda: angle(own, wrong), True),

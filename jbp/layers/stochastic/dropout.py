@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import floats, take
+from jbp.errors import check_cotangent, floats, take
 from jbp.fields import Hint, Range
 from jbp.keys import Keyed
 from jbp.layers.activation.elementwise import ALPHA, LAMBDA
+from jbp.numerics import Static
 
 _AXES = {"element": ("of any shape", 0), "channel": ("(batch, ..., channels)", 2), "example": ("(batch, ...)", 1)}
 
@@ -52,10 +53,16 @@ class Dropout(Keyed):
     def forward(self, params, x, /):
         axes, least = _AXES[self.per]
         (key,) = take(self, params, floats(self, x, axes, least).dtype, key=())
-        return self._dropped(key, x), key
+        return self._dropped(key, x), (key, Static(x.shape))
 
-    def backward(self, params, key, dy, /):
-        return self._dropped(key, dy), ()
+    def _kept(self, residuals, dy):
+        """The key, after a check that dy has the shape of y: the mask is drawn in it."""
+        key, shape = residuals
+        check_cotangent(self, jax.ShapeDtypeStruct(shape.value, dy.dtype), dy)
+        return key
+
+    def backward(self, params, residuals, dy, /):
+        return self._dropped(self._kept(residuals, dy), dy), ()
 
     def evaluation(self):
         return DropoutInference()
@@ -105,7 +112,8 @@ class AlphaDropout(Dropout):
         low = jnp.asarray(b - a * LAMBDA * ALPHA, x.dtype)
         return jnp.where(self._mask(key, x), a * x + jnp.asarray(b, x.dtype), low)
 
-    def backward(self, params, key, dy, /):
+    def backward(self, params, residuals, dy, /):
+        key = self._kept(residuals, dy)
         return jnp.where(self._mask(key, dy), self._scale() * dy, 0) if self.rate else dy, ()
 
 
