@@ -36,6 +36,9 @@ from jbp.sweep import lost, must_be_layer
 __all__ = ["Factored", "Factors", "kfac"]
 
 
+FACTORED = Dense, Conv, Embedding
+
+
 class Factors(NamedTuple):
     """A (i, i) of what goes in, 1 with it for a bias, or its diagonal (v,) for indices; G (o, o) of the errors."""
 

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import jax
+
+import jbp
 from docs.tools.docstrings import example, parts
 from docs.tools.recorded import table
+from jbp.cases import Array
 
 FAMILIES = {
     "linear": "Affine maps",
@@ -171,9 +175,45 @@ def _laws() -> str:
     return table("law | what it asks | from level", rows)
 
 
+def _sweeps() -> str:
+    """What each layer with parameters has beside its gradient, read from the tables that the sweeps themselves use."""
+    from jbp.catalogue import LAYERS
+    from jbp.credit.rule import CARRIED
+    from jbp.curvature import FACTORED
+    from jbp.readers import per_example_squared_norms
+    from jbp.readers.per_example import THROUGH
+
+    first = {type(case.layer): case for case in reversed(LAYERS)}
+    rows = []
+    for kind, case in sorted(first.items(), key=lambda item: item[0].__name__.lower()):
+        if isinstance(case.layer, THROUGH) or not _learns(case):
+            continue
+        why = "" if case.layer.singly else case.layer.couples
+        ruled = per_example_squared_norms.dispatch(kind) is not per_example_squared_norms.dispatch(object)
+        examples = f"no: {why}" if why else "a rule" if ruled else "made, a layer at a time"
+        others = ("yes" if kind in kinds else "" for kinds in (FACTORED, CARRIED))
+        rows.append((f"`{kind.__name__}`", examples, *others))
+    through = ", ".join(f"`{kind.__name__}`" for kind in (*THROUGH, jbp.Tied))
+    text = table("layer | each example's norm and weighted sums | Kronecker factors | feedback of its own", rows)
+    return f"{text}\n\n{through} pass on what the layers inside have; other combinators are taken as one layer."
+
+
+def _learns(case: Any) -> bool:
+    """Whether the layer of a case has parameters that are trained."""
+
+    def shape(a):
+        dtype = "float32" if a.below is None else "int32"
+        return jax.ShapeDtypeStruct(a.shape, dtype)
+
+    x = jax.tree.map(shape, case.inputs[0], is_leaf=lambda a: isinstance(a, Array))
+    params = jax.eval_shape(lambda: case.layer.init(jax.random.key(0), x))
+    return bool(jax.tree.leaves(jbp.trainable(params)))
+
+
 MADE: dict[str, Callable[[], str]] = {  # for <!-- made: name --> in a page
     "laws": _laws,
     "layers": _layers,
     "losses": partial(_index, "jbp.losses"),
     "combinators": partial(_index, "jbp.combinators"),
+    "sweeps": _sweeps,
 }

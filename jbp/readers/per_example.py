@@ -41,7 +41,7 @@ from jbp.readers.norms import between, per_example_squared_norms
 from jbp.sweep import children, inside, lost, must_be_layer
 
 # Layers of layers that use each parameter once, with the batch in front. What others hold is taken as a whole.
-_THROUGH = (Serial, Parallel, Graph, Residual, Passing, Remat, Repeat, Reversible, Sublayer, Frozen)
+THROUGH = (Serial, Parallel, Graph, Residual, Passing, Remat, Repeat, Reversible, Sublayer, Frozen)
 
 _READS = {  # the axes along which a layer reads, from its input's rank: one of them may be the batch
     Softmax: lambda layer: (layer.axis,),
@@ -215,7 +215,7 @@ def _must_not_couple(layer):
 
 def _marked(layer: Layer, b: int, path: str = "") -> Layer:
     """The layer with an `_Apart` around each that has its parameters to itself."""
-    if isinstance(layer, _THROUGH) and not (isinstance(layer, Frozen) and layer.paths is not None):
+    if isinstance(layer, THROUGH) and not (isinstance(layer, Frozen) and layer.paths is not None):
 
         def below(label, child):
             with at(layer, label):
@@ -483,7 +483,7 @@ def _found(layer: Layer, path: Any) -> bool:
         return bool(path) and _found(layer[path[0]], path[1:])
     if isinstance(layer, Residual | Passing):
         return _found(layer.layer, path)
-    return not isinstance(layer, _THROUGH)
+    return not isinstance(layer, THROUGH)
 
 
 def _look(layer: Any, residuals: Any, delta: Any, path: Any) -> Any:
