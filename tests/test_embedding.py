@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from oracle import audit, draw, parameters
 
-from jbp import LayerError
+from jbp import LayerError, Serial
 from jbp.cases import f
-from jbp.layers import Embedding, EmbeddingBag, FrequencyScaledEmbedding, Positions
+from jbp.layers import Dense, Embedding, EmbeddingBag, Flatten, FrequencyScaledEmbedding, Positions
+from jbp.losses import SoftmaxCrossEntropy
+from jbp.readers import per_example
 
 IDS = jnp.array([3, 1, 1, 4, 0, 2, 1])
 OFFSETS = jnp.array([0, 3, 3, 5])  # four bags, the second of them empty
@@ -114,3 +116,10 @@ def test_errors(make, says):
 )
 def test_a_dtype_may_be_said_in_any_way(dtype):
     assert repr(Embedding(3, 2, dtype=dtype)) == "Embedding(3, 2, dtype='float16')"
+
+
+def test_what_is_scaled_by_the_counts_of_a_batch_is_no_sum_over_its_examples():
+    net, ids = Serial(FrequencyScaledEmbedding(4, 2), Flatten(), Dense(2)), jnp.array([[1], [2], [1]])
+    params = net.init(jax.random.key(0), ids)
+    with pytest.raises(LayerError, match=r"Serial\[0\]: FrequencyScaledEmbedding.*the counts of the whole batch"):
+        per_example(net, SoftmaxCrossEntropy())(params, ids, jnp.array([0, 1, 0]))

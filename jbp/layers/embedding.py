@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,8 @@ class FrequencyScaledEmbedding(Embedding, Estimator):
     >>> layer(params, x).shape
     (1, 3, 3)
     """
+
+    couples: ClassVar[Any] = "it divides by the counts of the whole batch"
 
     def gradient(self, ids, dy, /):
         counts = jnp.zeros(self.vocabulary, wide(dy).dtype).at[ids].add(1, mode="drop", wrap_negative_indices=False)

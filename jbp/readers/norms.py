@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jbp.layer import Layer
 from jbp.layers.activation.gated import GatedDense
 from jbp.layers.attention.multihead import MultiHeadAttention
-from jbp.layers.embedding import Embedding, FrequencyScaledEmbedding
+from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.recurrent.lstm import LSTM
 from jbp.numerics import time_first, wide
@@ -89,11 +89,6 @@ def _(layer, ids, dy, /):
     ids, dy = _words(layer, ids, dy)
     same = (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, :, None]
     return jnp.where(same, jnp.einsum("btf,bsf->bts", dy, dy), 0).sum((1, 2))
-
-
-@per_example_squared_norms.register(FrequencyScaledEmbedding)
-def _(layer, residuals, dy, /):
-    return None
 
 
 @per_example_squared_norms.register(LSTM)
