@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from bare import Bare
 
 import verify
@@ -93,6 +94,7 @@ def test_what_breaks_at_minus_infinity_is_found(lenient):
     assert any("minus infinity" in finding.message for finding in report.findings if finding.severity == "error")
 
 
+@pytest.mark.slow
 def test_integers_of_a_small_dtype_with_more_classes_than_it_counts(lenient):
     report = verify.check(Rows(in_the_labels_dtype), (Z, LABELS))
     assert report.verdict == "fail"

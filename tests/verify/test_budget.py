@@ -9,7 +9,7 @@ import zoo_right
 import verify
 
 LITTLE_TO_GO_BY = [  # nearly all of an element's gradient comes in one draw; it is zero where dy is constant
-    (zoo_judged_right.streaming_logsumexp, zoo.example(5, 21, scale=8, seed=8)),
+    pytest.param(zoo_judged_right.streaming_logsumexp, zoo.example(5, 21, scale=8, seed=8), marks=pytest.mark.slow),
     (zoo_right.softmax_in_bfloat16, zoo.example(4, 6, seed=1).astype(jnp.bfloat16)),
 ]
 

@@ -41,14 +41,22 @@ def audit(make):
     return verify.check(f, *args, reference=plain, level=level)
 
 
-@pytest.mark.parametrize("make", own(zoo.RIGHT), ids=lambda make: make.__name__)
+LONG = {"cross_entropy_", "layer_norm_", "bfloat16_accumulation", "batch_of_one", "low_precision_only"}
+
+
+def marked(rules):
+    """Those of `own`, the ones that take ten seconds and more for the slow tests."""
+    return [pytest.param(make, marks=[pytest.mark.slow] * (make.__name__ in LONG)) for make in own(rules)]
+
+
+@pytest.mark.parametrize("make", marked(zoo.RIGHT), ids=lambda make: make.__name__)
 def test_right_rules_pass(make):
     report = audit(make)
     assert report.verdict == "pass", str(report)
     assert any(c.fate == "killed" for c in report.canaries)
 
 
-@pytest.mark.parametrize("make", own(zoo.WRONG), ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", marked(zoo.WRONG), ids=lambda make: make.__name__)
 def test_wrong_rules_fail(make):
     report = audit(make)
     assert report.verdict == "fail", str(report)
@@ -141,6 +149,7 @@ def test_what_is_amiss_inside(plain, bwd, args, diagnosis):
     assert all(re.match(diagnosis, d) for d in said), said
 
 
+@pytest.mark.slow
 def test_factor_of_a_size_is_told_from_a_number_by_other_sizes():
     f, plain, args = zoo.WRONG["mean_instead_of_sum"]()
     finding = next(f for f in verify.check(f, *args, reference=plain).errors if f.law == "dense")
@@ -227,6 +236,7 @@ def test_reference_that_is_the_subject_or_has_rules_is_said():
     assert "the reference calls custom rules (f)" in str(report)
 
 
+@pytest.mark.slow
 def test_rules_of_jax_itself_are_trusted_within_others_and_judged_alone():
     """At equal arguments the formula of logaddexp has another derivative than its rule, which is right."""
 
