@@ -5,6 +5,7 @@ stopped, and when it has grown. All of them end with their parent, however that 
 """
 
 import os
+import secrets
 import signal
 import threading
 import time
@@ -52,7 +53,8 @@ class _Process:
         context = get_context("spawn")
         self.calls, theirs = context.Pipe()
         self.output, printed = context.Pipe(duplex=False)
-        args = theirs, printed, os.getpid(), devices
+        self.mark = secrets.token_bytes(16)  # stands in what is printed where a call begins
+        args = theirs, printed, self.mark, os.getpid(), devices
         self.process = context.Process(target=serve, args=args, daemon=True)
         with _no_interrupts():
             self.process.start()
@@ -60,13 +62,15 @@ class _Process:
         printed.close()
         self.stage, self.stopped, self.printed, self.much = "importing JAX", "", b"", 0
         self.since, self.begun = time.monotonic(), False
-        threading.Thread(target=self._drain, daemon=True).start()
+        self.reader = threading.Thread(target=self._drain, daemon=True)
+        self.reader.start()
 
     def _drain(self) -> None:
         with suppress(OSError), self.output:
             while some := os.read(self.output.fileno(), 1 << 16):
-                self.printed = (self.printed + some)[-KEPT:]
-                self.much += len(some)
+                _, begun, since = (self.printed + some).rpartition(self.mark)
+                self.much = len(since) if begun else self.much + len(some)
+                self.printed = since[-KEPT:]
 
     def begin(self, f: Callable, part: tuple) -> None:
         self.since, self.begun = time.monotonic(), False
@@ -83,7 +87,7 @@ class _Process:
 
     def hears(self) -> None:
         """The call has begun: its time runs from here."""
-        self.stage, self.printed, self.much, self.since, self.begun = "", b"", 0, time.monotonic(), True
+        self.stage, self.since, self.begun = "", time.monotonic(), True
 
     def close(self) -> None:
         self.stop("closed")
@@ -96,7 +100,7 @@ class _Process:
         code, stopped = self.process.exitcode, self.stopped
         self.stop("")
         self.calls.close()
-        time.sleep(0.05)  # for the last of what it has printed
+        self.reader.join(0.5)  # to the last of what it has printed, unless a process that it started lives on
         printed = self.printed.decode("utf-8", "replace")
         if stopped:
             return Failed(stopped, False, self.stage, printed)

@@ -18,9 +18,10 @@ ROOM = 1.2e9  # bytes that a process may hold before what it has compiled is giv
 _times = itertools.count(1)
 
 
-def serve(calls: Connection, printed: Connection, parent: int, devices: int) -> None:
+def serve(calls: Connection, printed: Connection, mark: bytes, parent: int, devices: int) -> None:
     """Answers ("done", result), ("refused", an error of verify's own) or ("raised", in brief, the whole trace) to each
-    (function, arguments) that comes, after ("begun",) and any number of ("said", stage). Ends with its parent."""
+    (function, arguments) that comes, after ("begun",) and any number of ("said", stage). Prints `mark` before each.
+    Ends with its parent."""
     _end_with(parent)
     with suppress(OSError, AttributeError):
         os.setsid()  # whatever is started here can be ended with it
@@ -37,6 +38,8 @@ def serve(calls: Connection, printed: Connection, parent: int, devices: int) -> 
     _prepare(calls, devices)
     while True:
         f, args = inbox.get()
+        with suppress(OSError):
+            os.write(printed.fileno(), mark)
         calls.send(("begun",))
         answer = _answer(f, args)
         with suppress(OSError, ValueError):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from verify import safely
 from verify.safely import Failed, Pool
 from verify.subject import SubjectError
 
@@ -85,3 +86,17 @@ def _runs(pid):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()  # a zombie runs no more
     except OSError:
         return False
+
+
+def test_what_a_call_prints_is_never_taken_for_that_of_the_next(monkeypatch):
+    read = os.read
+
+    def late(*given):
+        some = read(*given)
+        time.sleep(0.03)
+        return some
+
+    monkeypatch.setattr(safely.os, "read", late)
+    with Pool(1, timeout=60) as pool:
+        found = {part[0]: result for part, result in pool.results(act, [("leave", ""), ("fine", ""), ("exit", "")])}
+    assert found["exit"] == Failed("it ended its process with exit code 0", True)
