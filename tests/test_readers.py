@@ -312,6 +312,30 @@ def test_places_of_one_parameter_are_weighted_as_one_layer():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), clipped[0], total)
 
 
+@dataclass(frozen=True)
+class Negative(Layer):
+    def forward(self, params, x, /):
+        return -x, ()
+
+    def backward(self, params, residuals, dy, /):
+        return -dy, ()
+
+
+def test_parts_that_cancel_have_no_norm_and_not_nan():
+    """f(x) − f(x): the squares and the cross terms are each large, and their sum is rounding, of either sign."""
+    away = Serial(FanOut(), Parallel(Dense(30), Serial(Dense(30), Negative())), Add())
+    net, x = Serial(Tied(away, (((1, 0), (1, 1, 0)),)), Dense(CLASSES)), 100 * flat(50).astype(jnp.float32)
+
+    @jax.jit
+    def one(key):
+        found = per_example(net, LOSS)(net.init(key, x), x, jnp.arange(BATCH) % CLASSES)
+        return next(node.squares for node in found._nodes if node.path == "[0]"), found.norms_by_layer["[0]"]
+
+    squares, norms = map(jnp.stack, zip(*map(one, jax.random.split(jax.random.key(0), 30)), strict=True))
+    assert (squares < 0).any()  # else this shows nothing
+    assert jnp.isfinite(norms).all()
+
+
 def test_buffers_move_on_and_the_output_is_the_networks():
     net, x = Serial(Dense(3), Dropout(0.5), Dense(CLASSES)), flat(3)
     params, target = ready(net, x)

@@ -75,18 +75,18 @@ class PerExample:
 
     @property
     def norms_by_layer(self) -> dict[str, Any]:
-        return {node.path: jnp.sqrt(node.squares) for node in self._nodes}
+        return {node.path: _root(node.squares) for node in self._nodes}
 
     @property
     def norms(self) -> Any:
         total = [node.squares.reshape(-1, *self.losses.shape).sum(0) for node in self._nodes]
-        return jnp.sqrt(sum(total[1:], total[0])) if total else jnp.zeros_like(wide(self.losses))
+        return _root(sum(total[1:], total[0])) if total else jnp.zeros_like(wide(self.losses))
 
     def weighted(self, weights: Any) -> Any:
         """Σ wᵢ gᵢ, shaped like `trainable(params)`. weights (b,), or a function of the norms of each layer (..., b)."""
 
         def scaled(node):
-            return node.scaled(weights(jnp.sqrt(node.squares)) if callable(weights) else weights)
+            return node.scaled(weights(_root(node.squares)) if callable(weights) else weights)
 
         return self.net.gradient(self.residuals, _map_nodes(scaled, self.delta))
 
@@ -524,6 +524,10 @@ def _differing(tree: Any, more: Any) -> tuple[int | None, ...] | None:
             return None
         found.append(axes[0] - len(a.shape) if axes else None)
     return tuple(found)
+
+
+def _root(squares):
+    return jnp.sqrt(jnp.maximum(squares, 0))  # cross terms may leave a little less than nothing
 
 
 def _square(g):
