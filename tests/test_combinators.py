@@ -232,6 +232,7 @@ def test_remat_keeps_its_input_alone_and_runs_again():
 
 
 @pytest.mark.usefixtures("optimized")
+@pytest.mark.slow
 def test_the_memory_of_a_reversible_stack_does_not_grow_with_depth():
     x = draw(f(64, 32), dtype="float32")
     f_and_g = [Serial(LayerNorm(), Dense(64), Tanh(), Dense(16))] * 2
