@@ -113,6 +113,7 @@ from jbp.losses import (
     Triplet,
     Weighted,
 )
+from jbp.numerics import Static
 from jbp.params import Buffer, merge
 from jbp.readers import deltas
 from jbp.sweep import initialize
@@ -264,7 +265,7 @@ WRONG_INPUT = {
     "weights of a loss": (
         Weighted(MeanSquaredError()),
         (ones(2), ones(2), ones(3)),
-        "got weights float32[3] for float32[2]; expected a weight for each of the first axes",
+        "got weights float32[3] for float32[2]; expected a real weight for each of the first axes",
     ),
     "a loss of one term by example": (PerExample(Sum(MeanSquaredError())), (ones(2), ones(2)), "expected examples"),
     "weights of yes": (BinaryCrossEntropy((1.0, 2.0)), (ones(3), ones(3)), "got 2 pos_weight for 3 classes"),
@@ -723,7 +724,12 @@ NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
         (lambda: MultiLabelSoftMargin(weights=())((), (ones(2, 3), ones(2, 3))), "got 0 weights for 3 classes"),
         (lambda: SoftmaxCrossEntropy(weights=())((), (ones(2, 3), jnp.zeros(2, int))), "got 0 weights"),
         (lambda: Dropout(0.5).backward((), Dropout(0.5).forward(KEPT, ones(2, 3))[1], ones()), "got the cotangent"),
-        (lambda: DropoutInference().backward((), (), (ones(2),)), "got x"),
+        (lambda: DropoutInference().backward((), Static((2,)), (ones(2),)), "got x"),
+        (lambda: DropoutInference().backward((), Static((2,)), ones()), "got the cotangent"),
+        (
+            lambda: Weighted(MeanSquaredError())((), (ones(3), ones(3), ones(3, dtype="complex64"))),
+            "got weights complex",
+        ),
     ],
 )
 def test_what_a_fuzzer_found_accepted_or_bare(make, said):

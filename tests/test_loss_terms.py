@@ -62,7 +62,7 @@ def test_weights_of_examples_and_of_elements_by_hand():
     assert swept(Weighted(mse), (P, T, jnp.array([[True, False], [False, True]])))[0] == 13
     assert swept(Weighted(mse), (P, T, jnp.array([[1.0, 0.0]])))[0] == 5  # one column
     assert swept(Weighted(Sum(mse)), (P, T, jnp.array(2.0)))[0] == 39
-    with pytest.raises(jbp.LayerError, match="expected a weight for each of the first axes"):
+    with pytest.raises(jbp.LayerError, match="expected a real weight for each of the first axes"):
         Weighted(mse).forward((), (P, T, jnp.ones(3)))
     with pytest.raises(jbp.LayerError, match=r"got loss=Dense\(3\); expected a Loss"):
         Weighted(jbp.layers.Dense(3))

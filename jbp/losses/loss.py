@@ -326,10 +326,10 @@ class Weighted(_Around):
         inner, w = self._parts(x)
         with at(self, ".loss"):
             (terms, n), residuals = self.loss.terms(params, _without(inner, _out(w)))
-        if not _leads(w, terms):
+        if not _leads(w, terms) or jnp.issubdtype(w.dtype, jnp.complexfloating):
             raise LayerError(
                 self,
-                f"got weights {show(w)} for {show(terms)}; expected a weight for each of the first axes. "
+                f"got weights {show(w)} for {show(terms)}; expected a real weight for each of the first axes. "
                 "Spread them out with jnp.broadcast_to.",
             )
         each = spread(w, terms)

@@ -132,10 +132,12 @@ class DropoutInference(Keyed):
 
     def forward(self, params, x, /):
         take(self, params, floats(self, x, "of any shape", least=0).dtype, key=())
-        return x, ()
+        return x, Static(x.shape)
 
-    def backward(self, params, residuals, dy, /):
-        return floats(self, dy, "of any shape", least=0), ()
+    def backward(self, params, shape, dy, /):
+        dtype = floats(self, dy, "of any shape", least=0).dtype
+        check_cotangent(self, jax.ShapeDtypeStruct(shape.value, dtype), dy)
+        return dy, ()
 
 
 CASES = (
