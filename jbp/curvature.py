@@ -118,14 +118,21 @@ class Factored:
         return Factors(jnp.einsum("bti,btj->ij", rows, rows) / math.prod(rows.shape[:-1]), g)
 
 
-def _rows(layer, x):
+def _factored(layer: Any) -> bool:
+    """Whether there are factors for the layer."""
+    return type(layer) in FACTORED and (
+        type(layer) is not Conv or (layer.groups == 1 and layer.padding_mode == "zeros")
+    )
+
+
+def _rows(layer: Any, x: Any) -> Any:
     """What goes into an affine map, (b, rows, i), of an Embedding the indices; None for another layer."""
+    if not _factored(layer):
+        return None
     if type(layer) is Embedding:
         return x.reshape(x.shape[0], -1)
     if type(layer) is Dense:
         return wide(x).reshape(x.shape[0], -1, x.shape[-1])
-    if type(layer) is not Conv or layer.groups > 1 or layer.padding_mode != "zeros":
-        return None
     stride, dilation, pads = layer._geometry(x.shape)
     rank = x.ndim - 2
     kernel = spread(layer.kernel, rank)
@@ -134,10 +141,9 @@ def _rows(layer, x):
     patches = lax.conv_general_dilated_patches(
         wide(x), kernel, stride, pads, rhs_dilation=dilation, dimension_numbers=spec
     )
-    patches = patches.reshape(
-        x.shape[0], -1, x.shape[-1], math.prod(kernel)
-    )  # channels first, and then the kernel's places
-    return jnp.swapaxes(patches, -1, -2).reshape(x.shape[0], -1, math.prod(kernel) * x.shape[-1])
+    n = math.prod(kernel)
+    patches = patches.reshape(x.shape[0], -1, x.shape[-1], n)  # channels first, and then the kernel's places
+    return jnp.swapaxes(patches, -1, -2).reshape(x.shape[0], -1, n * x.shape[-1])
 
 
 def drawn(loss: Layer, output: Any, key: Any) -> tuple[Any, float]:
@@ -235,15 +241,15 @@ def _mapped(layer: Any, f: Any, path: str, tree: Any) -> Any:
 
 def _blank(layer, p):
     """Factors of nothing, for the parameters of a layer, stacked or not."""
+    if not _factored(layer):
+        return None
     if type(layer) is Embedding:
         table = p["e"]
         return Factors(jnp.zeros(table.shape[:-1]), jnp.zeros((*table.shape[:-2], *[table.shape[-1]] * 2)))
-    if type(layer) is Dense or (type(layer) is Conv and layer.groups == 1 and layer.padding_mode == "zeros"):
-        w, rank = p["w"], 2 if type(layer) is Dense else None
-        lead = w.shape[:-2] if rank else w.shape[: p["b"].ndim - 1] if layer.bias else ()
-        i = math.prod(w.shape[len(lead) : -1]) + layer.bias
-        return Factors(jnp.zeros((*lead, i, i)), jnp.zeros((*lead, w.shape[-1], w.shape[-1])))
-    return None
+    w = p["w"]
+    lead = w.shape[:-2] if type(layer) is Dense else w.shape[: p["b"].ndim - 1] if layer.bias else ()
+    i = math.prod(w.shape[len(lead) : -1]) + layer.bias
+    return Factors(jnp.zeros((*lead, i, i)), jnp.zeros((*lead, w.shape[-1], w.shape[-1])))
 
 
 def _solved(layer, factors, g, damping):

@@ -339,13 +339,16 @@ class _Apart(Wrapper):
         (_, delta), (_, delta_more) = (
             jax.eval_shape(self.layer.backward, params, r, floating(v)) for r, v in ((kept, y), (kept_more, more))
         )
-        if not jax.tree.leaves(jax.eval_shape(self.layer.gradient, kept, delta)):
+        learns = bool(jax.tree.leaves(jax.eval_shape(self.layer.gradient, kept, delta)))
+        axes, delta_axes = (_differing(kept, kept_more), _differing(delta, delta_more)) if learns else ((), ())
+        if (
+            axes is not None
+            and delta_axes is not None
+            and None not in delta_axes
+            and not (learns and self.layer.singly)
+        ):
             y, residuals = self.layer.forward(params, x)
-            return y, _Kept(residuals, learns=False)
-        axes, delta_axes = _differing(kept, kept_more), _differing(delta, delta_more)
-        if axes is not None and delta_axes is not None and None not in delta_axes and not self.layer.singly:
-            y, residuals = self.layer.forward(params, x)
-            return y, _Kept(residuals, axes, delta_axes)
+            return y, _Kept(residuals, axes, delta_axes, learns=learns)
         same = jax.tree.map(self._begins, y)  # not so what a layer says of the batch: each example has its own
 
         def one(x):
@@ -539,6 +542,4 @@ def _plus(terms: Any) -> Any:
     return sum(rest, first)
 
 
-_DEAR = (
-    1 << 16
-)  # numbers in all examples' gradients of one layer: as many are made at once, of more one after the other
+_DEAR = 1 << 16  # numbers in the gradients of all examples: as many are made at once, more one after the other
