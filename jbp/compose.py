@@ -18,13 +18,16 @@ class Wrapper(Layer):
     """One layer with something around it: the field `layer`, whose parameters, residuals and delta are this one's.
 
     Of its own a wrapper has what differs: `forward`, `reference`, and `_down`, which is `backward` and `pull` in one.
-    `_inner` gives the layer's parameters out of the wrapper's, `_kept` its residuals, `_whole` the wrapper's gradient
-    out of the layer's, where they are not the same.
+    `_inner` gives the layer's parameters out of the wrapper's and `_outer` the wrapper's out of the layer's, `_kept`
+    the layer's residuals, `_whole` the wrapper's gradient out of the layer's, where they are not the same.
     """
 
     layer: Layer
 
     def _inner(self, params: Any) -> Any:
+        return params
+
+    def _outer(self, params: Any) -> Any:
         return params
 
     def _kept(self, residuals: Any) -> Any:
@@ -60,7 +63,7 @@ class Wrapper(Layer):
         return dx, self._whole(grads)
 
     def advance(self, params, residuals, /):
-        return self.layer.advance(self._inner(params), self._kept(residuals))
+        return self._outer(self.layer.advance(self._inner(params), self._kept(residuals)))
 
     def reference(self, params, x, /):
         return self.layer.reference(self._inner(params), x)

@@ -74,16 +74,16 @@ class Tied(Wrapper):
                     f"got {show(one)} at {source} and {show(other)} at {place}; expected one shape to share. "
                     "Tie parts that are alike, or change the sizes of the layers.",
                 )
-        return self._own(params, buffers)
+        return self._outer(params)
 
     def _inner(self, params):
         return self._shared(params)
 
+    def _outer(self, params):
+        return self._own(params, buffers)
+
     def _whole(self, grads):
         return self._own(grads, lambda part: jax.tree.map(lambda _: None, part), jnp.add)
-
-    def advance(self, params, residuals, /):
-        return self._own(super().advance(params, residuals), buffers)
 
 
 def put(tree: Any, path: Any, value: Any) -> Any:

@@ -246,6 +246,9 @@ class Frozen(Wrapper):
     def _inner(self, params):
         return self.merge(params)
 
+    def _outer(self, params):
+        return self.split(params)
+
     def _whole(self, grads):
         return {"frozen": None, "trained": self._part(grads, False)}  # compiled, what is left out is not computed
 
@@ -260,9 +263,6 @@ class Frozen(Wrapper):
         if self.paths is None:
             return self.backward(params, residuals, dy)[0], None
         return super().pull(params, residuals, dy)
-
-    def advance(self, params, residuals, /):
-        return self.split(super().advance(params, residuals))
 
 
 def freeze(net: Layer, params: Any, where: str | Iterable[str] | Callable[[str, Any], bool]) -> tuple[Frozen, Any]:

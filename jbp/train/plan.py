@@ -93,9 +93,15 @@ class Plan:
         return tuple(name for name, _ in self.mesh) or ("data",)
 
     @property
-    def devices(self) -> int:
-        """How many devices in all."""
-        return math.prod(self.sizes)
+    def spread(self) -> tuple[str, ...]:
+        """The axes along which the batch is spread."""
+        return self.names
+
+    @property
+    def shares(self) -> int:
+        """How many devices the batch is spread over."""
+        sizes = dict(zip(self.names, self.sizes, strict=True))
+        return math.prod(sizes[name] for name in self.spread)
 
     def value_and_grad(self, net: Layer, loss: Layer, outputs: bool = True) -> Any:
         """f(params, x, *targets) -> ((value, Aux(output, params)), grads), as of `jbp.value_and_grad` with has_aux.
@@ -111,7 +117,7 @@ class Plan:
             self.must_fit(net, batch)
             marks = self._marks(net, params, batch[0])
             here = partial(self._here, net, loss, marks, jax.tree.structure(params), outputs)
-            along, where = self._along(batch), self._where(marks)
+            along, where = self._along(batch), self._where(net, marks)
             structure = jax.tree.structure(params)
             params_in = jax.tree.unflatten(structure, where)
             y = jax.eval_shape(lambda params, x: net.forward(params, x)[0], params, batch[0]) if outputs else None
@@ -152,7 +158,7 @@ class Plan:
 
     def shardings(self, net: Layer, state: Any, x: Any) -> Any:
         """Where each array of a training state lies. Of state and x the shapes are looked at."""
-        where = self._where(self._marks(net, state.params, x))
+        where = self._where(net, self._marks(net, state.params, x))
         params = jax.tree.unflatten(jax.tree.structure(state.params), where)
         pieces = {}
         for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(state.params), where, strict=True):
@@ -171,12 +177,12 @@ class Plan:
 
     def must_fit(self, net: Layer, batch: tuple[Any, ...], processes: int = 1) -> None:
         """An error unless the batch can be cut into as many parts as are needed."""
-        parts, sizes = self.devices * self.micro, [np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)]
+        parts, sizes = self.shares * self.micro, [np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)]
         b = next((size[0] for size in sizes if size), 0)
         if b * processes % parts:
             raise LayerError(
                 net,
-                f"got a batch of {b * processes} for {self.devices} devices with micro={self.micro}; expected a "
+                f"got a batch of {b * processes} for {self.shares} devices with micro={self.micro}; expected a "
                 f"multiple of {parts}. Drop the last batch, or fill it up with examples that the loss ignores.",
             )
         bad = [leaf for leaf in jax.tree.leaves(batch) if np.shape(leaf)[:1] not in ((), (1,), (b,))]
@@ -191,28 +197,32 @@ class Plan:
         what, name = getattr(layer, "couples", ""), type(layer).__name__
         if getattr(layer, "axis", None) == 0:
             what = what or "it works along the first axis"
-        if not what or self.devices * self.micro == 1 or name in self.apart:
+        if not what or self.shares * self.micro == 1 or name in self.apart:
             return
         if self.micro > 1 or not hasattr(layer, "over"):
             raise LayerError(
                 layer,
-                f"got a batch in {self.devices * self.micro} parts, and {what}; expected each example by itself. "
+                f"got a batch in {self.shares * self.micro} parts, and {what}; expected each example by itself. "
                 f"Write Plan(..., apart=({name!r},)) if each part may be looked at alone.",
             )
 
     def _over(self, layer: Layer) -> Layer:
         """The network with the layers that couple examples told over which devices the batch is spread."""
         layer = map_children(lambda _, child: self._over(child), layer)
-        if not getattr(layer, "couples", "") or type(layer).__name__ in self.apart or self.devices == 1:
+        if not getattr(layer, "couples", "") or type(layer).__name__ in self.apart or self.shares == 1:
             return layer
-        return replace(layer, over=self.names)  # pyright: ignore[reportArgumentType]
+        return replace(layer, over=self.spread)  # pyright: ignore[reportArgumentType]
 
     def _wrapped(self, net: Layer) -> Layer:
         """The network with `Gathered` around what uses weights, if they need it."""
-        count = 1 if self.weights is None else dict(zip(self.names, self.sizes, strict=True))[self.weights]
-        if count == 1 and self.compute is None:
+        if self._pieces == 1 and self.compute is None:
             return net
-        return gathered(net, self.weights or "", count, self.compute, self.ahead)
+        return gathered(net, self.weights or "", self._pieces, self.compute, self.ahead)
+
+    @property
+    def _pieces(self):
+        """How many pieces weights are in."""
+        return 1 if self.weights is None else dict(zip(self.names, self.sizes, strict=True))[self.weights]
 
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
@@ -226,15 +236,15 @@ class Plan:
                 f"got parameters {show(params)} for x {show(x)}; expected those that init makes. Are they those of "
                 "another network? Make them with start(net, optimizer, key, x, plan=plan).",
             )
-        if self.weights and self.devices > 1 and not any(map(is_piece, leaves_of(marks))):
+        if self.weights and self._pieces > 1 and not any(map(is_piece, leaves_of(marks))):
             raise LayerError(
                 net,
-                f"got parameters {show(params)}, of which none has an axis that {self.devices} divides; expected one "
+                f"got parameters {show(params)}, of which none has an axis that {self._pieces} divides; expected one "
                 "or more to cut. Leave out weights=, or take sizes that are multiples.",
             )
         return marks
 
-    def _where(self, marks):
+    def _where(self, net, marks):
         """The PartitionSpec of each array of the parameters."""
 
         def spec(leaf):
@@ -249,61 +259,79 @@ class Plan:
         b = next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch or tree) if np.shape(leaf)), 0)
 
         def spec(leaf):
-            return PartitionSpec(self.names) if np.shape(leaf)[:1] == (b,) else PartitionSpec()
+            return PartitionSpec(self.spread) if np.shape(leaf)[:1] == (b,) else PartitionSpec()
 
         return jax.tree.map(spec, tree)
 
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: its part of the batch, all its micro-batches, and the sums over devices."""
         run, other = self._wrapped(self._over(net)), jax.tree.structure(marks)
-        b = next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
 
         def one(params, batch):
-            x, *targets = batch
             own = jax.tree.unflatten(other, jax.tree.leaves(params))
-            mine = self._drawn(own)
-            output, residuals = run.forward(mine, _in(x, self.compute))
-            wider = _in(output, _widest(params) if self.compute else None)
-            value, kept = loss.forward((), (wider, *targets))
-            must_be_scalar(loss, value)
-            weight = counted(loss, kept)
-            weight = counted(run, residuals) if weight is None else weight
-            weight = jnp.asarray(1 if weight is None else weight, wide(value).dtype)
-            (dy, *_), _ = loss.backward((), kept, weight.astype(value.dtype))
-            check_cotangent(loss, wider, dy)
-            dy = jax.tree.map(lambda y, d: None if d is None else d.astype(y.dtype), output, dy)
-            _, grads = run.pull(mine, residuals, dy)
-            own = run.advance(own, residuals)
+            _, grads, own, counts, output = self._part(run, loss, self._high(own), own, *batch)
             params = jax.tree.unflatten(structure, jax.tree.leaves(own))
-            sums = wide(value) * weight, weight, jax.tree.map(wide, grads)
-            return params, sums, wider if outputs else None
+            return params, (*counts, grads), output if outputs else None
 
         if self.micro == 1:
             params, sums, output = one(params, batch)
         else:
-            cut = jax.tree.map(
-                lambda v: v.reshape(self.micro, -1, *v.shape[1:]) if v.shape[:1] == (b,) else None, batch
-            )
+            now = self._cut(batch)
+            zero = zeros(jax.eval_shape(one, params, now(0))[1])
 
-            def part(now):  # what does not begin with the batch goes to all
-                return jax.tree.map(lambda a, v: v if a is None else a, now, batch, is_leaf=lambda a: a is None)
-
-            first = part(jax.tree.map(lambda v: v[0], cut))
-            zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, params, first)[1])
-
-            def step(carry, now):
-                params, sums, output = one(carry[0], part(now))
+            def step(carry, i):
+                params, sums, output = one(carry[0], now(i))
                 return (params, jax.tree.map(jnp.add, carry[1], sums)), output
 
-            (params, sums), output = lax.scan(step, (params, zero), cut)
-            output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]) if y.ndim > 1 else y.mean(0), output)
-        return self._summed(marks, params, sums, output)
+            (params, sums), output = lax.scan(step, (params, zero), jnp.arange(self.micro))
+            output = joined(output)
+        return self._summed(net, marks, params, sums, output)
+
+    def _part(self, net, loss, dtype, params, x, *targets):
+        """(dx, gradient, parameters moved on, (loss times what it counts, what it counts), output in dtype)."""
+        mine = self._drawn(params)
+        output, residuals = net.forward(mine, self._low(x))
+        wider = _in(output, dtype)
+        value, kept = loss.forward((), (wider, *targets))
+        must_be_scalar(loss, value)
+        weight = counted(loss, kept)
+        weight = counted(net, residuals) if weight is None else weight
+        weight = jnp.asarray(1 if weight is None else weight, wide(value).dtype)
+        (dy, *_), _ = loss.backward((), kept, weight.astype(value.dtype))
+        check_cotangent(loss, wider, dy)
+        dy = jax.tree.map(lambda y, d: None if d is None else d.astype(y.dtype), output, dy)
+        dx, grads = net.pull(mine, residuals, dy)
+        counts = wide(value) * weight, weight
+        return dx, jax.tree.map(wide, grads), net.advance(params, residuals), counts, wider
+
+    def _low(self, x):
+        """x in the dtype in which layers work."""
+        return _in(x, self.compute)
+
+    def _high(self, params):
+        """The dtype of the output that a loss is given, None for that which it has."""
+        return _widest(params) if self.compute else None
+
+    def _cut(self, batch):
+        """i -> the i-th micro-batch of this device's share; what does not begin with the batch goes to all."""
+        b = next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
+
+        def part(i):
+            def leaf(v):
+                if v.shape[:1] != (b,):
+                    return v
+                rows = v.reshape(self.micro, b // self.micro, *v.shape[1:])
+                return lax.dynamic_index_in_dim(rows, i, keepdims=False)
+
+            return jax.tree.map(leaf, batch)
+
+        return part
 
     def _drawn(self, params):
         """The parameters with keys of this device's own."""
-        if self.devices == 1:
+        if self.shares == 1:
             return params
-        index = lax.axis_index(self.names)
+        index = lax.axis_index(self.spread)
 
         def leaf(p):
             if not jnp.issubdtype(p.dtype, jax.dtypes.prng_key):
@@ -312,26 +340,24 @@ class Plan:
 
         return jax.tree.map(leaf, params)
 
-    def _summed(self, marks, params, sums, output):
-        """((value, output, params), grads) over all devices, out of what each has: one sum for all that is whole."""
+    def _summed(self, net, marks, params, sums, output):
+        """((value, output, params), grads) over all devices, out of what each has: one sum for what lies alike."""
         value, weight, grads = sums
         total = lax.psum(weight, self.names)
         some = jnp.where(total == 0, 1, total)
         value = lax.psum(value, self.names) / some
-        cut = jax.tree.unflatten(jax.tree.structure(params), [is_piece(leaf) for leaf in leaves_of(marks)])
         leaves, structure = jax.tree.flatten(grads)
-        cut = jax.tree.leaves(trainable(cut))
-        rest = tuple(name for name in self.names if name != self.weights)
-        kinds = [[g for g, c in zip(leaves, cut, strict=True) if c == kind] for kind in (True, False)]
-        pieces = iter(lax.psum(kinds[0], rest) if rest else kinds[0])
-        whole = iter(lax.psum(kinds[1], self.names))
-        grads = jax.tree.unflatten(structure, [next(pieces if c else whole) for c in cut])
+        specs = jax.tree.leaves(trainable(jax.tree.unflatten(jax.tree.structure(params), self._where(net, marks))))
+        over = [tuple(name for name in self.names if name not in jax.tree.leaves(tuple(spec))) for spec in specs]
+        alike = {axes: [g for g, own in zip(leaves, over, strict=True) if own == axes] for axes in over}
+        summed = {axes: iter(lax.psum(gs, axes) if axes else gs) for axes, gs in alike.items()}
+        grads = jax.tree.unflatten(structure, [next(summed[axes]) for axes in over])
         grads = jax.tree.map(lambda p, g: (g / some.astype(g.dtype)).astype(p.dtype), trainable(params), grads)
 
         def mean(leaf):
-            return lax.pmean(leaf, self.names) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            return lax.pmean(leaf, self.spread) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-        if self.apart and self.devices > 1:  # each device has moved its own
+        if self.apart and self.shares > 1:  # each device has moved its own
             params = jax.tree.map(
                 lambda p: jax.tree.map(mean, p) if isinstance(p, Buffer) else p,
                 params,
@@ -352,6 +378,16 @@ def counted(layer: Layer, residuals: Any) -> Any:
     if isinstance(layer, Tied | Frozen):
         return counted(layer.layer, residuals)
     return counted(layer.layer, residuals[0]) if isinstance(layer, Gathered) else None
+
+
+def zeros(shapes: Any) -> Any:
+    """Arrays of zeros."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def joined(outputs: Any) -> Any:
+    """The outputs of micro-batches one after the other, or the mean of what is one number for each."""
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]) if y.ndim > 1 else y.mean(0), outputs)
 
 
 def working(plan: Plan | None) -> Any:
