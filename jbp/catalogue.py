@@ -19,6 +19,7 @@ from jbp import credit, layers, losses
 from jbp.cases import ANY, Case, f, i
 from jbp.layer import Estimator, Layer
 from jbp.readers.per_example import swept
+from jbp.readers.push import push
 from jbp.train import inside, start, step
 
 
@@ -224,7 +225,17 @@ def _inside(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | Non
     return found[0], found[1]
 
 
-FURTHER = {"per-example norms and sums": _examples, "clipping and the optimizer inside of the sweep": _inside}
+def _tangents(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
+    """⟨dy, J v⟩ and ⟨Jᵀ dy, v⟩ for a direction v of the inputs and the parameters."""
+    down = layer.pull(params, layer.forward(params, x)[1], dy)
+    v = jax.tree.map(lambda d: jnp.cos(jnp.arange(d.size, dtype=d.dtype)).reshape(d.shape), down)
+    dots = [jax.tree.map(jnp.vdot, *pair) for pair in ((dy, push(layer)(params, x, *v)[1]), (down, v))]
+    up, below = (sum(jax.tree.leaves(each), jnp.zeros(())) for each in dots)
+    return up, below
+
+
+FURTHER = {"per-example norms and sums": _examples, "clipping and the optimizer inside of the sweep": _inside,
+           "tangents": _tangents}  # fmt: skip
 
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:

@@ -140,7 +140,10 @@ def uphill(path, source):
 
 
 BRIDGE = ROOT / "jbp" / "bridge"
-FOREIGN = {BRIDGE / "foreign.py": ["jax.vjp"]}  # a layer whose function is somebody else's, and whose repr says so
+FOREIGN = {
+    BRIDGE / "foreign.py": ["jax.vjp"],  # a layer whose function is somebody else's, and whose repr says so
+    ROOT / "jbp" / "readers" / "push.py": ["jax.vjp"],  # of `pull`, which is linear: its transpose
+}
 
 
 def test_no_derivative_of_others_is_used_inside():

@@ -66,6 +66,11 @@ class OwnDelta(jbp.layers.Dense):
         return super().gradient(x, delta / 2)
 
 
+class NotLinear(jbp.layers.Tanh):
+    def backward(self, params, y, dy, /):
+        return super().backward(params, y, dy * abs(dy))
+
+
 def _half(layer):
     f = jbp.as_function(layer, has_aux=True)
     return lambda params, x: (0.5 * f(params, x)[0], ())
@@ -81,6 +86,7 @@ def _half(layer):
         ("as a function under jax.vjp", jbp.layers.Dense(4), replace(SOURCE, function=_half)),
         ("per-example norms and sums", OwnDelta(4), SOURCE),
         ("clipping and the optimizer inside of the sweep", HalvesApart(4), SOURCE),
+        ("tangents", NotLinear(), SOURCE),
     ],
 )
 def test_each_question_sees_its_fault(name, wrong, source):

@@ -30,12 +30,13 @@ def inverse_root(
     Squared is c x: c is the least power of two for which an x whose square c² x² falls out of the range is nothing
     beside ε. So 1e20 may be squared in float32, and in range the bits are those of c = 1. A `zero` for each row makes
     an array of c: beside a mean XLA writes down what a constant is multiplied with, for 1.07 of a scan's memory.
+    Over a root, for x^-½ has a derivative in x^-3/2, out of range where x² is not: Hessian products would be nan.
     """
     limits = jnp.finfo(x.dtype)
     least = float(limits.tiny) / (epsilon * float(limits.eps)) if epsilon else 1.0
     c = 2.0 ** min(math.ceil(math.log2(least) / 2), 0)
     square = over_devices(jnp.square((c + zero) * x).sum(axes, keepdims=True) / max(count, 1), over)
-    return c * jnp.maximum(square + c * c * epsilon, limits.tiny) ** -0.5
+    return c / jnp.sqrt(jnp.maximum(square + c * c * epsilon, limits.tiny))
 
 
 def over_devices(mean: Any, over: tuple[str, ...]) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jbp.cases import Case, f
@@ -35,7 +36,7 @@ class LocalResponseNorm(Layer):
         """The sum of each channel, of those `before` it and of those `after` it."""
         window, one = (1,) * (z.ndim - 1) + (self.size,), (1,) * z.ndim
         padding = ((0, 0),) * (z.ndim - 1) + ((before, after),)
-        return lax.reduce_window(z, jnp.zeros((), z.dtype), lax.add, window, one, padding)
+        return lax.reduce_window(z, np.zeros((), z.dtype), lax.add, window, one, padding)
 
     def forward(self, params, x, /):
         z = wide(floats(self, x, "(..., channels)"))
