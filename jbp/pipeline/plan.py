@@ -95,7 +95,7 @@ class Pipeline(Plan):
     def _where(self, net, marks):
         specs, cut = super()._where(net, marks), self._cut_of(net)
         numbers = iter(range(len(specs)))
-        numbered = jax.tree.map(lambda _: next(numbers), marks, is_leaf=is_piece)
+        numbered = jax.tree.map(lambda leaf: next(numbers) if jax.tree.leaves(leaf) else None, marks, is_leaf=is_piece)
         head, body, tail = (set(jax.tree.leaves(part)) for part in cut.parts(numbered))
         if body & (head | tail):
             raise LayerError(
@@ -108,7 +108,7 @@ class Pipeline(Plan):
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: the ticks of its stage, and the sums over devices."""
         own = jax.tree.unflatten(jax.tree.structure(marks), jax.tree.leaves(params))
-        cut = Cut.of(self._wrapped(self._over(net)))
+        cut = Cut.of(self._wrapped(self._over(net), self.compute))
         layers = cut.layers(self.table.stages * self.table.parts)
         counts, grads, parts, output = Stage(self, layers, loss, cut.parts(own), self._cut(batch)).run(outputs)
         params = jax.tree.unflatten(structure, jax.tree.leaves(cut.whole(parts, "_outer")))

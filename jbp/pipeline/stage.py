@@ -24,7 +24,7 @@ from jbp.train.plan import joined, zeros
 
 AXIS = "stage"
 ROOMS: tuple[str, ...] = ("inbox", "heads", "kept", "deltas")
-COLUMNS = "work", "micro", "part", "first", "last", "left", "right", "here", *ROOMS
+COLUMNS = "work", "micro", "part", "enters", "leaves", "exits", "left", "right", "here", *ROOMS
 HEAD, BODY, TAIL = range(3)
 
 
@@ -85,80 +85,78 @@ class Stage:
 
     def _tick(self, carry, row):
         now = {name: column[self.me] for name, column in row.items()}
-        sent, carry = lax.switch(now["work"], (self._idle, self._forward, self._backward, self._gradient), carry, now)
-        n = self.stages
-        arrived = {
-            "left": jax.tree.map(lambda v: lax.ppermute(v, AXIS, [(s, s + 1) for s in range(n - 1)]), sent),
-            "right": jax.tree.map(lambda v: lax.ppermute(v, AXIS, [(s + 1, s) for s in range(n - 1)]), sent),
-            "here": sent,
-        }
-        inbox = carry["inbox"]
-        for whence, what in arrived.items():
-            inbox = _put(inbox, what, now[whence])
-        return carry | {"inbox": inbox}, None
+        rooms = {name: _at(carry[name], now[name]) for name in ROOMS}  # taken out, and put back as the tick leaves it
+        grads, moving = list(carry["grads"]), list(carry["buffers"])
+        given = rooms["inbox"]
+        given, rooms["heads"], moving[HEAD] = self._if(
+            now["enters"], self._enter, (given, rooms["heads"], moving[HEAD]), now
+        )
+        given, grads[TAIL], moving[TAIL], counts, output = self._if(
+            now["leaves"], self._leave, (given, grads[TAIL], moving[TAIL], carry["counts"], carry["output"]), now
+        )
+        body = rooms["kept"], rooms["deltas"], *_at((grads[BODY], moving[BODY]), now["part"])
+        works = self._idle, self._forward, self._backward, self._gradient
+        sent, rooms["kept"], rooms["deltas"], *body = lax.switch(
+            now["work"], works, given, _at(self.params[BODY], now["part"]), *body
+        )
+        grads[BODY], moving[BODY] = _put((grads[BODY], moving[BODY]), tuple(body), now["part"])
+        (grads[HEAD],) = self._if(now["exits"], self._exit, (grads[HEAD],), sent, rooms["heads"])
 
-    def _idle(self, carry, now):
-        return zeros(self.like), carry
+        inbox, n = carry["inbox"], self.stages
+        right, left = [(s, s + 1) for s in range(n - 1)], [(s + 1, s) for s in range(n - 1)]
+        inbox = _put(inbox, sent, now["here"])
+        inbox = _put(inbox, jax.tree.map(lambda v: lax.ppermute(v, AXIS, right), sent), now["left"])
+        inbox = _put(inbox, jax.tree.map(lambda v: lax.ppermute(v, AXIS, left), sent), now["right"])
+        rooms = {name: _put(carry[name], rooms[name], now[name]) for name in ROOMS if name != "inbox"}
+        sums = {"grads": tuple(grads), "buffers": tuple(moving), "counts": counts, "output": output}
+        return sums | rooms | {"inbox": inbox}, None
 
-    def _forward(self, carry, now):
-        head, body, _ = self.layers
-        first, middle, last = carry["buffers"]
+    @staticmethod
+    def _if(when, do, held, *more):
+        """What `do` makes of what is held, or what is held."""
+        return lax.cond(when == 1, do, lambda *given: given[: len(held)], *held, *more)
 
-        def enter(heads, moving):
-            own = _with(self.params[HEAD], moving)
-            h, kept = head.forward(self.plan._drawn(own), self.plan._low(self.micro(now["micro"])[0]))
-            return h, _put(heads, (kept, moving), now["heads"]), _moved(head, own, kept, moving)
+    def _enter(self, _, kept, moving, now):
+        """The layers before the Repeat, at F of the first place."""
+        head = self.layers[HEAD]
+        own = _with(self.params[HEAD], moving)
+        x, *_ = self.micro(now["micro"])
+        h, kept = head.forward(self.plan._drawn(own), self.plan._low(x))
+        return h, (kept, moving), _moved(head, own, kept, moving)
 
-        def follow(heads, moving):
-            return _at(carry["inbox"], now["inbox"]), heads, moving
+    def _leave(self, y, grads, moving, counts, outputs, now):
+        """The layers after it and the loss, all of them at B of the last place, which F of it has left y."""
+        own = _with(self.params[TAIL], moving)
+        _, *targets = self.micro(now["micro"])
+        dy, more, new, count, output = self.plan._part(self.layers[TAIL], self.loss, self.dtype, own, y, *targets)
+        grads, counts = (jax.tree.map(jnp.add, *trees) for trees in ((grads, more), (counts, count)))
+        outputs = None if outputs is None else _put(outputs, output, now["micro"])
+        return self._filled(dy), grads, None if moving is None else buffers(new), counts, outputs
 
-        h, heads, first = lax.cond(now["first"] == 1, enter, follow, carry["heads"], first)
-        own, moving = _at((self.params[BODY], middle), now["part"])
-        own = _with(own, moving)
-        y, kept = body.forward(self.plan._drawn(own), h)
-        middle = _put(middle, _moved(body, own, kept, moving), now["part"])
-        kept = _put(carry["kept"], (kept, moving), now["kept"])
-        return y, carry | {"heads": heads, "kept": kept, "buffers": (first, middle, last)}
+    def _exit(self, grads, dx, kept):
+        """The layers before the Repeat, at B of the first place."""
+        residuals, moving = kept
+        own = self.plan._drawn(_with(self.params[HEAD], moving))
+        _, more = self.layers[HEAD].pull(own, residuals, floating(dx))
+        return (jax.tree.map(lambda a, g: a + wide(g), grads, more),)
 
-    def _backward(self, carry, now):
-        head, body, tail = self.layers
-        sent = _at(carry["inbox"], now["inbox"])  # the error, or at the last place what F has made
+    def _idle(self, given, _, *held):
+        return given, *held
 
-        def leave(grads, moving, counts, output):
-            _, *targets = self.micro(now["micro"])
-            own = _with(self.params[TAIL], moving)
-            dy, more, new, count, y = self.plan._part(tail, self.loss, self.dtype, own, sent, *targets)
-            grads, counts = (jax.tree.map(jnp.add, *trees) for trees in ((grads, more), (counts, count)))
-            output = None if output is None else _put(output, y, now["micro"])
-            return self._filled(dy), grads, None if moving is None else buffers(new), counts, output
+    def _forward(self, x, params, _, delta, grads, moving):
+        body, own = self.layers[BODY], _with(params, moving)
+        y, kept = body.forward(self.plan._drawn(own), x)
+        return y, (kept, moving), delta, grads, _moved(body, own, kept, moving)
 
-        first, middle, last = carry["grads"]
-        held = last, carry["buffers"][TAIL], carry["counts"], carry["output"]
-        dy, last, moving, counts, output = lax.cond(now["last"] == 1, leave, lambda *held: (sent, *held), *held)
-        kept, was = _at(carry["kept"], now["kept"])
-        own = self.plan._drawn(_with(_at(self.params[BODY], now["part"]), was))
-        dx, delta = body.backward(own, kept, floating(dy))
+    def _backward(self, dy, params, kept, _, grads, moving):
+        residuals, was = kept  # the buffers too that F had
+        own = self.plan._drawn(_with(params, was))
+        dx, delta = self.layers[BODY].backward(own, residuals, floating(dy))
+        return self._filled(dx), kept, delta, grads, moving
 
-        def enter(grads):
-            kept, was = _at(carry["heads"], now["heads"])
-            _, more = head.pull(self.plan._drawn(_with(self.params[HEAD], was)), kept, dx)
-            return jax.tree.map(lambda a, g: a + wide(g), grads, more)
-
-        first = lax.cond(now["first"] == 1, enter, lambda grads: grads, first)
-        return self._filled(dx), carry | {
-            "deltas": _put(carry["deltas"], delta, now["deltas"]),
-            "grads": (first, middle, last),
-            "buffers": (*carry["buffers"][:TAIL], moving),
-            "counts": counts,
-            "output": output,
-        }
-
-    def _gradient(self, carry, now):
-        kept, delta = _at(carry["kept"][0], now["kept"]), _at(carry["deltas"], now["deltas"])
-        first, middle, last = carry["grads"]
-        more = self.layers[BODY].gradient(kept, delta)
-        middle = _put(middle, jax.tree.map(lambda a, g: a + wide(g), _at(middle, now["part"]), more), now["part"])
-        return zeros(self.like), carry | {"grads": (first, middle, last)}
+    def _gradient(self, given, _, kept, delta, grads, moving):
+        more = self.layers[BODY].gradient(kept[0], delta)
+        return given, kept, delta, jax.tree.map(lambda a, g: a + wide(g), grads, more), moving
 
     def _filled(self, dx):
         """An error as what is sent, which has the shapes of an output."""
@@ -227,9 +225,10 @@ def _put(tree, value, i):
 def instructions(table: Schedule) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(columns of numbers, ticks × stages, for the scan, how much room each kind of thing needs).
 
-    `work`, `micro`, `part`, and whether it is the `first` place of all, the `last`; where in their rooms the `inbox` of
-    this work, the residuals of `heads` and of what is `kept`, and the `deltas` are; and where to put what comes from
-    the `left`, the `right` and `here`, which is behind all the rest for what nobody needs.
+    `work`, `micro`, `part`; whether the layers before the Repeat are run, `enters`, those after it, `leaves`, and those
+    before it backward, `exits`; where in their rooms the `inbox` of this work, the residuals of `heads` and of what is
+    `kept`, and the `deltas` are; and where to put what comes from the `left`, the `right` and `here`, which is behind
+    all the rest for what nobody needs.
     """
     when = {(w.kind, table.place(s, w.part), w.micro): (s, t) for s, t, w in table}
     last = max(j for _, j, _ in when)
@@ -266,7 +265,12 @@ def instructions(table: Schedule) -> tuple[dict[str, np.ndarray], dict[str, int]
     room["inbox"] += 1
     for s, t, w in table:
         j = table.place(s, w.part)
-        own = {"work": " FBW".index(w.kind), "micro": w.micro, "part": w.part, "first": j == 0, "last": j == last}
+        ends = {
+            "enters": (w.kind, j) == ("F", 0),
+            "leaves": (w.kind, j) == ("B", last),
+            "exits": (w.kind, j) == ("B", 0),
+        }
+        own = {"work": " FBW".index(w.kind), "micro": w.micro, "part": w.part} | ends
         for name, value in own.items():
             columns[name][t, s] = value
     return columns, room

@@ -213,11 +213,11 @@ class Plan:
             return layer
         return replace(layer, over=self.spread)  # pyright: ignore[reportArgumentType]
 
-    def _wrapped(self, net: Layer) -> Layer:
+    def _wrapped(self, net: Layer, dtype: str | None) -> Layer:
         """The network with `Gathered` around what uses weights, if they need it."""
-        if self._pieces == 1 and self.compute is None:
+        if self._pieces == 1 and dtype is None:
             return net
-        return gathered(net, self.weights or "", self._pieces, self.compute, self.ahead)
+        return gathered(net, self.weights or "", self._pieces, dtype, self.ahead)
 
     @property
     def _pieces(self):
@@ -228,7 +228,7 @@ class Plan:
         """The parameters' shapes, with a `Piece` around each that is cut."""
         leaves, structure = jax.tree.flatten(x)
         shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        marks = _marked(self._wrapped(net), structure, shapes)
+        marks = _marked(self._wrapped(net, None), structure, shapes)
         sizes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (marks, params)]
         if sizes[0] != sizes[1]:
             raise LayerError(
@@ -265,7 +265,7 @@ class Plan:
 
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: its part of the batch, all its micro-batches, and the sums over devices."""
-        run, other = self._wrapped(self._over(net)), jax.tree.structure(marks)
+        run, other = self._wrapped(self._over(net), self.compute), jax.tree.structure(marks)
 
         def one(params, batch):
             own = jax.tree.unflatten(other, jax.tree.leaves(params))
