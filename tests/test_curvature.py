@@ -10,10 +10,26 @@ import pytest
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from jbp import LayerError, Remat, Repeat, Residual, Serial, value_and_grad
-from jbp.curvature import Factored, kfac
-from jbp.layers import BatchNorm, Conv, Dense, Embedding, Flatten, Tanh
+from jbp import LayerError, Remat, Repeat, Residual, Serial, Tied, value_and_grad
+from jbp.curvature import FACTORED, Factored, factors, kfac
+from jbp.curvature.kfac import _together as together
+from jbp.curvature.maps import Rows, maps, rows
+from jbp.layers import (
+    GRU,
+    LSTM,
+    BatchNorm,
+    Conv,
+    Dense,
+    Elman,
+    Embedding,
+    Flatten,
+    GatedDense,
+    Logits,
+    MultiHeadAttention,
+    Tanh,
+)
 from jbp.losses import BinaryCrossEntropy, Huber, MeanSquaredError, SoftmaxCrossEntropy
+from jbp.readers import observe
 from jbp.train import fit, start
 
 LOSS, KEY = SoftmaxCrossEntropy(), jax.random.key(0)
@@ -66,9 +82,40 @@ def test_of_one_example_they_are_the_fisher_matrix_itself(name):
 
 
 def test_a_planted_fault_is_seen(monkeypatch):
-    monkeypatch.setattr("jbp.curvature._rows", lambda layer, x: 2 * x[:, None] if type(layer) is Dense else None)
+    monkeypatch.setattr("jbp.curvature.factors.rows", lambda seen: {"": Rows(2 * seen.x[:, None], seen.dy[:, None])})
     with pytest.raises(AssertionError):
         test_of_one_example_they_are_the_fisher_matrix_itself("Dense")
+
+
+@pytest.mark.parametrize("layer", [
+    Dense(3), Dense(2, bias=False), GatedDense(2), GatedDense(2, bias=False), Conv(2, (2,), stride=2),
+    Conv(2, (2, 2), bias=False), Embedding(5, 3), Logits(3), LSTM(2), Elman(3), GRU(2), GRU(2, bias=False),
+    LSTM(2, bias=False), MultiHeadAttention(2, bias=True), MultiHeadAttention(4, groups=2, rotary=True),
+], ids=repr)  # fmt: skip
+def test_the_rows_and_errors_of_a_map_make_its_gradient(layer):
+    x = jnp.array([[1, 4, 1], [0, 2, 2]]) if type(layer) is Embedding else flat(2, 3, 8)
+    x = flat(2, 4, 3, 2) if layer == Conv(2, (2, 2), bias=False) else x
+    params = layer.init(KEY, x)
+
+    def read(seen):
+        assert rows(seen).keys() == maps(layer).keys()
+        return {name: (affine.matrix(seen.gradient), *rows(seen)[name]) for name, affine in maps(layer).items()}
+
+    found = observe(layer, MeanSquaredError(), rows=read)(params, x, jnp.zeros_like(layer(params, x))).found[""]["rows"]
+    for name, (gradient, x, dy) in found.items():
+        affine = maps(layer)[name]
+        x = jax.nn.one_hot(x, 5, dtype=jnp.float64) if type(layer) is Embedding else x
+        x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1))], -1) if affine.bias else x
+        wanted = jnp.einsum("bti,bto->io", x, dy)
+        np.testing.assert_allclose(gradient, wanted.T if type(layer) is Logits else wanted, rtol=1e-10, atol=1e-13)
+        assert affine.sizes(params, 0) == ((), *gradient.shape)
+        back = affine.put(params, affine.matrix(params))
+        jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_every_layer_that_is_listed_has_its_rows_tested():
+    cases = test_the_rows_and_errors_of_a_map_make_its_gradient.pytestmark[0].args[1]
+    assert {type(layer) for layer in cases} == set(FACTORED)
 
 
 def test_rows_that_share_a_map_and_several_examples():
@@ -80,9 +127,9 @@ def test_rows_that_share_a_map_and_several_examples():
     p = np.exp(y) / np.exp(y).sum(-1, keepdims=True)
     dy = (p - np.eye(3)[target]) / 24
     ones = np.concatenate([x, np.ones((4, 6, 1))], -1)
-    for shared, rows, d in (("expand", ones.reshape(24, 6), dy.reshape(24, 3)), ("reduce", ones.mean(1), dy.sum(1))):
+    for shared, each, d in (("expand", ones.reshape(24, 6), dy.reshape(24, 3)), ("reduce", ones.mean(1), dy.sum(1))):
         (_, aux), _ = Factored("empirical", shared).value_and_grad(net, LOSS)(params, x, target)
-        np.testing.assert_allclose(aux.factors["[0]"].a, rows.T @ rows / len(rows), rtol=1e-10)
+        np.testing.assert_allclose(aux.factors["[0]"].a, each.T @ each / len(each), rtol=1e-10)
         np.testing.assert_allclose(aux.factors["[0]"].g, 4 * d.T @ d, rtol=1e-10)
 
 
@@ -136,6 +183,43 @@ def test_an_autoencoder_needs_fewer_steps_than_with_adam():
         losses[name] = np.array([row["loss"] for row in history])
     reached = np.argmax(losses["kfac"] < losses["adam"].min())
     assert 0 < reached < 30  # half of the steps, or less
+
+
+def test_parameters_in_two_places_have_the_factors_of_both():
+    """Of equals exactly: the same rows go through both, and the second's errors come back to the first as they are."""
+    one, x = factors.Factors(jnp.diag(jnp.array([1.0, 3.0])), 5 * jnp.eye(3)), flat(4, 3)
+    twice = together([one, one])
+    np.testing.assert_allclose(np.kron(*twice), 2 * np.kron(*one))
+    net = Tied(Serial(Embedding(6, 3), Dense(3), Repeat(Conv(3, (2,), bias=False), 2), Dense(3), Logits(6)),
+               (((0, "e"), (4, "e")), ((1, "w"), (3, "w"))))  # fmt: skip
+    x, target = jnp.array([[1, 2, 5], [0, 1, 1]]), jnp.array([[2, 5, 3], [1, 1, 0]])
+    params = net.init(KEY, x)
+    (_, aux), grads = jax.jit(Factored().value_and_grad(net, LOSS))(params, x, target)
+    optimizer = kfac(net, trust=1e9)
+    state = optimizer.init(params)
+    assert list(state.factors) == ["[0]", "[1]", "[2]"]
+    updates, state = optimizer.update(grads, state, params, factors=aux.factors)
+    assert jax.tree.structure(updates) == jax.tree.structure(grads)
+    a, g = state.factors["[0]"]
+    balanced = []
+    for path in ("[0]", "[4]"):
+        left, right = aux.factors[path]
+        pi = np.sqrt(left.sum() / np.trace(right))
+        balanced.append((left / pi, right * pi))
+    np.testing.assert_allclose(20 * a, sum(left for left, _ in balanced) / 2, rtol=1e-6)  # a step has 1 − 0.95 of it
+    np.testing.assert_allclose(20 * g, sum(right for _, right in balanced), rtol=1e-6)
+    np.testing.assert_array_equal(updates[3]["b"], grads[3]["b"])  # its weights are another's
+    assert np.abs(updates[2]["w"] - grads[2]["w"]).min() > 0
+    with pytest.raises(LayerError, match=r"expected those of \['\[0\]', '\[1\]', '\[2\]', '\[3\]', '\[4\]'\]"):
+        optimizer.update(grads, state, params, factors={path: aux.factors[path] for path in state.factors})
+
+
+def test_without_jit_factors_are_made_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr("jbp.curvature.factors.rows", lambda each: seen.append(each) or rows(each))
+    net, x = Dense(2), flat(3, 4)
+    Factored().value_and_grad(net, LOSS)(net.init(KEY, x), x, jnp.array([0, 1, 1]))
+    assert len(seen) == 1
 
 
 def test_what_has_no_factors_keeps_its_gradient_and_what_does_not_go_is_said():

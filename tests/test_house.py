@@ -143,6 +143,7 @@ BRIDGE = ROOT / "jbp" / "bridge"
 FOREIGN = {
     BRIDGE / "foreign.py": ["jax.vjp"],  # a layer whose function is somebody else's, and whose repr says so
     ROOT / "jbp" / "readers" / "push.py": ["jax.vjp"],  # of `pull`, which is linear: its transpose
+    ROOT / "jbp" / "curvature" / "products.py": ["jax.linearize"],  # of a whole sweep, for products with the Hessian
 }
 
 

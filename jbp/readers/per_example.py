@@ -35,8 +35,9 @@ from jbp.layer import Layer, map_children
 from jbp.layers.activation.softmax import LogSoftmax, Softmax
 from jbp.layers.attention.rotary import Rotary
 from jbp.layers.embedding import Positions
+from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import LayerNorm, RMSNorm, UnitNorm
-from jbp.numerics import Static, floating, scan, wide
+from jbp.numerics import Static, floating, outer, scan, wide, wide_dtype
 from jbp.readers.norms import between, per_example_squared_norms
 from jbp.sweep import children, inside, lost, must_be_layer
 
@@ -90,6 +91,18 @@ class PerExample:
 
         return self.net.gradient(self.residuals, _map_nodes(scaled, self.delta))
 
+    def squares(self, weights: Any = None) -> Any:
+        """Σ wᵢ gᵢ² element by element, a tree like `trainable(params)`, float32 at least. weights (b,), 1 unless given.
+
+        Of a Dense for one row an example it is one product; elsewhere each gᵢ is made and dropped.
+        """
+        weights = jnp.ones_like(wide(self.losses)) if weights is None else weights
+
+        def squared(node):
+            return _Squared(node, jnp.broadcast_to(weights, node.squares.shape))
+
+        return self.net.gradient(self.residuals, _map_nodes(squared, self.delta))
+
 
 jax.tree_util.register_dataclass(
     PerExample, data_fields=["losses", "output", "params", "residuals", "delta"], meta_fields=["net"]
@@ -122,7 +135,7 @@ def per_example(net: Layer, loss: Layer) -> Callable[..., PerExample]:
     """
     must_be_layer("net", net)
     must_be_layer("loss", loss)
-    _must_not_couple(loss)
+    must_not_couple(loss)
 
     def f(params, x, *targets):
         _batch(net, (x, *targets))
@@ -155,7 +168,7 @@ def per_example_gradients(net: Layer, loss: Layer) -> Callable[..., Any]:
     must_be_layer("net", net)
     must_be_layer("loss", loss)
     for layer in (net, loss):
-        _must_not_couple(layer)
+        must_not_couple(layer)
 
     def f(params, x, *targets):
         _batch(net, (x, *targets))
@@ -197,7 +210,7 @@ def _batch(net, batch):
     return found[0][0]
 
 
-def _must_not_couple(layer):
+def must_not_couple(layer):
     """An error if a layer, or one inside, takes the examples of a batch together."""
     if layer.singly:
         return
@@ -210,7 +223,7 @@ def _must_not_couple(layer):
         )
     for label, child in children(layer) or [("", child) for child in below]:
         with at(layer, label):
-            _must_not_couple(child)
+            must_not_couple(child)
 
 
 def _marked(layer: Layer, b: int, path: str = "") -> Layer:
@@ -222,7 +235,7 @@ def _marked(layer: Layer, b: int, path: str = "") -> Layer:
                 return _marked(child, b, f"{path}{label}")
 
         return map_children(below, layer)
-    _must_not_couple(layer)
+    must_not_couple(layer)
     if isinstance(layer, Tied) and all(_found(layer.layer, p) for pair in layer.ties for p in pair):
         with at(layer):
             return _Shared(replace(layer, layer=_marked(layer.layer, b, path)), path)
@@ -285,6 +298,15 @@ class Group:
     def scaled(self, weights: Any) -> "Group":
         """As of Delta."""
         return replace(self, value=_map_nodes(lambda node: node.scaled(weights), self.value))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Squared:
+    """A node that stands for the weighted sum of the squares of the examples' parts, with a weight for each."""
+
+    node: Any
+    weights: Any
 
 
 def _is_node(node):
@@ -424,7 +446,20 @@ class _Apart(Wrapper):
         gradient, arrays = self._singly(kept, node.value)
         return jax.vmap(gradient)(arrays)
 
+    def _squared(self, kept, delta):
+        node, weights = delta.node, wide(delta.weights)
+        if node.parts is not None:
+            return jax.tree.map(lambda g: jnp.tensordot(weights.astype(wide(g).dtype), wide(g) ** 2, 1), node.parts)
+        if isinstance(self.layer, Dense) and kept.axes is not None and kept.value.ndim == 2:  # (Σ x dy)² is x² dy²
+            x, dy = (jnp.square(wide(v)) for v in (kept.value, node.value))
+            dy = weights[:, None].astype(dy.dtype) * dy
+            return {"w": outer(x, dy), "b": dy.sum(0)} if self.layer.bias else {"w": outer(x, dy)}
+        gradient, arrays = self._singly(kept, node.value)
+        return _added(gradient, arrays, weights)
+
     def gradient(self, kept, delta, /):
+        if isinstance(delta, _Squared):
+            return self._squared(kept, delta)
         if isinstance(delta, _Total):
             return delta.value
         if not isinstance(delta, Delta):
@@ -474,10 +509,26 @@ class _Shared(Wrapper):
         return dx, Group(delta, _plus(squares), self.path)
 
     def gradient(self, residuals, delta, /):
+        if isinstance(delta, _Squared):
+            whole = delta.node
+            each = jnp.eye(delta.weights.shape[0], dtype=whole.squares.dtype)  # one example alone, and then the next
+            return _added(lambda only: self.layer.gradient(residuals, whole.scaled(only).value), each, delta.weights)
         return self.layer.gradient(residuals, delta.value)
 
     def pull(self, params, residuals, dy, /):
         return Layer.pull(self, params, residuals, dy)
+
+
+def _added(gradient: Callable[[Any], Any], each: Any, weights: Any) -> Any:
+    """Σ w gradient(now)² over what is in `each`, one after the other."""
+
+    def add(total, now):
+        now, w = now
+        return jax.tree.map(lambda t, g: t + w.astype(t.dtype) * wide(g) ** 2, total, gradient(now)), None
+
+    first = jax.eval_shape(gradient, jax.tree.map(lambda a: a[0], each))
+    zero = jax.tree.map(lambda g: jnp.zeros(g.shape, wide_dtype(g.dtype)), first)
+    return scan(add, zero, (each, weights))[0]
 
 
 def _found(layer: Layer, path: Any) -> bool:
