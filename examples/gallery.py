@@ -27,6 +27,7 @@ EXAMPLES = (
     "digits",
     "reversible",
     "characters",
+    "pipeline",
     "autoencoder",
     "denoising",
     "vae",

@@ -18,6 +18,7 @@ import jbp
 import jbp.catalogue
 import jbp.credit
 import jbp.layers
+import jbp.pipeline
 import jbp.readers
 import jbp.train
 import jbp.weights
@@ -337,7 +338,7 @@ def unannotated(space, names):
 
 def test_what_is_public_has_types():
     assert unannotated(jbp, jbp.__all__) == []
-    for module in (jbp.recipes, jbp.train, jbp.weights, jbp.readers, jbp.credit):
+    for module in (jbp.recipes, jbp.train, jbp.pipeline, jbp.weights, jbp.readers, jbp.credit):
         names = [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "").startswith("jbp.")]
         assert unannotated(module, names) == [], module.__name__
     protocol = [n for n in vars(Layer) if n[0] != "_" and callable(vars(Layer)[n])]

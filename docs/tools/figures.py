@@ -369,6 +369,33 @@ def credit():
     return fig
 
 
+def pipelines():
+    """The tables of four stages and eight micro-batches, F in blue, B in orange, W in green, as long as they take."""
+    from jbp.pipeline import schedule
+
+    tables = {name: schedule(name, 4, 8) for name in ("GPipe", "1F1B", "ZB-H1", "ZB-V")}
+    fig, axes = plt.subplots(len(tables), 1, figsize=(9, 6.2), sharex=True)
+    for axis, (name, table) in zip(axes, tables.items(), strict=True):
+        for s, t, work in table:
+            at, wide = (t / table.parts, s), 1 / table.parts
+            colour = {"F": BLUE, "B": ORANGE, "W": GREEN}[work.kind]
+            shade = 0.85 if work.part else 0.45
+            axis.add_patch(
+                Rectangle(at, wide, 1, facecolor=(colour, shade), edgecolor=INK, linewidth=0.3, clip_on=False)
+            )
+            centre = at[0] + wide / 2, s + 0.53
+            axis.text(*centre, work.micro, fontsize=7 if wide == 1 else 5, ha="center", va="center")
+        held = max(table.held)
+        said = f"{name}: idle {table.bubble:.0%}, holds {held:g}" + " or less" * (min(table.held) < held)
+        axis.set_title(said, fontsize=9, loc="left")
+        axis.set(ylim=(table.stages, 0), xlim=(0, 33.2), yticks=np.arange(4) + 0.5, yticklabels=range(4))
+        axis.tick_params(labelsize=7, length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_ylabel("stage", fontsize=8)
+    axes[-1].set_xlabel("time, in forward passes of a stage", fontsize=8)
+    return fig
+
+
 def network() -> Drawing:
     """What `jbp.draw` makes of two inputs and two heads."""
     block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
@@ -388,7 +415,7 @@ FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
     "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
     "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
-    "watch": watch, "credit": credit,
+    "watch": watch, "credit": credit, "pipelines": pipelines,
 }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ MODULES = {  # beside the families of layers
     "jbp.private": "Private training",
     "jbp.watch": "What training is doing",
     "jbp.curvature": "Curvature",
+    "jbp.pipeline": "Pipelines",
     "verify": "The auditor",
 }
 BESIDE = {  # on the page of a module, from files that need other libraries and so are read, not imported
