@@ -167,6 +167,8 @@ class Stage:
         if jnp.issubdtype(v.dtype, jax.dtypes.prng_key):
             data = self._from(stage, jax.random.key_data(v))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(v))
+        if v.dtype == bool:
+            return self._from(stage, v.astype(jnp.int32)) > 0
         return lax.psum(jnp.where(self.me == stage, v, 0).astype(v.dtype), AXIS)
 
     def _folded(self, v):

@@ -93,6 +93,11 @@ class Plan:
         return tuple(name for name, _ in self.mesh) or ("data",)
 
     @property
+    def devices(self) -> int:
+        """How many devices in all."""
+        return math.prod(self.sizes)
+
+    @property
     def spread(self) -> tuple[str, ...]:
         """The axes along which the batch is spread."""
         return self.names

@@ -94,14 +94,14 @@ DROPS = Residual(Serial(Dense(4), Tanh(), Dropout(0.5)))
 NOISY = Serial(Dropout(0.2), Dense(4), Repeat(DROPS, 4), Dropout(0.1), Dense(5))
 
 
-@pytest.mark.parametrize("name", ["ZB-H1", "ZB-V"])
-def test_noise_and_keys_are_those_of_micro_batches_on_one_device(name):
-    found = trained(NOISY, LABELS, (X, T), Pipeline(along(2), micro=4, schedule=name))
+def test_noise_and_keys_are_those_of_micro_batches_on_one_device():
     wanted = trained(NOISY, LABELS, (X, T), Plan(along(1, names=("data",)), micro=4))
-    near(found, wanted)
-    for a, b in zip(jax.tree.leaves(found[0].params), jax.tree.leaves(wanted[0].params), strict=True):
-        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
-            assert (np.asarray(jax.random.key_data(a)) == np.asarray(jax.random.key_data(b))).all()
+    for name in ("ZB-H1", "ZB-V"):
+        found = trained(NOISY, LABELS, (X, T), Pipeline(along(2), micro=4, schedule=name))
+        near(found, wanted)
+        for a, b in zip(jax.tree.leaves(found[0].params), jax.tree.leaves(wanted[0].params), strict=True):
+            if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
+                assert (np.asarray(jax.random.key_data(a)) == np.asarray(jax.random.key_data(b))).all()
 
 
 FROZEN = Frozen(Serial(body=Serial(Dense(4), Repeat(BLOCK, 2)), last=Dense(5)), ("1/0/w", "last/b"))
