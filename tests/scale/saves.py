@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jbp import Serial
+from jbp import Repeat, Serial
 from jbp.layers import Dense, Dropout, Tanh
 from jbp.losses import MeanSquaredError
+from jbp.pipeline import Pipeline
 from jbp.saves import Saves, load, resume
 from jbp.train import Plan, fit, start
 
@@ -21,7 +22,12 @@ LOSS, OPTIMIZER = MeanSquaredError(), optax.adam(1e-2)
 RNG = np.random.default_rng(0)
 DATA = [(jnp.asarray(RNG.normal(size=(16, 8))), jnp.asarray(RNG.normal(size=(16, 8)))) for _ in range(4)]
 EIGHT = Plan(weights="data")
-OTHERS = {"four": Plan((("data", 4),), weights="data"), "hybrid": Plan((("a", 4), ("b", 2)), weights="b"), "one": None}
+OTHERS = {
+    "four": Plan((("data", 4),), weights="data"),
+    "hybrid": Plan((("a", 4), ("b", 2)), weights="b"),
+    "stages": Pipeline((("data", 2), ("stage", 4)), micro=4),
+    "one": None,
+}
 
 
 def run(net, folder, plan, steps):
@@ -49,7 +55,7 @@ def test_the_same_plan_goes_on_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_mesh_has_the_same_numbers(other, tmp_path):
-    net = Serial(Dense(16), Tanh(), Dense(8))
+    net = Serial(Dense(16), Tanh(), Repeat(Dense(16), 4), Dense(8))
     _, wanted, _ = run(net, str(tmp_path / "a"), None, None)
     _, saved, _ = run(net, str(tmp_path / "b"), EIGHT, 2)
     same(load(str(tmp_path / "b"))[1], saved.params)
