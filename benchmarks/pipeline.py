@@ -142,6 +142,23 @@ def by_jax_grad(net: jbp.Layer, plan: Pipeline) -> Any:
     return run
 
 
+def program(net: jbp.Layer, how: str, x: Any, target: Any) -> tuple[Pipeline, Any, tuple[Any, ...]]:
+    """(plan, (params, x, target) -> (loss, gradient), the shapes of these with where they lie)."""
+    table = schedule("GPipe" if how == "jax.grad" else how, STAGES, MICRO)  # pyright: ignore[reportArgumentType]
+    plan = Pipeline((("stage", STAGES),), micro=MICRO, schedule=table)
+    like = jax.eval_shape(net.init, jax.random.key(0), x)
+    specs = plan._where(net, plan._marks(net, like, x))
+    where = jax.tree.unflatten(jax.tree.structure(like), [NamedSharding(plan.on(), spec) for spec in specs])
+    given = jax.tree.map(lambda a, at: Shape(a.shape, a.dtype, sharding=at), like, where)
+    whole = NamedSharding(plan.on(), PartitionSpec())
+    batch = (Shape(a.shape, a.dtype, sharding=whole) for a in (x, target))
+    return plan, by_jax_grad(net, plan) if how == "jax.grad" else by_schedule(net, plan), (given, *batch)
+
+
+def _zeros(shapes):
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=a.sharding), shapes)
+
+
 def rows(only: str, seconds: float) -> Iterator[str]:
     """The tables, line by line."""
     yield "| network | F | B | W | F + B + W | B by `jax.vjp` | W by `jax.vjp` | F + both |"
@@ -156,24 +173,14 @@ def rows(only: str, seconds: float) -> Iterator[str]:
     yield "| network | schedule | ticks | idle | published | held | room, MiB | temporary, MiB |" + timed
     yield "|---|---|---:|---:|---:|---:|---:|---:|" + ("---:|" if seconds else "")
     for name, net, x, target in chosen:
-        like = jax.eval_shape(net.init, jax.random.key(0), x)
-        ways = {}
-        for how in (*PUBLISHED, "jax.grad"):
-            table = schedule("GPipe" if how == "jax.grad" else how, STAGES, MICRO)  # pyright: ignore[reportArgumentType]
-            plan = Pipeline((("stage", STAGES),), micro=MICRO, schedule=table)
-            specs = plan._where(net, plan._marks(net, like, x))
-            where = jax.tree.unflatten(jax.tree.structure(like), [NamedSharding(plan.on(), spec) for spec in specs])
-            run = by_jax_grad(net, plan) if how == "jax.grad" else by_schedule(net, plan)
-            given = jax.tree.map(lambda a, at: Shape(a.shape, a.dtype, sharding=at), like, where)
-            whole = NamedSharding(plan.on(), PartitionSpec())
-            batch = [Shape(a.shape, a.dtype, sharding=whole) for a in (x, target)]
-            if seconds:
-                given = jax.device_put(net.init(jax.random.key(0), x), where)
-                batch = [jnp.zeros(a.shape, a.dtype, device=whole) for a in batch]
-            ways[how] = plan, jax.jit(run), (given, *batch)
-        laps = race({how: compiled(run, given) for how, (_, run, given) in ways.items()}, seconds) if seconds else {}
+        ways = {how: program(net, how, x, target) for how in (*PUBLISHED, "jax.grad")}
+        laps = (
+            race({how: compiled(run, _zeros(given)) for how, (_, run, given) in ways.items()}, seconds)
+            if seconds
+            else {}
+        )
         for how, (plan, run, given) in ways.items():
-            memory: Any = run.lower(*given).compile().memory_analysis()
+            memory: Any = jax.jit(run).lower(*given).compile().memory_analysis()
             cells = [f"{memory.temp_size_in_bytes / 2**20:.0f}"]
             cells += [f"{ratio(laps[how], laps['1F1B'])[0]:.2f}"] if laps else []
             if how == "jax.grad":
@@ -185,7 +192,7 @@ def rows(only: str, seconds: float) -> Iterator[str]:
                 cells = [
                     *before,
                     " to ".join(held[:: max(len(held) - 1, 1)]),
-                    f"{room(net, plan, like, x):.0f}",
+                    f"{room(net, plan, given[0], x):.0f}",
                     *cells,
                 ]
             yield f"| {name} | {how} | {' | '.join(cells)} |"
