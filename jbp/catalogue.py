@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import jbp
-from jbp import credit, layers, losses
+from jbp import combinators, credit, layers, losses
 from jbp.cases import ANY, Case, f, i
 from jbp.layer import Estimator, Layer
 from jbp.readers.per_example import swept
@@ -144,6 +144,7 @@ LAYERS = (
 FORMS = (
     Form("Residual", jbp.Residual, (True,)),
     Form("Remat", jbp.Remat, (False,)),
+    Form("Keep", lambda a: combinators.Keep(a, memory="host"), (False,)),
     Form("Frozen", jbp.Frozen, (False,)),
     Form("Parallel, Add", lambda a, b: _joined(a, b, layers.Add()), (True, True)),
     Form("Parallel, Concatenate", lambda a, b: _joined(a, b, layers.Concatenate()), (True, True)),
@@ -172,9 +173,18 @@ LOSSES = (
 )
 
 
-ESTIMATORS = (*(case for case in layers.CASES if isinstance(case.layer, Estimator)), *credit.CASES)
+ESTIMATORS = (
+    *(case for case in layers.CASES if isinstance(case.layer, Estimator)),
+    *(
+        Case(combinators.Keep(jbp.Serial(layers.Dense(8), layers.LayerNorm(), layers.Tanh()), dtype, least=1), f(3, 5))
+        for dtype in ("bfloat16", "float8", "int8")
+    ),
+    *credit.CASES,
+)
 
-NAMES = {name: vars(home)[name] for home in (layers, losses, credit, jbp) for name in home.__all__}  # what a repr needs
+NAMES = {
+    name: vars(home)[name] for home in (layers, losses, credit, combinators, jbp) for name in home.__all__
+}  # what a repr needs
 
 
 def catalogue() -> Catalogue:

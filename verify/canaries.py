@@ -7,15 +7,15 @@ import numpy as np
 
 from verify import budget
 from verify.bench import Bench, Refused
-from verify.law import Law, Plan, blind_leaf, leaves
+from verify.law import ESTIMATED, Law, Plan, blind_leaf, leaves
 from verify.report import Canary
 
 
 def canaries(bench: Bench, plan: Plan, laws: Iterable[Law], broken: set[str]) -> Iterable[Canary]:
     """Each law against its wrong backwards. A law that the subject itself breaks has shown that it bites."""
-    estimates = bench.flat.subject.estimator and "dense" in broken  # its own results are not precise, nor meant to be
+    estimates = bench.flat.subject.estimator and "dense" in broken  # its gradient is another, and meant to be
     for law in laws:
-        if law.name in broken or (estimates and law.name == "precision"):
+        if law.name in broken or (estimates and law.name in ESTIMATED):
             continue
         for name, leaf, spoil in law.canaries(bench, plan):
             where = bench.flat.layout.floats[leaf] if leaf is not None else ""

@@ -36,6 +36,8 @@ class Compiled:
         return _jitted_init(self.layer, _frozen(x))(key)
 
     def forward(self, params, x):
+        if _tracing(params, x):  # most often for its shape, by the init of what is around it
+            return _jitted_forward(self.layer)(params, x), x
         return hand_and_true(self.layer, params, x)[0], x
 
     def pull(self, params, x, dy):
@@ -80,35 +82,32 @@ def hand_and_true(layer, params, x, dy=None):
     """(y, dx, dparams, true y, true (dparams, dx)) by the one compiled function of the layer."""
     if dy is None:
         shapes = _output_shapes(layer, _frozen(params), _frozen(x))
-        zeros = jnp.zeros if _tracing(params, x) else np.zeros  # a layer is traced with JAX's arrays, as its users do
-        dy = jax.tree.map(lambda s: zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
-    return (_traced if _tracing(params, x, dy) else _compiled)(layer)(params, x, dy)
+        dy = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
+    return _compiled(layer, _tracing(params, x, dy))(params, x, dy)
 
 
 def _tracing(*trees):
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def _traced(layer):
+@cache
+def _compiled(layer, inside):
+    """The one function of a layer; `inside` of another program, where no options are taken."""
+
     def both(params, x, dy):
+        _seen["shapes"] += not inside  # runs when a new shape is traced, never when compiled code is called
         y, residuals = layer.forward(params, x)
         dx, dparams = layer.pull(params, residuals, dy)
         moves, rest = split((params, x))
         true, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
         return y, dx, dparams, true, pullback(zeros_for_none(dy, true))[0]
 
-    return both
+    return jax.jit(both, compiler_options=None if inside else quick_options())
 
 
 @cache
-def _compiled(layer):
-    both = _traced(layer)
-
-    def once_a_shape(params, x, dy):
-        _seen["shapes"] += 1  # runs when a new shape is traced, never when compiled code is called
-        return both(params, x, dy)
-
-    return jax.jit(once_a_shape, compiler_options=quick_options())
+def _jitted_forward(layer):
+    return jax.jit(lambda params, x: layer.forward(params, x)[0])  # traced once a shape, whatever is around it
 
 
 _seen = Counter()
@@ -184,5 +183,5 @@ def compiled(layer: Any) -> Any:
 
 def forget() -> None:
     """Gives up what was compiled."""
-    for kept in (_compiled, _init_shapes, _jitted_init, _output_shapes):
+    for kept in (_compiled, _jitted_forward, _init_shapes, _jitted_init, _output_shapes):
         kept.cache_clear()

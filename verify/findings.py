@@ -7,7 +7,7 @@ import numpy as np
 
 from verify.bench import Bench, Refused, finite
 from verify.diagnose import diagnose
-from verify.law import Breach, Draw, Plan, blind_leaf
+from verify.law import ESTIMATED, Breach, Draw, Plan, blind_leaf
 from verify.precision import telling
 from verify.report import Finding
 
@@ -32,7 +32,7 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
         at = (
             f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
         )
-        estimates = bench.flat.subject.estimator and law in ("dense", "adjoint", "precision", "finite")
+        estimates = bench.flat.subject.estimator and law in ESTIMATED
         softened = note or estimates or (bench.flat.subject.nonlinear and law in ("linear", "zero"))
         besides = {b.law for b in breaches if b.leaf in (leaf, None) and not b.note}
         if estimates and law == "dense" and leaf is not None:

@@ -16,6 +16,13 @@ from verify.budget import Draw, blur, largest, usual
 from verify.oracles import brief
 from verify.subject import StructureError
 
+ESTIMATED = (
+    "dense",
+    "adjoint",
+    "precision",
+    "finite",
+)  # laws by which the gradient of an estimator is measured, not judged
+
 
 @dataclass(frozen=True)
 class Breach:

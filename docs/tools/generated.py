@@ -57,6 +57,7 @@ MODULES = {  # beside the families of layers
     "jbp.private": "Private training",
     "jbp.watch": "What training is doing",
     "jbp.curvature": "Curvature",
+    "jbp.memory": "Memory",
     "jbp.pipeline": "Pipelines",
     "verify": "The auditor",
 }

@@ -4,6 +4,7 @@
 from jbp.combinators.adapter import LowRankAdapter
 from jbp.combinators.exchange import replace
 from jbp.combinators.graph import Graph
+from jbp.combinators.keep import Keep
 from jbp.combinators.remat import Remat
 from jbp.combinators.repeat import Repeat
 from jbp.combinators.reversible import Reversible
@@ -15,6 +16,7 @@ from jbp.combinators.wrappers import Frozen, Passing, Residual, TimeDistributed,
 __all__ = [
     "Frozen",
     "Graph",
+    "Keep",
     "LowRankAdapter",
     "Parallel",
     "Passing",

@@ -74,7 +74,7 @@ class Summary:
         from rich.table import Column, Table
 
         table = Table(Column("layer", no_wrap=True), Column("output", no_wrap=True), box=SIMPLE_HEAD, show_footer=True)
-        numbers = ("parameters", f"{self.parameters:,}"), ("FLOPs", _short(self.flops)), ("kept", _bytes(self.kept))
+        numbers = ("parameters", f"{self.parameters:,}"), ("FLOPs", _short(self.flops)), ("kept", bytes_of(self.kept))
         table.columns[0].footer = f"all; {self.buffers:,} in buffers, {_short(self.pull)} FLOPs backward"
         for name, total in numbers:
             table.add_column(name, justify="right", footer=total)
@@ -86,7 +86,7 @@ class Summary:
             name = type(row.layer).__name__ if inside else repr(row.layer)
             name = f"{'  ' * row.depth}{row.label}{' ' * bool(row.label)}{name}"
             name = _cut(name) + f" ×{row.times}" * (row.times > 1)
-            cells = [f"{row.parameters:,}", _short(row.flops), _bytes(row.kept)]
+            cells = [f"{row.parameters:,}", _short(row.flops), bytes_of(row.kept)]
             if whole and row.seconds is not None:
                 cells.append(f"{100 * row.seconds / whole:.0f} %")
             table.add_row(escape(name), escape(_cut(row.output)), *cells)
@@ -271,7 +271,7 @@ def _short(n: int) -> str:
     return str(n)
 
 
-def _bytes(n: int) -> str:
+def bytes_of(n: int) -> str:
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if n >= size:
             return f"{n / size:.3g} {unit}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.storm.told import Tried
 from verify import campaign
 from verify.cases import of_catalogue
-from verify.chapters import lengths
+from verify.chapters import LONGEST
 from verify.served import held, tidy
 
 GROWS = 1.1  # times what was held after the first tenth
@@ -44,5 +44,5 @@ def long(audits: int, networks: int, seed: int, catalogue: str = "jbp") -> Itera
 
 def _even(networks: int) -> list[int]:
     """Chapters of one length, twenty or more of them, that a tenth of them is a tenth of the networks."""
-    size = max(min(lengths(networks)[-1], networks // 20), 1)
+    size = max(min(LONGEST, networks // 20), 1)
     return [min(size, networks - begun) for begun in range(0, networks, size)]

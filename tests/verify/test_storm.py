@@ -28,6 +28,10 @@ def test_what_grows_is_seen():
     assert flat("audits", [100.0] * 10 + [120.0] * 90).wrong
 
 
+def test_of_nothing_there_is_nothing_to_say():
+    assert list(long(0, 0, 0)) == []
+
+
 @pytest.mark.slow
 def test_few_networks_in_one_process():
     assert [one.kind for one in long(0, 40, 0)] == ["networks"]
