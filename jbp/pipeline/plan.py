@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jbp.combinators import Frozen, Repeat, Serial, Tied
@@ -13,7 +14,7 @@ from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.pipeline.schedules import Schedule, schedule
 from jbp.pipeline.stage import AXIS, Stage
-from jbp.train.pieces import Ahead, is_piece
+from jbp.train.pieces import Ahead, is_piece, leaves_of
 from jbp.train.plan import Plan
 
 
@@ -28,7 +29,8 @@ class Pipeline(Plan):
     the most times, a multiple of the stages, and of twice as many for "ZB-V". What comes before it runs with F of the
     first stage. What comes after, and the loss, runs with B of the last, from its forward pass to its gradient: of one
     micro-batch alone are there scores at a time. The parameters of these ends lie on every stage, those of the Repeat
-    where they are used. What is shared by both ends, in a Tied, has the sum of its gradients.
+    where they are used. With weights="stage" those of the ends lie in pieces, one a stage, and are put together once a
+    step. What is shared by both ends, in a Tied, has the sum of its gradients.
 
     `schedule` is one by the name that `jbp.pipeline.schedule` has for it, or a `Schedule` of your own; `table` is what
     it comes to. F, B and W are `forward`, `backward` and `gradient` of a stage's layers, and none is done twice. With
@@ -51,11 +53,10 @@ class Pipeline(Plan):
     def __post_init__(self):
         super().__post_init__()
         stages = dict(zip(self.names, self.sizes, strict=True)).get(AXIS)
-        if stages is None or self.weights == AXIS:
+        if stages is None:
             raise LayerError(
                 Pipeline,
-                f"got the axes {', '.join(self.names)} and weights={self.weights!r}; expected {AXIS!r} among the axes, "
-                f"and weights along another. Write mesh=(({AXIS!r}, 4),).",
+                f"got the axes {', '.join(self.names)}; expected {AXIS!r} among them. Write mesh=(({AXIS!r}, 4),).",
             )
         own = self.schedule
         if isinstance(own, Schedule) and ((own.stages, own.micro) != (stages, self.micro) or own.parts > 2):
@@ -104,6 +105,23 @@ class Pipeline(Plan):
                 "be its own. Tie within what is repeated, or the layers before and after.",
             )
         return [PartitionSpec(AXIS, *tuple(spec)[1:]) if i in body else spec for i, spec in enumerate(specs)]
+
+    @property
+    def _pieces(self):
+        return 1 if self.weights == AXIS else super()._pieces
+
+    def _rest(self, net, marks):
+        specs = self._where(net, marks)
+        if self.weights != AXIS:
+            return specs
+
+        def cut(shape, spec):
+            fits = [(size, axis) for axis, size in enumerate(shape) if size and size % self.table.stages == 0]
+            return PartitionSpec(*[None] * max(fits)[1], AXIS) if fits and not spec else spec
+
+        leaves = leaves_of(marks)
+        floats = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+        return [cut(leaf.shape, spec) if f else spec for leaf, spec, f in zip(leaves, specs, floats, strict=True)]
 
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: the ticks of its stage, and the sums over devices."""

@@ -163,7 +163,7 @@ class Plan:
 
     def shardings(self, net: Layer, state: Any, x: Any) -> Any:
         """Where each array of a training state lies. Of state and x the shapes are looked at."""
-        where = self._where(net, self._marks(net, state.params, x))
+        where = self._rest(net, self._marks(net, state.params, x))
         params = jax.tree.unflatten(jax.tree.structure(state.params), where)
         pieces = {}
         for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(state.params), where, strict=True):
@@ -258,6 +258,10 @@ class Plan:
             return PartitionSpec(*[None] * (leaf.value.ndim + leaf.axis), self.weights)
 
         return [spec(leaf) for leaf in leaves_of(marks)]
+
+    def _rest(self, net, marks):
+        """The same between steps."""
+        return self._where(net, marks)
 
     def _along(self, tree, batch=None):
         """The PartitionSpec of each array of a batch: all axes of the mesh on the first of its own."""

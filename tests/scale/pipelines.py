@@ -117,6 +117,7 @@ OTHERS = {
     "loss inside": (INSIDE, Add(), ((WORDS, NEXT),), Pipeline(along(2, 2), micro=4, schedule="ZB-V"), None),
     "no ends": (Serial(Repeat(Residual(Dense(3)), 2)), MeanSquaredError(), (X, X), Pipeline(along(2), micro=2), None),
     "pieces": (TIED, LABELS, (WORDS, NEXT), PIECES, None),
+    "ends in pieces": (TIED, LABELS, (WORDS, NEXT), Pipeline(along(4), micro=2, weights="stage"), None),
     "pieces ahead": (MLP, LABELS, (X, T), replace(PIECES, ahead=True, schedule="ZB-V"), None),
     "norms": (
         Serial(Dense(4), Repeat(Residual(Serial(Dense(4), BatchNorm())), 2), Dense(5)), LABELS, (X, T),
@@ -129,7 +130,10 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_else_a_plan_has(name):
     net, loss, batch, plan, other = OTHERS[name]
-    near(trained(net, loss, batch, plan), trained(net, loss, batch, other))
+    found = trained(net, loss, batch, plan)
+    near(found, trained(net, loss, batch, other))
+    if plan.weights:  # nothing is whole anywhere but what no axis divides
+        assert not [a.shape for a in jax.tree.leaves(found[0].params) if a.is_fully_replicated and a.shape[0] > 5]
 
 
 def test_each_stage_holds_its_own_and_fit_goes_on_with_it():
