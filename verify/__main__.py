@@ -17,6 +17,7 @@ from verify.architectures import CatalogueError
 from verify.check import LEVELS
 from verify.command import CommandError
 from verify.escape import visible
+from verify.further import EVERY
 from verify.guard import keep_interrupts
 from verify.journal import JournalError
 from verify.mutants import MutantsError
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         counts.networks, "audit random networks", jobs=True, seed="another seed draws other networks", timeout=3600.0
     )
     one.add_argument("--count", type=_count, default=300, help="how many networks (default %(default)s)")
+    words = "ask one network in N a question more: apart, vmap, per-example norms, ... (default %(default)s)"
+    one.add_argument("--every", type=_count, default=EVERY, metavar="N", help=words)
     one.add_argument("--corpus", type=Path, metavar="FILE", help="add the tokens of what fails to this file")
     one.add_argument("-v", "--verbose", action="store_true", help="list the layers and forms, and which were not met")
     words = "how many wrong layers are noticed"

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from verify.architectures import EVEN, Array, Network, after, catalogue, homes, is_one, networks, plain, program, spec
 from verify.chapters import Chapter, forget, lengths, pairs
 from verify.compiled import compilations
-from verify.further import audit_and_ask
+from verify.further import EVERY, audit_and_ask
 from verify.journal import Book, fingerprint, opened
 from verify.judge import Outcome
 from verify.locate import locate
@@ -78,7 +78,7 @@ class Tally:
                 setattr(self, name, mine + value)
 
 
-def chapter(name: str, campaign_seed: int, number: int, length: int) -> Tally:
+def chapter(name: str, campaign_seed: int, number: int, length: int, every: int = EVERY) -> Tally:
     """Chapter `number` of a campaign over the catalogue called `name`: runs in any process, always alike.
 
     It ends at the first network that disagrees, shrunk within the chapter.
@@ -86,7 +86,7 @@ def chapter(name: str, campaign_seed: int, number: int, length: int) -> Tally:
     source, tally = catalogue(name), Tally()
     vocabulary = Chapter(source, campaign_seed, number, pairs(length))
     for start in range(0, length, SOME):
-        part = _some(name, vocabulary, [campaign_seed, number, start], min(SOME, length - start))
+        part = _some(name, vocabulary, [campaign_seed, number, start], min(SOME, length - start), every)
         tally.add(part)
         if part.failures:
             break
@@ -94,16 +94,16 @@ def chapter(name: str, campaign_seed: int, number: int, length: int) -> Tally:
     return tally
 
 
-def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int) -> Tally:
+def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int, every: int) -> Tally:
     tally, failing, known = Tally(), [], {}
 
     def judged(network):
         """As `audit_and_ask`, but what shrinks is tried for a minute alone, and what was tried comes out alike."""
         if not failing:
-            return audit_and_ask(vocabulary.source, network)
+            return audit_and_ask(vocabulary.source, network, every)
         key, late = program(network), time.perf_counter() > failing[0][0] + SHRINKING
         if key not in known:
-            known[key] = (Outcome(()), "") if late else audit_and_ask(vocabulary.source, network)
+            known[key] = (Outcome(()), "") if late else audit_and_ask(vocabulary.source, network, every)
         return known[key]
 
     @seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
@@ -170,18 +170,20 @@ def run(
     watch: Callable[[Tally], Any] = lambda tally: None,
     journal: Path | None = None,
     say: Callable[[str], Any] = lambda text: None,
+    every: int = EVERY,
 ) -> Tally:
     """`count` random networks of the catalogue called `name`, over a pool's processes, or here without one.
 
     The pool may be any executor of `concurrent.futures`, Dask's `Client(...).get_executor()` for one: of a seed the
     networks are the same everywhere. Its workers need this package and the catalogue's.
 
-    `watch` is called with the tally so far after each chapter. With a journal, what an interrupted campaign has written
-    there is not done again. Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
+    One network in `every` is asked a question beside that for its gradient (further.py). `watch` is called with the
+    tally so far after each chapter. With a journal, what an interrupted campaign has written there is not done again.
+    Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
     """
     catalogue(name)
     total = Tally()
-    parts = [(name, campaign_seed, number, length) for number, length in enumerate(lengths(count))]
+    parts = [(name, campaign_seed, number, length, every) for number, length in enumerate(lengths(count))]
     code = fingerprint(*homes(name)) if journal else {}
     book = Book(journal, [name, campaign_seed], code, lambda part: part[2:], _told, _meant, say)
     for _, tally in resumed(pool, chapter, parts, book):

@@ -161,7 +161,7 @@ def replayed(word: str, allowed: tuple[str, ...]) -> tuple[str, str]:
         report = tokens.again(held, allowed)
         return str(report), report.verdict
     network = from_token(word)
-    outcome, _ = audit_and_ask(catalogue(held[0]), network)
+    outcome, _ = audit_and_ask(catalogue(held[0]), network, every=1)
     told = [program(network), *(f"  {difference}" for difference in outcome.differences)]
     if not outcome.disagrees:
         return "\n".join([*told, f"agrees {outcome.remark}".rstrip()]), "pass"

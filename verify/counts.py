@@ -28,7 +28,7 @@ def networks(options: argparse.Namespace) -> str:
         def watch(tally):
             show(f"{60 * jobs * tally.networks / max(tally.seconds, 1e-9):.0f} a minute", completed=tally.networks)
 
-        args = options.count, options.seed, pool, options.catalogue, watch, options.journal, told
+        args = options.count, options.seed, pool, options.catalogue, watch, options.journal, told, options.every
         tally = campaign.run(*args)
         _print_campaign(tally, options, jobs)
         if options.corpus and tally.failures:

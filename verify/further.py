@@ -16,7 +16,18 @@ import numpy as np
 
 from verify.architectures import Network, values
 from verify.compiled import has_keys, quick_options, zeros_for_none
-from verify.judge import Difference, Outcome, audit, compare, gradients, output_error, raise_noise, rounded, truth
+from verify.judge import (
+    Difference,
+    Outcome,
+    audit,
+    beyond_last_places,
+    compare,
+    gradients,
+    output_error,
+    raise_noise,
+    rounded,
+    truth,
+)
 from verify.protocol import is_float, join, split
 
 EVERY = 250  # one network in so many is asked one question
@@ -78,17 +89,19 @@ def questions(source: Any) -> Mapping[str, Question]:
     return found | dict(getattr(source, "further", {}))
 
 
-def question(source: Any, network: Network) -> str | None:
-    """Which question is asked of a network, if any."""
-    turn, rest = divmod(network.seed, EVERY)
+def question(source: Any, network: Network, every: int = EVERY) -> str | None:
+    """Which question is asked of a network, if any: always the same one."""
     names = list(questions(source))
-    return None if rest else names[turn % len(names)]
+    return None if network.seed % every else names[(network.seed // EVERY + network.seed) % len(names)]
 
 
-def audit_and_ask(source: Any, network: Network) -> tuple[Outcome, str]:
-    """What came of a network's gradient and, where that agrees, of the question that it is asked, if any; and which."""
-    outcome, name = audit(network), question(source, network)
-    if outcome.disagrees or name is None:
+def audit_and_ask(source: Any, network: Network, every: int = EVERY) -> tuple[Outcome, str]:
+    """What came of a network's gradient and, where that agrees, of the question that it is asked, if any; and which.
+
+    A network whose gradient is lost in rounding, or is not finite, is asked nothing more.
+    """
+    outcome, name = audit(network), question(source, network, every)
+    if outcome.disagrees or outcome.remark or name is None:
         return outcome, ""
     with jax.enable_x64(True):
         params, x, rng = values(network)
@@ -105,7 +118,7 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
 
     A difference no larger than what rounding the inputs does to either side is rounding, as in `judge`.
     """
-    dy = output_error(jax.eval_shape(lambda: layer.forward(params, x)[0]), rng)
+    dy = output_error(jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x), rng)
     run = jax.jit(partial(ask, layer), compiler_options=quick_options(has_keys(params)))
     pair = run(params, x, dy)
     if pair is None:
@@ -116,6 +129,8 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
     wrong = compare(got, wanted, partial(_name, name))
     if not wrong or any(d.error == np.inf for d in wrong):
         return Outcome(tuple(wrong))
+    if not (wrong := beyond_last_places(wrong, wanted, dy)):
+        return Outcome((), "rounding")
     noise, (moves, rest) = dict.fromkeys((d.leaf for d in wrong), 0.0), split((params, x))
     for _ in range(DRAWS):
         params_, x_ = join(rounded(moves, rng), rest)

@@ -117,11 +117,16 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     wrong = compare(ours, true)
     if not wrong:
         return Outcome(())
-    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
-    plain = [d for d in wrong if d.error > LAST_PLACE * largest]
+    plain = beyond_last_places(wrong, true, dy)
     finite = all(d.error < np.inf for d in plain)
     rounding = finite and (not plain or _is_rounding(plain, layer, params, x, dy, ours, true, rng))
     return Outcome(tuple(wrong), "rounding" if rounding else "")
+
+
+def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Difference]:
+    """Those that are more than the last places of the largest number in the truth or in the error from above."""
+    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
+    return [d for d in wrong if d.error > LAST_PLACE * largest]
 
 
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):

@@ -45,8 +45,11 @@ LONG = {"cross_entropy_", "layer_norm_", "bfloat16_accumulation", "batch_of_one"
 
 
 def marked(rules):
-    """Those of `own`, the ones that take ten seconds and more for the slow tests."""
-    return [pytest.param(make, marks=[pytest.mark.slow] * (make.__name__ in LONG)) for make in own(rules)]
+    """Those of `own`; every second one, and those that take ten seconds and more, for the slow tests."""
+    late = [i % 2 or make.__name__ in LONG for i, make in enumerate(own(rules))]
+    return [
+        pytest.param(make, marks=[pytest.mark.slow] * bool(slow)) for make, slow in zip(own(rules), late, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("make", marked(zoo.RIGHT), ids=lambda make: make.__name__)

@@ -1,5 +1,6 @@
 """What is asked of some networks beyond their gradient: right ones agree, and each question sees its fault."""
 
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -110,8 +111,8 @@ def test_what_raises_is_an_answer():
         raise ZeroDivisionError("in the middle")
 
     source = replace(SOURCE, further={"never": never})
-    seed = further.EVERY * list(further.questions(source)).index("never")
-    outcome, name = further.audit_and_ask(source, Network(jbp.layers.Tanh(), Array((2, 3)), seed))
+    seed = list(further.questions(source)).index("never")
+    outcome, name = further.audit_and_ask(source, Network(jbp.layers.Tanh(), Array((2, 3)), seed), every=1)
     assert name == "never"
     assert outcome.disagrees
     assert "never: ZeroDivisionError: in the middle" in str(outcome.differences[0])
@@ -121,6 +122,10 @@ def test_one_network_in_so_many_is_asked_one_question_after_another():
     names = [further.question(SOURCE, Network(jbp.layers.Tanh(), Array((2, 3)), seed)) for seed in range(5000)]
     assert sum(name is not None for name in names) == 20
     assert set(names) == {None, *further.questions(SOURCE)}
+    all_ = [further.question(SOURCE, Network(jbp.layers.Tanh(), Array((2, 3)), seed), 1) for seed in range(5000)]
+    assert all(name is None or name == one for name, one in zip(names, all_, strict=True))
+    counts = Counter(all_)
+    assert min(counts.values()) > 0.8 * 5000 / len(further.questions(SOURCE))
 
 
 def test_the_rounding_of_a_gradient_that_is_zero_is_none():
@@ -136,9 +141,8 @@ def test_a_campaign_reports_and_replays_what_a_question_finds(monkeypatch, capsy
     source = replace(SOURCE, layers=tuple(wrong), names=dict(SOURCE.names) | {"HalvesApart": HalvesApart})
     for module in ("verify.campaign", "verify.architectures", "verify.commands"):
         monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": source)
-    monkeypatch.setattr(further, "EVERY", 1)
     monkeypatch.setattr(further, "questions", lambda source: {"backward and gradient apart": further.apart})
-    tally = campaign.run(40, 3)
+    tally = campaign.run(40, 3, every=1)
     (failure,) = tally.failures
     assert "HalvesApart(3)" in failure.program
     assert all(difference.startswith("backward and gradient apart: ") for difference in failure.differences)

@@ -54,7 +54,7 @@ def _three_times(layer):
     return jbp.Repeat(layer, 3)
 
 
-@pytest.mark.parametrize("number", range(0, len(FAULTS), 6))  # benchmarks.verify.located tries all of them
+@pytest.mark.parametrize("number", range(0, len(FAULTS), 9))  # benchmarks.verify.located tries all of them
 def test_the_layer_at_fault_is_found(number):
     kind, right, break_it, rank = FAULTS[number]
     wrong, rng = break_it(right), random.Random(number)
