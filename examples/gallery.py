@@ -48,6 +48,7 @@ EXAMPLES = (
     "sentences",
     "heads",
     "adapters",
+    "laplace",
 )
 
 STYLE = """
