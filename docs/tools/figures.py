@@ -396,6 +396,35 @@ def pipelines():
     return fig
 
 
+def curvature():
+    """The eigenvalues of a perceptron's Hessian and Gauss-Newton matrix on digits, before training and along it."""
+    import optax
+    from sklearn.datasets import load_digits
+
+    from jbp.curvature import ggn, hessian, spectrum
+    from jbp.train import fit, start
+
+    data, target = load_digits(return_X_y=True)
+    x, label = jnp.asarray(data / 16, jnp.float32), jnp.asarray(target)
+    net, loss, optimizer = jbp.recipes.mlp(widths=(32,), dropout=0.0), SoftmaxCrossEntropy(), optax.adam(3e-3)
+    state = start(net, optimizer, jax.random.key(0), x)
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True)
+    names = {"Hessian": (hessian, BLUE), "Gauss-Newton": (ggn, ORANGE)}
+    for axis, steps in zip(axes, (0, 20, 300), strict=True):
+        if steps:
+            state, _ = fit(net, loss, optimizer, state, [(x, label)] * (steps - int(state.steps)))
+        for name, (make, color) in names.items():
+            run = jax.jit(lambda params, make=make: spectrum(make(net, loss)(params, x, label), jax.random.key(1), 64))
+            found = run(state.params)
+            width = 0.02 * float(found.ends[1])
+            at = jnp.linspace(float(found.ends[0]) - 4 * width, float(found.ends[1]) + 4 * width, 600)
+            axis.plot(at, found.density(at, width), color=color, label=name, linewidth=1.3)
+        axis.set(xlabel="eigenvalue", yscale="log", ylim=(1e-4, None), title=f"after {steps} steps")
+    axes[0].set(ylabel="density")
+    axes[0].legend(frameon=False)
+    return fig
+
+
 def network() -> Drawing:
     """What `jbp.draw` makes of two inputs and two heads."""
     block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
@@ -415,7 +444,7 @@ FIGURES: dict[str, Callable] = {
     "aim": aim, "deltas": deltas_by_depth, "protocol": protocol, "activation": activations,
     "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
     "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
-    "watch": watch, "credit": credit, "pipelines": pipelines,
+    "watch": watch, "credit": credit, "pipelines": pipelines, "curvature": curvature,
 }  # fmt: skip
 
 

@@ -200,6 +200,31 @@ def _sweeps() -> str:
     return f"{text}\n\n{through} pass on what the layers inside have; other combinators are taken as one layer."
 
 
+def _factors() -> str:
+    """The affine maps that have Kronecker factors, and the layers with parameters that have none."""
+    from jbp.catalogue import LAYERS
+    from jbp.curvature.maps import maps
+    from jbp.readers.per_example import THROUGH
+
+    have, none = {}, set()
+    for case in LAYERS:
+        name = f"`{type(case.layer).__name__}`"
+        if found := maps(case.layer):
+            have.setdefault(name, found).update({n: each for n, each in found.items() if each.bias})
+        elif not isinstance(case.layer, (*THROUGH, jbp.Tied)) and _learns(case):
+            none.add(name)
+    rows = []
+    for name, found in sorted(have.items()):
+        weights = "; ".join(
+            " above ".join(each.weights) + f", with {each.bias}" * (each.bias is not None) for each in found.values()
+        )
+        kind = "a diagonal for the rows of its table" if any(each.table for each in found.values()) else "full"
+        rows.append((name, weights, kind))
+    only, rest = (", ".join(sorted(names)) for names in (none & have.keys(), none - have.keys()))
+    text = table("layer | its maps | factors", rows)
+    return f"{text}\n\nWith some of their options {only} have none. None have, and keep their gradient: {rest}."
+
+
 def _learns(case: Any) -> bool:
     """Whether the layer of a case has parameters that are trained."""
 
@@ -214,6 +239,7 @@ def _learns(case: Any) -> bool:
 
 MADE: dict[str, Callable[[], str]] = {  # for <!-- made: name --> in a page
     "laws": _laws,
+    "factors": _factors,
     "layers": _layers,
     "losses": partial(_index, "jbp.losses"),
     "combinators": partial(_index, "jbp.combinators"),
