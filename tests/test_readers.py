@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,7 @@ from jbp.layers.pool.average import AdaptiveAveragePool, AveragePool
 from jbp.layers.pool.maximum import GlobalMaxPool
 from jbp.losses import InfoNCE, SoftmaxCrossEntropy, Sum
 from jbp.readers import per_example, per_example_gradients, per_example_squared_norms
+from jbp.readers.norms import gradient_of_one
 from jbp.readers.per_example import swept
 
 per_example_module = sys.modules["jbp.readers.per_example"]
@@ -422,3 +424,25 @@ def test_an_option_that_mixes_the_examples_is_refused(layer):
     params = net.init(jax.random.key(0), x)
     with pytest.raises(LayerError, match=r"^Serial\[1\].*mixes or moves the first"):
         swept(net, params, x, lambda y: (jnp.zeros(6), y))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv(4, (3,)), (1, 9, 3)),
+        (Conv(4, (2, 3), stride=2, groups=2), (1, 8, 7, 4)),
+        (Conv(6, padding="VALID", dilation=2, groups=3, bias=False), (1, 8, 7, 6)),
+        (Conv(4, (2, 2, 2), padding_mode="circular"), (1, 4, 4, 4, 2)),
+        (Conv(4, (1, 1), stride=2), (1, 5, 3, 2)),
+        (Conv(5, padding=((2, 1), (0, 3))), (1, 5, 4, 2)),
+    ],
+    ids=repr,
+)
+def test_the_gradient_of_one_image_is_that_of_the_convolution(layer, shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    params = layer.init(jax.random.key(1), x)
+    y, pullback = jax.vjp(lambda params: layer.reference(params, x), params)
+    dy = jax.random.normal(jax.random.key(2), y.shape)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), gradient_of_one(layer, x, dy), *pullback(dy)
+    )

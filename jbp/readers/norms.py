@@ -8,6 +8,7 @@ For an affine layer the gradient of example i is G_i = Σ_t x_t dy_tᵀ over its
 Differentially Private Learners*, 2022, §4: "ghost norms").
 """
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 from jbp.layer import Layer
 from jbp.layers.activation.gated import GatedDense
 from jbp.layers.attention.multihead import MultiHeadAttention
+from jbp.layers.conv.convolution import Conv
+from jbp.layers.conv.forms import unfolded
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.recurrent.lstm import LSTM
-from jbp.numerics import time_first, wide
+from jbp.layers.windows import spread
+from jbp.numerics import outer, product, time_first, wide
 
 
 @singledispatch
@@ -35,6 +39,27 @@ def per_example_squared_norms(layer: Layer, residuals: Any, delta: Any, /) -> An
     Array([  1., 100.], dtype=float32)
     """
     return None
+
+
+@singledispatch
+def gradient_of_one(layer: Layer, residuals: Any, delta: Any, /) -> Any:
+    """The gradient of a batch of one, which may be had more cheaply than that of many."""
+    return layer.gradient(residuals, delta)
+
+
+@gradient_of_one.register(Conv)
+def _(layer, x, dy, /):
+    """One product of two matrices: XLA's convolution over one example is many times slower on CPUs."""
+    whole, stride, dilation, pads = layer._bordered(x)
+    kernel, rows = spread(layer.kernel, x.ndim - 2), dy.reshape(-1, dy.shape[-1])
+    met = unfolded(whole[0], kernel, dy.shape[1:-1], stride, pads, dilation)
+    if layer.groups == 1:
+        w = outer(met, rows)
+    else:
+        met = met.reshape(len(rows), math.prod(kernel), layer.groups, x.shape[-1] // layer.groups)
+        w = product("tkgi,tgo->kigo", met, rows.reshape(len(rows), layer.groups, dy.shape[-1] // layer.groups))
+    w = w.reshape(*kernel, x.shape[-1] // layer.groups, dy.shape[-1])
+    return {"w": w, "b": rows.sum(0)} if layer.bias else {"w": w}
 
 
 def _square(g):

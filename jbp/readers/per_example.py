@@ -38,7 +38,7 @@ from jbp.layers.embedding import Positions
 from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import LayerNorm, RMSNorm, UnitNorm
 from jbp.numerics import Static, floating, outer, scan, wide, wide_dtype
-from jbp.readers.norms import between, per_example_squared_norms
+from jbp.readers.norms import between, gradient_of_one, per_example_squared_norms
 from jbp.sweep import children, inside, lost, must_be_layer
 
 # Layers of layers that use each parameter once, with the batch in front. What others hold is taken as a whole.
@@ -416,7 +416,7 @@ class _Apart(Wrapper):
         small = whole <= sum(a.size for a in arrays)
         squares = None if small or kept.axes is None else per_example_squared_norms(self.layer, kept.value, delta)
         if squares is None and (small or whole <= _DEAR):
-            parts = jax.vmap(gradient)(arrays)
+            parts = self._each(gradient, arrays)
             squares = _plus(jnp.square(wide(g)).sum(range(1, g.ndim)) for g in jax.tree.leaves(parts))
             return dx, Delta(None, squares, parts, (), self.path)
         if squares is None:
@@ -435,7 +435,7 @@ class _Apart(Wrapper):
             one = [a if axis is None else next(each) for a, axis in zip(leaves, axes, strict=True)]
             if kept.axes is not None:
                 one = [a if axis is None else jnp.expand_dims(a, axis) for a, axis in zip(one, axes, strict=True)]
-            return self.layer.gradient(*tree.unflatten(one))
+            return gradient_of_one(self.layer, *tree.unflatten(one))
 
         return gradient, arrays
 
@@ -443,8 +443,13 @@ class _Apart(Wrapper):
         """Each example's part of the gradient, leaves (b, ...)."""
         if node.parts is not None:
             return node.parts
-        gradient, arrays = self._singly(kept, node.value)
-        return jax.vmap(gradient)(arrays)
+        return self._each(*self._singly(kept, node.value))
+
+    def _each(self, gradient, arrays):
+        """The gradients of all examples; on CPUs those of a rule one after the other, for its scratch is large."""
+        if gradient_of_one.dispatch(type(self.layer)) is gradient_of_one.dispatch(Layer):
+            return jax.vmap(gradient)(arrays)
+        return jax.lax.platform_dependent(arrays, cpu=partial(jax.lax.map, gradient), default=jax.vmap(gradient))
 
     def _squared(self, kept, delta):
         node, weights = delta.node, wide(delta.weights)

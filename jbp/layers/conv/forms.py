@@ -66,6 +66,12 @@ def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
     return _fastest(partial(_kernel_gradient, **where), alone, groups, x, dy)
 
 
+def unfolded(x, kernel, sizes, stride, pads, dilation):
+    """What the kernel meets at each place of one example x (n..., c): a row (k c) for each of the places of `sizes`."""
+    parts = _shifted(x, kernel, sizes, stride, pads, dilation, (1,) * len(kernel))
+    return jnp.concatenate([part.reshape(math.prod(sizes), x.shape[-1]) for part in parts], -1)
+
+
 def _fastest(product, alone, groups, a, b):
     """The whole product at once, but on CPUs `alone` where every channel is, or else a few groups one by one."""
     whole = partial(product, groups=groups)
