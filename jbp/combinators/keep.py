@@ -36,6 +36,16 @@ def _mixed(h):
     return h ^ (h >> 16)
 
 
+def _exponent(r):
+    """⌊log₂ |r|⌋ of a float32 that is normal, −127 of one that is less. (`jnp.frexp` has a rule of its own.)"""
+    return ((lax.bitcast_convert_type(r, jnp.uint32) >> 23) & 0xFF).astype(jnp.int32) - 127
+
+
+def _power_of_two(n):
+    """2ⁿ in float32, 2⁻¹²⁶ if n is less."""
+    return lax.bitcast_convert_type((jnp.maximum(n, -126) + 127).astype(jnp.uint32) << 23, jnp.float32)
+
+
 @dataclass(frozen=True)
 class Keep(Wrapper):
     """y = f(x), and f's backward pass with residuals r̂ in place of r:      E[r̂] = r
@@ -115,7 +125,7 @@ Packed(bits=((64, 64), 'uint8'), scale=((64, 1), 'float32'))]
         if self.dtype == "int8":
             return jnp.clip(jnp.floor(r + u), -127, 127)
         narrow = jnp.finfo(dtype)
-        q = jnp.ldexp(jnp.float32(1), jnp.maximum(jnp.frexp(r)[1] - 1, narrow.minexp) - narrow.nmant)
+        q = _power_of_two(jnp.maximum(_exponent(r), narrow.minexp) - narrow.nmant)
         top = jnp.float32(narrow.max)
         return jnp.where(jnp.isfinite(r), jnp.clip(jnp.floor(r / q + u) * q, -top, top), r)
 
