@@ -49,6 +49,10 @@ EXAMPLES = (
     "heads",
     "adapters",
     "laplace",
+    "kfac",
+    "bits",
+    "noise",
+    "confidential",
 )
 
 STYLE = """

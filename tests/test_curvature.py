@@ -11,6 +11,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from jbp import LayerError, Remat, Repeat, Residual, Serial, Tied, value_and_grad
+from jbp.combinators import Keep
 from jbp.curvature import FACTORED, Factored, factors, kfac
 from jbp.curvature.kfac import _together as together
 from jbp.curvature.maps import Rows, maps, rows
@@ -39,11 +40,12 @@ def flat(*shape):
     return jax.random.normal(jax.random.key(1), shape, jnp.float64)
 
 
+HELD = Keep(Serial(Dense(3), Tanh()), memory="host")
 NETS = {
     "Dense": (Serial(Dense(3), Tanh(), Dense(4, bias=False)), flat(1, 5)),
     "Conv": (Serial(Conv(2, (2, 3), padding="VALID"), Flatten(), Dense(4)), flat(1, 2, 3, 2)),  # one place
     "Embedding": (Serial(Embedding(5, 3), Flatten(), Dense(4)), jnp.array([[2]])),
-    "Repeat": (Serial(Dense(3), Repeat(Residual(Remat(Serial(Dense(3), Tanh()))), 2), Dense(4)), flat(1, 3)),
+    "Repeat": (Serial(Dense(3), Repeat(Residual(Remat(HELD)), 2), Dense(4)), flat(1, 3)),
 }
 
 

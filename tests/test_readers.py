@@ -31,6 +31,7 @@ from jbp import (
     merge,
     trainable,
 )
+from jbp.combinators import Keep
 from jbp.layers import (
     GELU,
     GRU,
@@ -126,6 +127,7 @@ PLAIN = {
         flat(3),
     ),
     "nothing in Repeat": (Serial(Repeat(Tanh(), 2), Dense(CLASSES)), flat(3)),
+    "Keep": (Serial(Dense(3), Keep(Serial(Tanh(), LayerNorm(), Dense(4)), memory="host"), Dense(CLASSES)), flat(3)),
     "Conv": (Serial(Conv(3), Tanh(), MaxPool(), Conv(2), Flatten(), Dense(CLASSES)), flat(4, 6, 2)),
     "GlobalAveragePool": (
         Serial(Conv(4, (2, 2), stride=2, groups=2), GlobalAveragePool(), Dense(CLASSES)),

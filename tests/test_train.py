@@ -30,6 +30,7 @@ from jbp import (
     trainable,
     value_and_grad,
 )
+from jbp.combinators import Keep
 from jbp.layers import Add, BatchNorm, Dense, Dropout, Embedding, FanOut, Identity, LayerNorm, Logits, Tanh
 from jbp.losses import MeanAbsoluteError, MeanSquaredError, SoftmaxCrossEntropy
 from jbp.train import Diverged, State, accuracy, fit, inside, loop, start, step
@@ -497,6 +498,9 @@ PLANTED = {
         Residual(Serial(Dense(4), LogZero(100.0))), Dense(3)
     ),
     "the output of Serial[0].Remat.Residual: LogZero(below=100.0)": Serial(Remat(Residual(LogZero(100.0))), Dense(3)),
+    "the output of Serial[0].Keep.Residual: LogZero(below=100.0)": Serial(
+        Keep(Residual(LogZero(100.0)), "int8"), Dense(3)
+    ),
     "the output of Serial[1].Parallel[1]: LogZero(below=100.0)": Serial(
         FanOut(2), Parallel(Dense(4), LogZero(100.0)), Add(), Dense(3)
     ),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbp.combinators import Graph, Parallel, Passing, Remat, Repeat, Residual, Serial, Sublayer, Tied
+from jbp.combinators import Graph, Keep, Parallel, Passing, Remat, Repeat, Residual, Serial, Sublayer, Tied
 from jbp.curvature.factors import Factors
 from jbp.curvature.maps import Affine, maps
 from jbp.errors import LayerError
@@ -104,7 +104,7 @@ def _mapped(layer: Any, f: Any, path: str, tree: Any, stacked: int = 0) -> Any:
     return f(layer, path, tree, stacked)
 
 
-AROUND = Residual | Passing | Sublayer | Remat | Repeat | Tied
+AROUND = Residual | Passing | Sublayer | Keep | Remat | Repeat | Tied
 
 
 def _shared(layer: Layer, path: str = "") -> dict[str, list[str]]:

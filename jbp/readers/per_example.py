@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jbp.combinators import (
     Frozen,
     Graph,
+    Keep,
     Parallel,
     Passing,
     Remat,
@@ -42,7 +43,7 @@ from jbp.readers.norms import between, gradient_of_one, per_example_squared_norm
 from jbp.sweep import children, inside, lost, must_be_layer
 
 # Layers of layers that use each parameter once, with the batch in front. What others hold is taken as a whole.
-THROUGH = (Serial, Parallel, Graph, Residual, Passing, Remat, Repeat, Reversible, Sublayer, Frozen)
+THROUGH = (Serial, Parallel, Graph, Residual, Passing, Keep, Remat, Repeat, Reversible, Sublayer, Frozen)
 
 _READS = {  # the axes along which a layer reads, from its input's rank: one of them may be the batch
     Softmax: lambda layer: (layer.axis,),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.combinators import Frozen, Passing, Remat, Repeat, Residual, Reversible, Sublayer, Tied, TimeDistributed
+from jbp.combinators import Frozen, Keep, Passing, Remat, Repeat, Residual, Reversible, Sublayer, Tied, TimeDistributed
 from jbp.compose import Several
 from jbp.errors import at
 from jbp.fields import DType, Size
@@ -194,7 +194,7 @@ def _cut(params):
     return any(piece.value.shape[piece.axis] != piece.size for piece in pieces)
 
 
-_PARTED = Several, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat
+_PARTED = Several, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat, Keep
 
 
 def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead: bool = False) -> Layer:

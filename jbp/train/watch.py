@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jbp.combinators import Remat, Repeat
+from jbp.combinators import Keep, Remat, Repeat
 from jbp.compose import Wrapper
 from jbp.layer import Layer, map_children
 from jbp.sweep import children
@@ -67,7 +67,7 @@ class _Watched(Wrapper):
 
 
 def _watched(layer: Layer, place: _Place) -> Layer:
-    if isinstance(layer, Remat):  # it would drop the flags with the residuals
+    if isinstance(layer, Remat | Keep):  # it would drop the flags with the residuals, or pack them
         return _watched(layer.layer, place.below(layer, "", 0, layer.layer))
     order = {label: i for i, (label, _) in enumerate(children(layer))}
 
