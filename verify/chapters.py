@@ -37,7 +37,7 @@ def lengths(count: int) -> list[int]:
 
 def pairs(length: int) -> int:
     """How many pairs of a layer and an input a chapter of so many networks compiles."""
-    return min(400, max(30, round(6 * math.sqrt(length))))
+    return min(250, max(30, round(6 * math.sqrt(length))))
 
 
 class Chapter:

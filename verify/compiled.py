@@ -83,7 +83,8 @@ def hand_and_true(layer, params, x, dy=None):
     if dy is None:
         shapes = _output_shapes(layer, _frozen(params), _frozen(x))
         dy = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype) if is_float(s) else None, shapes)
-    return _compiled(layer, _tracing(params, x, dy))(params, x, dy)
+    given = params, x, dy
+    return (_traced(layer) if _tracing(*given) else _compiled(layer, _frozen(given)))(*given)
 
 
 def _tracing(*trees):
@@ -91,18 +92,26 @@ def _tracing(*trees):
 
 
 @cache
-def _compiled(layer, inside):
-    """The one function of a layer; `inside` of another program, where no options are taken."""
+def _compiled(layer, given):
+    """Without the traces that `jax.jit` keeps of it, which are as large as the program."""
+    _seen["shapes"] += 1
+    return jax.jit(_both(layer)).lower(*_thawed(given)).compile(compiler_options=quick_options())
 
+
+@cache
+def _traced(layer):
+    return jax.jit(_both(layer))
+
+
+def _both(layer):
     def both(params, x, dy):
-        _seen["shapes"] += not inside  # runs when a new shape is traced, never when compiled code is called
         y, residuals = layer.forward(params, x)
         dx, dparams = layer.pull(params, residuals, dy)
         moves, rest = split((params, x))
         true, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
         return y, dx, dparams, true, pullback(zeros_for_none(dy, true))[0]
 
-    return jax.jit(both, compiler_options=None if inside else quick_options())
+    return both
 
 
 @cache
@@ -183,5 +192,5 @@ def compiled(layer: Any) -> Any:
 
 def forget() -> None:
     """Gives up what was compiled."""
-    for kept in (_compiled, _jitted_forward, _init_shapes, _jitted_init, _output_shapes):
+    for kept in (_compiled, _traced, _jitted_forward, _init_shapes, _jitted_init, _output_shapes):
         kept.cache_clear()

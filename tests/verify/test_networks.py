@@ -1,5 +1,6 @@
 """Random networks: valid, covered, replayable, shrunk; and every planted fault is found at the layer where it is."""
 
+import itertools
 import multiprocessing
 import random
 import re
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
@@ -18,6 +20,7 @@ from benchmarks.verify.faults import FAULTS, broken
 from verify import campaign, chapters
 from verify.__main__ import main
 from verify.architectures import EVEN, Array, Network, catalogue, networks
+from verify.compiled import compilations, hand_and_true
 from verify.judge import audit
 from verify.locate import locate
 from verify.protocol import leaves
@@ -128,6 +131,17 @@ def test_a_compiled_network_is_the_network(network):
         scale = max(np.abs(c).max(initial=0), 1e-3)
         assert np.abs(a - b).max(initial=0) <= 1e-9 * scale
         assert np.abs(a - c).max(initial=0) <= 1e-9 * scale
+
+
+def test_a_layer_is_compiled_once_a_shape_whoever_holds_the_numbers():
+    layer, several = jbp.layers.LeakyReLU(0.123), [np.ones((2, 3)), jnp.ones((2, 3)), jnp.full((2, 3), 1.0)]
+    assert several[2].weak_type
+    before = compilations()
+    for x, dy in itertools.product(several, several):
+        hand_and_true(layer, (), x, dy)
+    assert compilations() - before == 1
+    hand_and_true(layer, (), np.ones((3, 2)))
+    assert compilations() - before == 2
 
 
 def test_a_layer_is_traced_with_arrays_of_jax():
