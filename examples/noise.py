@@ -29,7 +29,7 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
     kept = [np.concatenate(parts) for parts in zip(*(next(batches(held_out, i)) for i in range(WATCHED)), strict=True)]
     optimizer, watch = optax.adam(2e-3), Watch(NET, LOSS, tuple(kept))
     state = start(NET, optimizer, jax.random.key(seed), kept[0][:1])
-    every = max(1, steps // LOOKS)
+    first, every = watch(state.params)["noise scale"], max(1, steps // LOOKS)
     _, history = fit(NET, LOSS, optimizer, state, batches(training, seed), steps=steps, check=watch, every=every)
 
     seen = [(row["loss"], row["noise scale"]) for row in history if np.isfinite(row.get("noise scale", np.inf))]
@@ -41,11 +41,10 @@ def run(steps: int, seed: int, out: Path) -> Outcome:
         right.set(xlabel="loss", ylabel="noise scale, in windows", yscale="log")
         right.invert_xaxis()
         right.grid(alpha=0.3)
-    early, late = np.median(scales[:2]), np.median(scales[-4:])
-    why = f"at the start: {early:.1f} windows, at the end {late:.1f}"
-    figures = [Figure("growth of the noise scale", float(late / early), 3.0, why)]
-    return Outcome({"GPT": NET}, figures, out / "noise.png")
+    late = float(np.median(scales[-LOOKS // 4 :]))
+    figure = Figure("noise scale, in windows", late, 3 * first, f"before the first step: {first:.2f}")
+    return Outcome({"GPT": NET}, [figure], out / "noise.png")
 
 
 if __name__ == "__main__":
-    main(run, steps=600, short=200)
+    main(run, steps=600, short=150)

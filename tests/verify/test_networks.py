@@ -23,7 +23,7 @@ from verify.architectures import EVEN, Array, Network, catalogue, networks
 from verify.compiled import compilations, hand_and_true
 from verify.judge import audit
 from verify.locate import locate
-from verify.protocol import leaves
+from verify.protocol import children, leaves
 
 DRAWN = settings(
     deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate], backend=EVEN
@@ -302,3 +302,24 @@ def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
 def test_what_cannot_run_says_so(arguments, capsys):
     assert main(arguments) == 2
     assert "could not run" in capsys.readouterr().err
+
+
+def test_what_runs_layers_in_a_loop_is_compiled_as_a_whole():
+    """Else its loop would be traced and compiled anew for every network that holds it."""
+    kinds = {}
+    for case in catalogue().layers:
+        if children(case.layer) or any(isinstance(value, jbp.Layer) for value in vars(case.layer).values()):
+            kinds.setdefault(type(case.layer), case)
+    assert {jbp.Serial, jbp.layers.Recurrent, jbp.layers.Recursive} <= set(kinds)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if name.endswith("backend_compile_duration") else None
+    )
+    for case in kinds.values():
+        network = Network(case.layer, case.inputs[0], 0)
+        audit(network)
+        del compiled[:]
+        audit(network)
+        assert not compiled, case.layer
+    jax.jit(lambda x: x + 1.25)(1.0)
+    assert compiled  # the listener hears

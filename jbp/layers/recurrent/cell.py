@@ -6,7 +6,7 @@ residuals and deltas of all steps with the steps folded into the batch: one matr
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,8 @@ class Recurrent(OverTime):
     cell: Layer
     state: State | None = None
     return_state: bool = False
+
+    scans: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

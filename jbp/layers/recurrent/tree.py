@@ -1,7 +1,7 @@
 """Recursive networks: a cell that makes a parent of two children, over batches of binary trees given as arrays."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ class Recursive(Layer):
     """
 
     cell: Layer
+
+    scans: ClassVar[bool] = True
 
     def _parts(self, x):
         pair: Any = x if isinstance(x, tuple | list) and len(x) == 2 else (x, None)
