@@ -15,7 +15,7 @@ help:
 	@echo "make demo         train on handwritten digits, then audit 200 random networks against jax.grad"
 	@echo "make gallery      train every recipe on real data, short, and write out/gallery/index.html: a quarter of an hour"
 	@echo "make test         lint, types and all tests but the slow: make test-slow has those, audits of half a minute"
-	@echo "make test-quick   every sixteenth test of each file: as on the newest Python in .ci/run"
+	@echo "make test-quick   every twentieth test of each file: as on the newest Python in .ci/run"
 	@echo "make lint         lint and types alone"
 	@echo "make bench        every workload beside jax.grad, Flax NNX, Equinox and PyTorch; make bench-quick is a short form"
 	@echo "make bench-sweeps private steps, norms of examples and readings of a watch beside vmap of grad and the ordinary step"
@@ -38,7 +38,7 @@ test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -n $(THREADS) -m slow
 
 test-quick: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(THREADS) -m "not slow" --sample 16
+	$(RUN) -m pytest -n $(THREADS) -m "not slow" --sample 20
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
