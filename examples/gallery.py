@@ -52,7 +52,6 @@ EXAMPLES = (
     "kfac",
     "bits",
     "noise",
-    "confidential",
 )
 
 STYLE = """
