@@ -25,6 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jbp
 from benchmarks.race import compiled, race, ratio
+from benchmarks.table import told
 from jbp import Repeat, Residual, Serial, layers, recipes
 from jbp.losses import SoftmaxCrossEntropy
 from jbp.pipeline import Pipeline, schedule
@@ -207,13 +208,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the tables, as Markdown")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", STAGES)
-    lines = []
-    for line in rows(options.only, options.seconds):
-        print(line, flush=True)
-        lines.append(line)
-    if options.output:
-        about = f"`python -m benchmarks.pipeline`, JAX {jax.__version__}, {STAGES} stages, {MICRO} micro-batches."
-        options.output.write_text("\n".join(["# Pipelines", "", about, "", *lines]) + "\n")
+    about = f"`python -m benchmarks.pipeline`, JAX {jax.__version__}, {STAGES} stages, {MICRO} micro-batches."
+    told(rows(options.only, options.seconds), "Pipelines", about, options.output)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import optax
 
 import jbp
 from benchmarks.race import Compiled, compiled, race, ratio, threaded
+from benchmarks.table import told
 from jbp import Repeat, Residual, Serial, Tied, layers
 from jbp.combinators import Keep
 from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy
@@ -159,14 +160,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for each network (default %(default)g)")
     parser.add_argument("--output", type=Path, help="the table, as Markdown")
     options = parser.parse_args()
-    lines = []
     kept = keeping(options.seconds) if options.only in ("", "residuals") else ()
-    for line in itertools.chain(rows(options.only, options.seconds), [""] * bool(kept), kept):
-        print(line, flush=True)
-        lines.append(line)
-    if options.output:
-        about = f"`python -m benchmarks.sweeps`, JAX {jax.__version__} on {jax.devices()[0].device_kind}."
-        options.output.write_text("\n".join(["# What else a sweep gives", "", about, "", *lines]) + "\n")
+    lines = itertools.chain(rows(options.only, options.seconds), [""] * bool(kept), kept)
+    about = f"`python -m benchmarks.sweeps`, JAX {jax.__version__} on {jax.devices()[0].device_kind}."
+    told(lines, "What else a sweep gives", about, options.output)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ aside, so plan on the device that you train on. (Which layers to run again, for 
 *Evaluating Derivatives*, 2008, ch. 12; by cost and size: Jain et al., *Checkmate*, 2020.)
 """
 
+import itertools
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 import jax
@@ -21,7 +24,7 @@ from jbp.errors import LayerError
 from jbp.fields import Size, checked
 from jbp.layer import Layer, map_children
 from jbp.readers.summary import Row, bytes_of, summary
-from jbp.sweep import initialize, value_and_grad
+from jbp.sweep import initialize, stem, value_and_grad
 
 __all__ = ["plan", "temporary"]
 
@@ -72,6 +75,7 @@ def plan(
     Repeat(Remat(Residual(Serial(Dense(64), Tanh(), Dense(8)))), 16)
     """
 
+    @cache
     def needs(net):
         return temporary(net, loss, x, *targets)
 
@@ -79,11 +83,13 @@ def plan(
     if least <= bytes:
         return net
     rows = summary(net, x).rows
+    wraps = [Remat] if to is None else [lambda layer: Keep(layer, to), lambda layer: Remat(Keep(layer, to))]
     for part in PARTS:
         paths = [row.path for row in sorted(_units(rows, bytes // part), key=_worth)]
-        tries = [_wrapped(net, paths[:n], to) for n in range(1, len(paths) + 1)]
-        if to:
-            tries += [_wrapped(net, paths, to, paths[:n]) for n in range(1, len(paths) + 1)]
+        tries, around = [], {}
+        for wrap, path in itertools.product(wraps, paths):
+            around[path] = wrap
+            tries.append(_wrapped(net, around))
         low, high = 0, len(tries) - 1  # the first that fits is between them, if any fits
         least = min(least, needs(tries[-1])) if tries else least
         if least <= bytes:
@@ -119,17 +125,10 @@ def _worth(row: Row) -> float:
     return -_saved(row) / max(row.flops, 1)
 
 
-def _wrapped(net: Layer, compressed: list[str], to: str | None, again: list[str] | None = None) -> Layer:
-    """The network with the layers at these paths in a Keep, and those of `again` in a Remat; without `to` the first."""
-    again = (again or []) if to else compressed
-
-    def walk(layer, path):
-        if path in compressed:
-            layer = Keep(layer, to) if to else layer  # pyright: ignore[reportArgumentType]
-            return Remat(layer) if path in again else layer
-        if not isinstance(layer, OPENED):
-            return layer
-        ahead = f"{path}{'.' * bool(path)}{type(layer).__name__}"
-        return map_children(lambda label, child: walk(child, ahead + label), layer)
-
-    return walk(net, "")
+def _wrapped(layer: Layer, around: dict[str, Callable[[Layer], Layer]], path: str = "") -> Layer:
+    """The network with what `around` says around the layers at its paths."""
+    if path in around:
+        return around[path](layer)
+    if not isinstance(layer, OPENED):
+        return layer
+    return map_children(lambda label, child: _wrapped(child, around, stem(path, layer) + label), layer)

@@ -75,6 +75,12 @@ def time_first(x):
     return jnp.swapaxes(x, 0, 1)
 
 
+def softmax(s, axis):
+    """As a quotient: of scores that are large, exp(s − log Σ exp s) would lose digits with the logarithm."""
+    e = jnp.exp(s - s.max(axis, keepdims=True, initial=-jnp.inf))
+    return e / e.sum(axis, keepdims=True)
+
+
 def log_sum_exp(x):
     """l = log Σ exp x over the last axis, kept as an axis of size one, in float32 at least: −∞ where all x are."""
     top = wide(x).max(-1, keepdims=True, initial=-jnp.inf)

@@ -142,6 +142,11 @@ def children(net: Layer) -> list[tuple[str, Layer]]:
     return found
 
 
+def stem(path: str, layer: Layer) -> str:
+    """What the labels of a layer's children are put behind, to have their paths."""
+    return f"{path}{'.' * bool(path)}{type(layer).__name__}"
+
+
 def inside(value: Any) -> Iterator[Layer]:
     """A layer and all layers in its fields."""
     if isinstance(value, tuple | list):

@@ -30,7 +30,7 @@ from jbp.errors import TreeError, show
 from jbp.layer import Layer
 from jbp.params import Buffer, buffers, trainable
 from jbp.readers.summary import OPENED, Row, summary
-from jbp.sweep import initialize
+from jbp.sweep import initialize, stem
 
 Arrays = Mapping[str, Any]
 Path_ = tuple[str, ...]
@@ -161,7 +161,7 @@ class _Reader:
 
     def read(self, net: Any, params: Any, at: str, path: Path_, times: tuple[int, ...], flat: Any) -> tuple[Any, Any]:
         """(parameters, flat), flat the shape of the images that a Flatten made the layer's input of, or None."""
-        start = f"{at}{'.' * bool(at)}{type(net).__name__}"
+        start = stem(at, net)
         if isinstance(net, Graph):
             values, parts = dict[str, Any](dict.fromkeys(net.inputs, flat if len(net.inputs) == 1 else None)), []
             for name, p in zip(net.names, net.parts(params), strict=True):

@@ -16,12 +16,8 @@ from verify.budget import Draw, blur, largest, usual
 from verify.oracles import brief
 from verify.subject import StructureError
 
-ESTIMATED = (
-    "dense",
-    "adjoint",
-    "precision",
-    "finite",
-)  # laws by which the gradient of an estimator is measured, not judged
+# Laws by which the gradient of an estimator is measured, not judged
+ESTIMATED = "dense", "adjoint", "precision", "finite"
 
 
 @dataclass(frozen=True)

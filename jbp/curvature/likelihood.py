@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jbp.errors import LayerError
 from jbp.layer import Layer
 from jbp.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
-from jbp.numerics import chosen, wide
+from jbp.numerics import chosen, softmax, wide
 
 
 def drawn(loss: Layer, output: Any, targets: tuple[Any, ...], key: Any) -> Any:
@@ -28,7 +28,7 @@ def drawn(loss: Layer, output: Any, targets: tuple[Any, ...], key: Any) -> Any:
         z = loss._left(z, counts)
         t = loss._targets(labels, loss._weights(classes, z.dtype), 0, classes).sum(-1, keepdims=True) * counts
         said = jax.random.categorical(key, z, axis=-1)
-        wrong = _softmax(z) - chosen(said, 0, classes).astype(z.dtype)
+        wrong = softmax(z, -1) - chosen(said, 0, classes).astype(z.dtype)
         return (jnp.sqrt(t / jnp.maximum(r.sum(), jnp.finfo(z.dtype).tiny)) * wrong).astype(output.dtype)
     if type(loss) is BinaryCrossEntropy and loss.given == "scores":
         p, t = jax.nn.sigmoid(z), wide(targets[0])
@@ -42,8 +42,3 @@ def drawn(loss: Layer, output: Any, targets: tuple[Any, ...], key: Any) -> Any:
         "got a loss of which no target can be drawn; expected SoftmaxCrossEntropy (without z_loss and cap), "
         'BinaryCrossEntropy of scores or MeanSquaredError. Ask for "empirical", the targets that are there.',
     )
-
-
-def _softmax(z):
-    e = jnp.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
 from jbp.layer import Layer
 from jbp.layers.activation.gated import GatedDense
@@ -21,8 +20,8 @@ from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.recurrent.elman import Elman
 from jbp.layers.recurrent.gru import GRU
 from jbp.layers.recurrent.lstm import LSTM
-from jbp.layers.windows import spread
 from jbp.numerics import time_first, wide
+from jbp.readers.norms import by_token, tokens
 from jbp.readers.observe import Seen
 
 
@@ -97,7 +96,7 @@ def rows(seen: Seen) -> dict[str, Rows]:
 
 
 def _tokens(x: Any) -> Any:
-    return wide(x).reshape(x.shape[0], -1, x.shape[-1])
+    return tokens(wide(x))
 
 
 def _bias(layer):
@@ -105,15 +104,7 @@ def _bias(layer):
 
 
 def _patches(seen):
-    layer, x = seen.layer, wide(seen.x)
-    stride, dilation, pads = layer._geometry(x.shape)
-    rank = x.ndim - 2
-    kernel, words = spread(layer.kernel, rank), "".join("DHW"[-rank:])
-    spec = (f"N{words}C", f"{words}IO", f"N{words}C")
-    patches = lax.conv_general_dilated_patches(x, kernel, stride, pads, rhs_dilation=dilation, dimension_numbers=spec)
-    n = math.prod(kernel)
-    patches = patches.reshape(x.shape[0], -1, x.shape[-1], n)  # channels first, and then the kernel's places
-    return jnp.swapaxes(patches, -1, -2).reshape(x.shape[0], -1, n * x.shape[-1])
+    return seen.layer._unfolded(wide(seen.x), seen.dy.shape[1:-1])
 
 
 def _projections(layer):
@@ -126,12 +117,8 @@ def _projected(seen):
     dq, dk, dv, dy, _ = seen.delta
     x, keys, values = seen.layer._cleared(given, seen.layer._beside(given))
 
-    def flat(a):  # (b, heads..., n, d) -> (b, n, heads and d)
-        a = jnp.moveaxis(wide(a), -2, 1)
-        return a.reshape(*a.shape[:2], -1)
-
-    pairs = {"q": (wide(x), flat(dq)), "k": (wide(keys), flat(dk)), "v": (wide(values), flat(dv)), "o": (flat(o), dy)}
-    return {name: Rows(x, wide(dy)) for name, (x, dy) in pairs.items()}
+    pairs = {"q": (x, by_token(dq)), "k": (keys, by_token(dk)), "v": (values, by_token(dv)), "o": (by_token(o), dy)}
+    return {name: Rows(wide(x), wide(dy)) for name, (x, dy) in pairs.items()}
 
 
 def _through_time(seen):

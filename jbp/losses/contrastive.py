@@ -13,7 +13,7 @@ from jbp.layer import Layer
 from jbp.layers.distance import CosineSimilarity, PairwiseDistance
 from jbp.losses.loss import Loss
 from jbp.losses.targets import Signed, alike
-from jbp.numerics import is_float, is_mask, log_sum_exp, softplus, wide, wide_dtype
+from jbp.numerics import is_float, is_mask, log_sum_exp, softmax, softplus, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class InfoNCE(Loss):
         u, v, *mask = residuals
         s = self._scores(u, v, *mask)
         own = _own(s).astype(s.dtype)
-        ds = (_softmax(s, -1) - own) * dl[..., :, None]
+        ds = (softmax(s, -1) - own) * dl[..., :, None]
         if self.symmetric:
-            ds = (ds + (_softmax(s, -2) - own) * dl[..., None, :]) / 2
+            ds = (ds + (softmax(s, -2) - own) * dl[..., None, :]) / 2
         ds = (ds / self.temperature).astype(u.dtype)
         du, dv = jnp.einsum("...ij,...jd->...id", ds, v), jnp.einsum("...ij,...id->...jd", ds, u)
         return (du, dv, *[None for _ in mask]), ()
@@ -87,12 +87,6 @@ class InfoNCE(Loss):
 def _own(s):
     """Whether j = i, (1, ..., n, n)."""
     return jnp.eye(s.shape[-1], dtype=bool).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
-
-
-def _softmax(s, axis):
-    """As a quotient: of scores as large as these, exp(s − l) would lose digits with l."""
-    e = jnp.exp(s - s.max(axis, keepdims=True, initial=-jnp.inf))
-    return e / e.sum(axis, keepdims=True)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Pipeline(Plan):
 
     def __post_init__(self):
         super().__post_init__()
-        stages = dict(zip(self.names, self.sizes, strict=True)).get(AXIS)
+        stages = self._extent.get(AXIS)
         if stages is None:
             raise LayerError(
                 Pipeline,
@@ -79,7 +79,7 @@ class Pipeline(Plan):
         """The schedule of these stages and micro-batches, with its `bubble` and what is `held`."""
         if isinstance(self.schedule, Schedule):
             return self.schedule
-        return _table(self.schedule, dict(zip(self.names, self.sizes, strict=True))[AXIS], self.micro)
+        return _table(self.schedule, self._extent[AXIS], self.micro)
 
     def _cut_of(self, net):
         """Where to cut the network, after a check that it can be."""

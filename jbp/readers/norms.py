@@ -18,7 +18,6 @@ from jbp.layer import Layer
 from jbp.layers.activation.gated import GatedDense
 from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.conv.convolution import Conv
-from jbp.layers.conv.forms import unfolded
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Dense, Logits
 from jbp.layers.recurrent.lstm import LSTM
@@ -50,9 +49,8 @@ def gradient_of_one(layer: Layer, residuals: Any, delta: Any, /) -> Any:
 @gradient_of_one.register(Conv)
 def _(layer, x, dy, /):
     """One product of two matrices: XLA's convolution over one example is many times slower on CPUs."""
-    whole, stride, dilation, pads = layer._bordered(x)
     kernel, rows = spread(layer.kernel, x.ndim - 2), dy.reshape(-1, dy.shape[-1])
-    met = unfolded(whole[0], kernel, dy.shape[1:-1], stride, pads, dilation)
+    met = layer._unfolded(x, dy.shape[1:-1])[0]
     if layer.groups == 1:
         w = outer(met, rows)
     else:
@@ -78,13 +76,19 @@ def _outer(x, dy):
     return _square(jnp.einsum("bti,bto->bio", x, dy))
 
 
-def _tokens(x):
+def tokens(x: Any) -> Any:
     """(b, ..., f) as (b, t, f)."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
+def by_token(a: Any) -> Any:
+    """(b, ..., n, d), heads and whatever else between, as (b, n, all the rest)."""
+    a = jnp.moveaxis(a, -2, 1)
+    return a.reshape(*a.shape[:2], -1)
+
+
 def _affine(x, dy, bias):
-    x, dy = _tokens(x), _tokens(dy)
+    x, dy = tokens(x), tokens(dy)
     return _outer(x, dy) + _square(dy.sum(1)) if bias else _outer(x, dy)
 
 
@@ -105,7 +109,7 @@ def _(layer, residuals, dz, /):
 
 def _words(layer, ids, dy):
     """(ids (b, t), −1 for those that have no row, dy (b, t, d))."""
-    dy = _tokens(wide(dy))
+    dy = tokens(wide(dy))
     return jnp.where((ids >= 0) & (ids < layer.vocabulary), ids, -1).reshape(dy.shape[:2]), dy
 
 
@@ -131,17 +135,15 @@ def _(layer, residuals, delta, /):
     given, _, _, _, _, o = residuals
     dq, dk, dv, dy, more = delta
 
-    def rows(a):  # (b, ..., n, d) -> (b, n, all the rest)
-        a = jnp.moveaxis(a, -2, 1)
-        return a.reshape(*a.shape[:2], -1)
-
     x, keys, values = layer._cleared(given, layer._beside(given))
     if keys is values:
-        inside = _outer(keys, rows(jnp.stack([dk, dv], 1)))
+        inside = _outer(keys, by_token(jnp.stack([dk, dv], 1)))
     else:
-        inside = _outer(keys, rows(dk)) + _outer(values, rows(dv))
+        inside = _outer(keys, by_token(dk)) + _outer(values, by_token(dv))
     biases = [dq.sum(3), dk.sum(2), dv.sum(2), dy.sum(1)] if layer.bias else []
-    return sum(map(_square, (*biases, *more.get("sinks", ()))), _outer(x, rows(dq)) + inside + _outer(rows(o), dy))
+    return sum(
+        map(_square, (*biases, *more.get("sinks", ()))), _outer(x, by_token(dq)) + inside + _outer(by_token(o), dy)
+    )
 
 
 def between(one: Layer, x: Any, dx: Any, other: Layer, y: Any, dy: Any, /) -> Any:
@@ -154,6 +156,6 @@ def between(one: Layer, x: Any, dx: Any, other: Layer, y: Any, dy: Any, /) -> An
     if type(one) is not Embedding or not isinstance(other, Logits):
         return None
     ids, d = _words(one, x, dx)
-    x, e = _tokens(wide(y)), _tokens(wide(dy))
+    x, e = tokens(wide(y)), tokens(wide(dy))
     chosen = jnp.take_along_axis(e, jnp.maximum(ids, 0)[:, None], 2)  # (b, s, t)
     return jnp.where((ids >= 0)[:, None], chosen * jnp.einsum("bsf,btf->bst", x, d), 0).sum((1, 2))

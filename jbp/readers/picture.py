@@ -16,7 +16,7 @@ from jbp.combinators import Graph, Parallel, Repeat, Residual, Serial
 from jbp.errors import show
 from jbp.layer import Layer
 from jbp.readers.summary import OPENED, Row, summary
-from jbp.sweep import children
+from jbp.sweep import children, stem
 
 GAP, LINE, ROOM = 34, 16, 18  # between layers in a row, the height of a line of text, between layers side by side
 STYLE = "".join(  # of this picture alone, for it may stand within a page
@@ -85,8 +85,7 @@ def _box(layer: Layer, path: str, name: str, rows: dict[str, Row]) -> _Box:
     inside = children(layer)
     if not inside or not isinstance(layer, OPENED):
         return _leaf(f"{name}: " * bool(name), repr(layer), rows[path].parameters)
-    start = f"{path}{'.' * bool(path)}{type(layer).__name__}"
-    below = {label: f"{start}{label}" for label, _ in inside}
+    below = {label: f"{stem(path, layer)}{label}" for label, _ in inside}
     boxes = {label: _box(child, below[label], label[1:] if label[:1] == "." else "", rows) for label, child in inside}
     row = {label: rows[below[label]] for label in below}
     if isinstance(layer, Serial):

@@ -18,7 +18,7 @@ from jbp.errors import show
 from jbp.layer import Layer, map_children
 from jbp.numerics import floating
 from jbp.params import buffers, trainable
-from jbp.sweep import children, initialize
+from jbp.sweep import children, initialize, stem
 
 OPENED = tuple(kind for kind in vars(combinators).values() if isinstance(kind, type) and issubclass(kind, Layer))
 
@@ -163,7 +163,7 @@ def _seen(layer: Layer, place: _Place) -> Layer:
     keeps = place.keeps and not isinstance(layer, Remat | Reversible)
 
     def inside(label, child):
-        path = f"{place.path}{'.' * bool(place.path)}{type(layer).__name__}{label}"
+        path = f"{stem(place.path, layer)}{label}"
         return _seen(child, _Place(path, label.removeprefix("."), place.depth + 1, times, keeps, place.rows))
 
     return _Seen(map_children(inside, layer), layer, place)

@@ -105,8 +105,12 @@ class Plan:
     @property
     def shares(self) -> int:
         """How many devices the batch is spread over."""
-        sizes = dict(zip(self.names, self.sizes, strict=True))
-        return math.prod(sizes[name] for name in self.spread)
+        return math.prod(self._extent[name] for name in self.spread)
+
+    @property
+    def _extent(self):
+        """How many devices along each axis, by its name."""
+        return dict(zip(self.names, self.sizes, strict=True))
 
     def value_and_grad(self, net: Layer, loss: Layer, outputs: bool = True) -> Any:
         """f(params, x, *targets) -> ((value, Aux(output, params)), grads), as of `jbp.value_and_grad` with has_aux.
@@ -227,7 +231,7 @@ class Plan:
     @property
     def _pieces(self):
         """How many pieces weights are in."""
-        return 1 if self.weights is None else dict(zip(self.names, self.sizes, strict=True))[self.weights]
+        return 1 if self.weights is None else self._extent[self.weights]
 
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""

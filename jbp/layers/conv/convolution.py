@@ -12,7 +12,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, show, take
 from jbp.fields import Size
 from jbp.layer import Layer
-from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back
+from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back, unfolded
 from jbp.layers.structure.pad import Border, pad, pad_back
 from jbp.layers.windows import Axes, Padding, agree, paddings, spatial, spread
 from jbp.numerics import along, leading
@@ -83,6 +83,12 @@ class Conv(Layer):
         if self.padding_mode == "zeros":
             return x, stride, dilation, pads
         return pad(self, x, pads, self.padding_mode), stride, dilation, ((0, 0),) * len(pads)
+
+    def _unfolded(self, x, sizes):
+        """(b, places, k c): what the kernel meets of each example, at each place of an output of `sizes`."""
+        whole, stride, dilation, pads = self._bordered(x)
+        kernel = spread(self.kernel, x.ndim - 2)
+        return jax.vmap(lambda x: unfolded(x, kernel, sizes, stride, pads, dilation))(whole)
 
     def init(self, key, x, /):
         return kernel_and_bias(self, key, self._check(x))
