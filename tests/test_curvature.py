@@ -236,3 +236,63 @@ def test_what_has_no_factors_keeps_its_gradient_and_what_does_not_go_is_said():
         optimizer.update(grads, optimizer.init(params), params)
     with pytest.raises(LayerError, match="no target can be drawn"):
         Factored().value_and_grad(net, Huber())(params, x, jnp.zeros((6, 2)))
+
+
+TIED = Tied(Serial(Embedding(4, 3), Tanh(), Logits(4)), (((0, "e"), (2, "e")),))
+EIGEN = {
+    "one row": (Serial(Dense(3), Tanh(), Dense(2)), flat(3, 7, 4), (3, 7)),
+    "Repeat": (Serial(Repeat(Residual(Serial(Dense(3), Tanh())), 2), Tanh(), Dense(2)), flat(3, 3, 5, 3), (3, 3, 5)),
+    "Tied": (TIED, jax.random.randint(KEY, (3, 3, 5), 0, 4), (3, 3, 5)),
+}
+
+
+def by_map(tree):
+    """The maps' gradients (b, i, o) out of examples' (b, ...), those of a Repeat apart."""
+    found = [g for g in jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, dict)) if jax.tree.leaves(g)]
+    found = [np.concatenate([g["w"], g["b"][..., None, :]], -2) if "b" in g else np.asarray(g["e"]) for g in found]
+    return [m for g in found for m in ([g] if g.ndim < 4 else np.moveaxis(g, 1, 0))]
+
+
+@pytest.mark.parametrize("name", EIGEN)
+def test_in_the_eigenbasis_it_divides_by_the_mean_square_of_the_examples_gradients(name):
+    """The definition by NumPy, from jax.grad of each example; a new basis has the diagonal of the old matrix."""
+    net, xs, shape = EIGEN[name]
+    labels, damping, every = jax.random.randint(KEY, shape, 0, 2), 0.01, 2
+    params = net.init(KEY, xs[0])
+    optimizer = kfac(net, damping, 0.9, 1e9, eigenbasis=every)
+    state, sweep, squares, bases = optimizer.init(params), Factored("empirical").value_and_grad(net, LOSS), {}, {}
+
+    def alone(params, x, label):
+        return LOSS.reference((), (net.reference(params, x[None]), label[None]))
+
+    @jax.jit
+    def step(state, x, label):
+        (_, aux), grads = sweep(params, x, label)
+        found = optimizer.update(grads, state, factors=aux.factors, rows=aux.rows)
+        return *found, jax.vmap(jax.grad(alone), (None, 0, 0))(params, x, label)
+
+    for number, (x, label) in enumerate(zip(xs, labels, strict=True)):
+        updates, state, each = step(state, x, label)
+        pairs = [[np.asarray(m) for m in pair] for pair in state.factors.values()]
+        if name == "Repeat":
+            pairs = [[m[t] for m in pairs[0]] for t in range(2)] + pairs[1:]
+        for k, (h, pair, u) in enumerate(
+            zip(by_map(each), pairs, by_map(jax.tree.map(lambda a: a[None], updates)), strict=True)
+        ):
+            if number % every == 0:
+                p, q = (np.eye(len(m)) if m.ndim == 1 else np.linalg.eigh(m)[1] for m in pair)
+                if number:
+                    old = np.kron(*bases[k])
+                    old = np.kron(p, q).T @ old @ np.diag(squares[k].ravel()) @ old.T @ np.kron(p, q)
+                    squares[k] = np.diag(old).reshape(squares[k].shape)
+                bases[k] = p, q
+            p, q = bases[k]
+            squares[k] = 0.9 * squares.get(k, 0) + 0.1 * np.mean([(p.T @ one @ q) ** 2 for one in h], 0)
+            wanted = p @ (p.T @ h.mean(0) @ q / (squares[k] / (1 - 0.9 ** (number + 1)) + damping)) @ q.T
+            np.testing.assert_allclose(u[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_squares_of_another_basis_are_seen(monkeypatch):
+    monkeypatch.setitem(together.__globals__, "_renewed", lambda factors, bases: bases)
+    with pytest.raises(AssertionError):
+        test_in_the_eigenbasis_it_divides_by_the_mean_square_of_the_examples_gradients("Tied")

@@ -35,11 +35,16 @@ class Factors(NamedTuple):
 
 
 class FactoredAux(NamedTuple):
-    """What the sweep has beside loss and gradient; `factors` are offered to the optimizer."""
+    """What the sweep has beside loss and gradient. `factors` and `rows` are offered to the optimizer.
+
+    `rows` are what the factors are made of, left (b, rows, i) and right (b, rows, o): Σ leftᵀ right over those of an
+    example is a gradient hᵢ, Σ hᵢ hᵢᵀ the block of the Fisher matrix. Where a table is looked up left are its indices.
+    """
 
     output: Any
     params: Any
     factors: dict[str, Factors]
+    rows: dict[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,35 +96,42 @@ class Factored:
                 s = errors(loss, output, targets, "sampled", 1, key)[0].astype(output.dtype)
                 _, found = parted(seen.pull(params, residuals, s)[1])
                 n = 1
-            factors = {
-                f"{path}/{name}" if name else path: Factors(each.a, n * each.g)
-                for path, of in found.items()
-                for name, each in of["factors"].items()
-            }
-            return (value, FactoredAux(output, seen.advance(params, residuals), factors)), grads
+            factors, rows = {}, {}
+            for path, of in found.items():
+                for name, (each, (left, right)) in of["factors"].items():
+                    at = f"{path}/{name}" if name else path
+                    factors[at] = Factors(each.a, n * each.g)
+                    rows[at] = left, right * jnp.sqrt(jnp.asarray(n, right.dtype))
+            return (value, FactoredAux(output, seen.advance(params, residuals), factors, rows)), grads
 
         return f
 
-    def _factors(self, seen: Seen) -> dict[str, Factors] | None:
+    def _factors(self, seen: Seen) -> dict[str, tuple[Factors, tuple[Any, Any]]] | None:
         if not (known := maps(seen.layer)):
             return None
         found = {}
-        for name, (x, dy) in rows(seen).items():
+        for name, each in rows(seen).items():
+            bias, x, dy = known[name].bias is not None, *each
             if self.shared == "reduce" and x.ndim > 2:
                 x, dy = x.mean(1, keepdims=True), dy.sum(1, keepdims=True)
-            found[name] = _factors(seen.layer, Rows(x, dy), known[name].bias is not None)
+            found[name] = _factors(seen.layer, Rows(x, dy), bias), _sides(seen.layer, each, bias)
         return found
 
 
-def _factors(layer: Layer, rows: Rows, bias: bool) -> Factors:
+def _sides(layer: Layer, rows: Rows, bias: bool) -> tuple[Any, Any]:
+    """(left, right), whose products are added up in a gradient (i, o): of `Logits`, y = x Eᵀ, the errors are left."""
     x, dy = rows
-    g = jnp.einsum("bti,btj->ij", dy, dy)
-    count = max(math.prod(x.shape[:2]), 1)
+    if isinstance(layer, Logits):
+        return dy, x
+    return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], -1) if bias else x, dy
+
+
+def _factors(layer: Layer, rows: Rows, bias: bool) -> Factors:
+    count = max(math.prod(rows.x.shape[:2]), 1)
+    left, right = _sides(layer, rows, bias)
+    g = jnp.einsum("bti,btj->ij", right, right)
     if isinstance(layer, Embedding):
-        return Factors(jnp.zeros(layer.vocabulary, dy.dtype).at[x.ravel()].add(1) / count, g)
-    if bias:
-        x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], -1)
-    a = jnp.einsum("bti,btj->ij", x, x) / count
-    if isinstance(layer, Logits):  # y = x Eᵀ: the rows of its table are the outputs
-        return Factors(jnp.square(dy).sum((0, 1)), a)
-    return Factors(a, g)
+        return Factors(jnp.zeros(layer.vocabulary, right.dtype).at[left.ravel()].add(1) / count, g)
+    if isinstance(layer, Logits):
+        return Factors(jnp.square(left).sum((0, 1)), g / count)
+    return Factors(jnp.einsum("bti,btj->ij", left, left) / count, g)
