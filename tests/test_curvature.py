@@ -14,23 +14,34 @@ from jbp import LayerError, Remat, Repeat, Residual, Serial, Tied, value_and_gra
 from jbp.combinators import Keep
 from jbp.curvature import FACTORED, Factored, factors, kfac
 from jbp.curvature.kfac import _together as together
-from jbp.curvature.maps import Rows, maps, rows
 from jbp.layers import (
     GRU,
     LSTM,
     BatchNorm,
+    CausalSelfAttention,
     Conv,
+    ConvTranspose,
     Dense,
     Elman,
+    ElmanCell,
     Embedding,
     Flatten,
     GatedDense,
+    GRUCell,
     Logits,
+    LoRA,
+    LowRank,
+    LSTMCell,
+    MinimalGRU,
+    MinimalGRUCell,
+    MixtureOfExperts,
     MultiHeadAttention,
+    Recurrent,
     Tanh,
 )
+from jbp.layers.recurrent.sequence import Cell
 from jbp.losses import BinaryCrossEntropy, Huber, MeanSquaredError, SoftmaxCrossEntropy
-from jbp.readers import observe
+from jbp.readers.maps import Rows, maps, rows
 from jbp.train import fit, start
 
 LOSS, KEY = SoftmaxCrossEntropy(), jax.random.key(0)
@@ -84,7 +95,7 @@ def test_of_one_example_they_are_the_fisher_matrix_itself(name):
 
 
 def test_a_planted_fault_is_seen(monkeypatch):
-    monkeypatch.setattr("jbp.curvature.factors.rows", lambda seen: {"": Rows(2 * seen.x[:, None], seen.dy[:, None])})
+    monkeypatch.setattr("jbp.curvature.factors.rows", lambda _, x, dy: {"": Rows(2 * x[:, None], dy[:, None])})
     with pytest.raises(AssertionError):
         test_of_one_example_they_are_the_fisher_matrix_itself("Dense")
 
@@ -92,18 +103,25 @@ def test_a_planted_fault_is_seen(monkeypatch):
 @pytest.mark.parametrize("layer", [
     Dense(3), Dense(2, bias=False), GatedDense(2), GatedDense(2, bias=False), Conv(2, (2,), stride=2),
     Conv(2, (2, 2), bias=False), Embedding(5, 3), Logits(3), LSTM(2), Elman(3), GRU(2), GRU(2, bias=False),
-    LSTM(2, bias=False), MultiHeadAttention(2, bias=True), MultiHeadAttention(4, groups=2, rotary=True),
+    LSTM(2, bias=False), LSTM(3, projection=2), GRU(2, reset_after=False), MinimalGRU(2), MinimalGRU(2, bias=False),
+    ElmanCell(2), LSTMCell(2, projection=1), LSTMCell(2), GRUCell(2), MinimalGRUCell(2, bias=False),
+    Recurrent(LSTMCell(2)), Recurrent(GRUCell(2, reset_after=False)), MultiHeadAttention(2, bias=True),
+    CausalSelfAttention(4, groups=2, rotary=True), ConvTranspose(2, (3,), stride=2),
+    ConvTranspose(2, (2, 3), stride=(1, 2), dilation=2, padding=(1, (2, 0)), output_padding=1, bias=False),
+    LowRank(3, 2), LowRank(3, 2, bias=False), LoRA(3, 2), MixtureOfExperts(Dense(3), 4, k=2),
 ], ids=repr)  # fmt: skip
 def test_the_rows_and_errors_of_a_map_make_its_gradient(layer):
     x = jnp.array([[1, 4, 1], [0, 2, 2]]) if type(layer) is Embedding else flat(2, 3, 8)
-    x = flat(2, 4, 3, 2) if layer == Conv(2, (2, 2), bias=False) else x
-    params = layer.init(KEY, x)
-
-    def read(seen):
-        assert rows(seen).keys() == maps(layer).keys()
-        return {name: (affine.matrix(seen.gradient), *rows(seen)[name]) for name, affine in maps(layer).items()}
-
-    found = observe(layer, MeanSquaredError(), rows=read)(params, x, jnp.zeros_like(layer(params, x))).found[""]["rows"]
+    x = flat(2, 4, 3, 2) if isinstance(layer, Conv | ConvTranspose) and len(layer.kernel) == 2 else x
+    x = (flat(2, 3), jax.tree.map(lambda a: flat(*a.shape), layer.start(flat(2, 3)))) if isinstance(layer, Cell) else x
+    params = jax.tree.map(lambda p: flat(*p.shape), layer.init(KEY, x))
+    y, residuals = layer.forward(params, x)
+    _, delta = layer.backward(
+        params, residuals, jax.tree.map(lambda y: jnp.cos(jnp.arange(y.size)).reshape(y.shape), y)
+    )
+    gradient, met = layer.gradient(residuals, delta), rows(layer, residuals, delta)
+    assert met.keys() == maps(layer).keys()
+    found = {name: (affine.matrix(gradient), *met[name]) for name, affine in maps(layer).items()}
     for name, (gradient, x, dy) in found.items():
         affine = maps(layer)[name]
         x = jax.nn.one_hot(x, 5, dtype=jnp.float64) if type(layer) is Embedding else x
@@ -113,6 +131,7 @@ def test_the_rows_and_errors_of_a_map_make_its_gradient(layer):
         assert affine.sizes(params, 0) == ((), *gradient.shape)
         back = affine.put(params, affine.matrix(params))
         jax.tree.map(np.testing.assert_array_equal, back, params)
+        assert jax.tree.map(jnp.shape, affine.put(params, 0 * affine.matrix(params))) == jax.tree.map(jnp.shape, params)
 
 
 def test_every_layer_that_is_listed_has_its_rows_tested():
@@ -218,7 +237,7 @@ def test_parameters_in_two_places_have_the_factors_of_both():
 
 def test_without_jit_factors_are_made_once(monkeypatch):
     seen = []
-    monkeypatch.setattr("jbp.curvature.factors.rows", lambda each: seen.append(each) or rows(each))
+    monkeypatch.setattr("jbp.curvature.factors.rows", lambda *each: seen.append(each) or rows(*each))
     net, x = Dense(2), flat(3, 4)
     Factored().value_and_grad(net, LOSS)(net.init(KEY, x), x, jnp.array([0, 1, 1]))
     assert len(seen) == 1

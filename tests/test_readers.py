@@ -46,7 +46,6 @@ from jbp.layers import (
     Dense,
     DiagonalStateSpace,
     Dropout,
-    Elman,
     Embedding,
     FanOut,
     Flatten,
@@ -55,6 +54,7 @@ from jbp.layers import (
     LinearAttention,
     Logits,
     LoRA,
+    LSTMCell,
     MaxPool,
     MemoryHop,
     MinimalGRU,
@@ -158,7 +158,17 @@ PLAIN = {
     "tokens, many": (Serial(Dense(3), Tanh(), Dense(2), Flatten(), Dense(CLASSES)), flat(3, 4, 3)),
     "LSTM": (Serial(LSTM(4), Flatten(), Dense(CLASSES)), flat(6, 3)),
     "LSTM, one step": (Serial(LSTM(4), Flatten(), Dense(CLASSES)), flat(1, 3)),
-    "recurrent": (Serial(Bidirectional(GRU(2)), Elman(3), MinimalGRU(3), Flatten(), Dense(CLASSES)), flat(4, 3)),
+    "recurrent": (
+        Serial(
+            Bidirectional(GRU(2)),
+            MinimalGRU(3),
+            GRU(2, reset_after=False),
+            Recurrent(LSTMCell(3, bias=False, projection=2)),
+            Flatten(),
+            Dense(CLASSES),
+        ),
+        flat(4, 3),
+    ),
     "cells and state spaces": (
         Serial(
             LinearAttention(2),

@@ -203,7 +203,7 @@ def _sweeps() -> str:
 def _factors() -> str:
     """The affine maps that have Kronecker factors, and the layers with parameters that have none."""
     from jbp.catalogue import LAYERS
-    from jbp.curvature.maps import maps
+    from jbp.readers.maps import maps
     from jbp.readers.per_example import THROUGH
 
     have, none = {}, set()
@@ -216,7 +216,10 @@ def _factors() -> str:
     rows = []
     for name, found in sorted(have.items()):
         weights = "; ".join(
-            " above ".join(each.weights) + f", with {each.bias}" * (each.bias is not None) for each in found.values()
+            "columns of " * (each.columns is not None)
+            + " above ".join(each.weights)
+            + f", with {each.bias}" * (each.bias is not None)
+            for each in found.values()
         )
         kind = "a diagonal for the rows of its table" if any(each.table for each in found.values()) else "full"
         rows.append((name, weights, kind))

@@ -10,7 +10,6 @@
 from jbp.curvature.diagonal import diagonal as diagonal
 from jbp.curvature.factors import Factored as Factored, Factors as Factors
 from jbp.curvature.kfac import kfac as kfac
-from jbp.curvature.maps import FACTORED as FACTORED
 from jbp.curvature.products import Product as Product, fisher as fisher, ggn as ggn, hessian as hessian
 from jbp.curvature.spectra import (
     Eigenpairs as Eigenpairs,
@@ -20,6 +19,7 @@ from jbp.curvature.spectra import (
     top as top,
     trace as trace,
 )
+from jbp.readers.maps import FACTORED as FACTORED
 
 __all__ = [
     "Eigenpairs",

@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbp.curvature.maps import Rows, maps, rows
 from jbp.curvature.products import errors
 from jbp.fields import Count, check
 from jbp.layer import Layer
 from jbp.layers.embedding import Embedding
 from jbp.layers.linear.dense import Logits
+from jbp.readers.maps import Rows, maps, rows
 from jbp.readers.observe import Seen, parted, shown
 from jbp.sweep import lost, must_be_layer
 
@@ -110,7 +110,7 @@ class Factored:
         if not (known := maps(seen.layer)):
             return None
         found = {}
-        for name, each in rows(seen).items():
+        for name, each in rows(seen.layer, seen.residuals, seen.delta).items():
             bias, x, dy = known[name].bias is not None, *each
             if self.shared == "reduce" and x.ndim > 2:
                 x, dy = x.mean(1, keepdims=True), dy.sum(1, keepdims=True)

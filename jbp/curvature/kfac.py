@@ -10,12 +10,12 @@ import optax
 
 from jbp.combinators import Graph, Keep, Parallel, Passing, Remat, Repeat, Residual, Serial, Sublayer, Tied
 from jbp.curvature.factors import Factors
-from jbp.curvature.maps import Affine, maps
 from jbp.errors import LayerError
 from jbp.fields import Inside, Positive, Size, checked
 from jbp.layer import Layer
 from jbp.numerics import scan
 from jbp.params import trainable
+from jbp.readers.maps import Affine, maps
 from jbp.sweep import children
 
 __all__ = ["kfac"]

@@ -15,14 +15,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jbp.layer import Layer
-from jbp.layers.activation.gated import GatedDense
 from jbp.layers.attention.multihead import MultiHeadAttention
 from jbp.layers.conv.convolution import Conv
+from jbp.layers.conv.transpose import ConvTranspose
 from jbp.layers.embedding import Embedding
-from jbp.layers.linear.dense import Dense, Logits
-from jbp.layers.recurrent.lstm import LSTM
+from jbp.layers.experts import MixtureOfExperts
+from jbp.layers.linear.dense import Logits
 from jbp.layers.windows import spread
-from jbp.numerics import outer, product, time_first, wide
+from jbp.numerics import outer, product, wide
+from jbp.readers.maps import FACTORED, by_token, maps, rows, tokens, words
 
 
 @singledispatch
@@ -76,58 +77,26 @@ def _outer(x, dy):
     return _square(jnp.einsum("bti,bto->bio", x, dy))
 
 
-def tokens(x: Any) -> Any:
-    """(b, ..., f) as (b, t, f)."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+def _affine(layer, residuals, delta, /):
+    """Of a layer that is nothing but affine maps, bias and all."""
+    if not (found := maps(layer)):
+        return None
+    met = rows(layer, residuals, delta)
+    biases = [_square(met[name].dy.sum(1)) for name, each in found.items() if each.bias]
+    return sum(biases, sum(_outer(*met[name]) for name in found))
 
 
-def by_token(a: Any) -> Any:
-    """(b, ..., n, d), heads and whatever else between, as (b, n, all the rest)."""
-    a = jnp.moveaxis(a, -2, 1)
-    return a.reshape(*a.shape[:2], -1)
-
-
-def _affine(x, dy, bias):
-    x, dy = tokens(x), tokens(dy)
-    return _outer(x, dy) + _square(dy.sum(1)) if bias else _outer(x, dy)
-
-
-@per_example_squared_norms.register(Dense)
-def _(layer, x, dy, /):
-    return _affine(x, dy, layer.bias)
-
-
-@per_example_squared_norms.register(Logits)
-def _(layer, x, dy, /):
-    return _affine(x, dy, False)
-
-
-@per_example_squared_norms.register(GatedDense)
-def _(layer, residuals, dz, /):
-    return _affine(residuals[0], dz, layer.bias)
-
-
-def _words(layer, ids, dy):
-    """(ids (b, t), −1 for those that have no row, dy (b, t, d))."""
-    dy = tokens(wide(dy))
-    return jnp.where((ids >= 0) & (ids < layer.vocabulary), ids, -1).reshape(dy.shape[:2]), dy
+# Parts of a kernel are smaller than products of its rows, and the others have more than their maps, or rules below.
+for _kind in FACTORED:
+    if not issubclass(_kind, Conv | ConvTranspose | Embedding | MixtureOfExperts | MultiHeadAttention):
+        per_example_squared_norms.register(_kind)(_affine)
 
 
 @per_example_squared_norms.register(Embedding)
 def _(layer, ids, dy, /):
-    ids, dy = _words(layer, ids, dy)
-    same = (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, :, None]
+    ids, dy = words(layer, ids, wide(dy))
+    same = (ids[:, :, None] == ids[:, None]) & (ids < layer.vocabulary)[:, :, None]
     return jnp.where(same, jnp.einsum("btf,bsf->bts", dy, dy), 0).sum((1, 2))
-
-
-@per_example_squared_norms.register(LSTM)
-def _(layer, residuals, dz, /):
-    if layer.projection or not layer.bias:
-        return None
-    (x, state, _, last), kept, _ = residuals
-    (h, _), *_ = layer._states(state, last, kept)
-    dz, h = time_first(dz), time_first(h)  # which is batch first again
-    return _outer(x, dz) + _outer(h, dz) + _square(dz.sum(1))
 
 
 @per_example_squared_norms.register(MultiHeadAttention)
@@ -155,7 +124,7 @@ def between(one: Layer, x: Any, dx: Any, other: Layer, y: Any, dy: Any, /) -> An
         return between(other, y, dy, one, x, dx)
     if type(one) is not Embedding or not isinstance(other, Logits):
         return None
-    ids, d = _words(one, x, dx)
+    ids, d = words(one, x, wide(dx))
     x, e = tokens(wide(y)), tokens(wide(dy))
-    chosen = jnp.take_along_axis(e, jnp.maximum(ids, 0)[:, None], 2)  # (b, s, t)
-    return jnp.where((ids >= 0)[:, None], chosen * jnp.einsum("bsf,btf->bst", x, d), 0).sum((1, 2))
+    chosen = jnp.take_along_axis(e, jnp.minimum(ids, one.vocabulary - 1)[:, None], 2)  # (b, s, t)
+    return jnp.where((ids < one.vocabulary)[:, None], chosen * jnp.einsum("bsf,btf->bst", x, d), 0).sum((1, 2))

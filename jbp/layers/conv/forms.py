@@ -42,13 +42,19 @@ def spread_back(dy, w, sizes, stride, pads, dilation, groups):
         dx = dy @ w.reshape(each, channels)
         gaps = [(0, n - (m - 1) * s - 1, s - 1) for n, m, s in zip(sizes, dy.shape[1:-1], stride, strict=True)]
         return dx if max(stride) == 1 else lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
-    back = []
-    for n, m, k, s, d, (low, _) in zip(sizes, dy.shape[1:-1], kernel, stride, dilation, pads, strict=True):
-        before = d * (k - 1) - low
-        back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
+    back = _backward_pads(dy.shape[1:-1], kernel, sizes, stride, pads, dilation)
     where = {"stride": (1,) * len(kernel), "pads": back, "dilation": dilation, "spread": stride}
     alone = partial(_scaled_copies, **where) if each == 1 and channels == groups else None
     return _fastest(partial(_convolve, **where), alone, groups, dy, jnp.flip(w, range(len(kernel))))
+
+
+def _backward_pads(places, kernel, sizes, stride, pads, dilation):
+    """What is around dy, spread by the stride, where the flipped kernel passes over it."""
+    back = []
+    for n, m, k, s, d, (low, _) in zip(sizes, places, kernel, stride, dilation, pads, strict=True):
+        before = d * (k - 1) - low
+        back.append((before, n + d * (k - 1) - before - ((m - 1) * s + 1)))
+    return back
 
 
 def kernel_gradient(x, dy, kernel, stride, pads, dilation, groups):
@@ -70,6 +76,13 @@ def unfolded(x, kernel, sizes, stride, pads, dilation):
     """What the kernel meets at each place of one example x (n..., c): a row (k c) for each of the places of `sizes`."""
     parts = _shifted(x, kernel, sizes, stride, pads, dilation, (1,) * len(kernel))
     return jnp.concatenate([part.reshape(math.prod(sizes), x.shape[-1]) for part in parts], -1)
+
+
+def spread_unfolded(x, kernel, sizes, stride, pads, dilation):
+    """`unfolded` for `spread_back`: what of one example x (m..., c) comes to each place of `sizes`."""
+    back = _backward_pads(x.shape[:-1], kernel, sizes, stride, pads, dilation)
+    parts = _shifted(x, kernel, sizes, (1,) * len(kernel), back, dilation, stride)
+    return jnp.concatenate([part.reshape(math.prod(sizes), x.shape[-1]) for part in parts][::-1], -1)
 
 
 def _fastest(product, alone, groups, a, b):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,7 +12,7 @@ from jbp.errors import LayerError, show, take
 from jbp.fields import Count, Hint, Size
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import check_groups, kernel_and_bias, shapes, swapped
-from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back
+from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back, spread_unfolded
 from jbp.layers.windows import Axes, Padding, agree, pairs, spatial, spread
 from jbp.numerics import along, leading
 
@@ -76,6 +77,12 @@ class ConvTranspose(Layer):
         if min(self._geometry(x.shape[1:-1])[-1]) < 1 or min(x.shape[1:-1]) < 1:
             raise LayerError(self, f"got x {show(x)}; expected an output of at least one place. Cut less off the ends.")
         return x
+
+    def _unfolded(self, x, sizes):
+        """(b, places, k c): what comes to each place of an output of `sizes` through the kernel."""
+        stride, dilation, cut, _ = self._geometry(x.shape[1:-1])
+        kernel = spread(self.kernel, x.ndim - 2)
+        return jax.vmap(lambda x: spread_unfolded(x, kernel, sizes, stride, cut, dilation))(x)
 
     def init(self, key, x, /):
         return kernel_and_bias(self, key, self._check(x))
