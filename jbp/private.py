@@ -47,6 +47,8 @@ class Private:
     gᵢ is the gradient of an example's own loss, so what a loss counts in a batch joins no two. Any optimizer of optax
     follows. The loss in the history is not private. Raises LayerError for a layer that mixes the examples.
 
+    Under a `jbp.train.Plan` each device has its part of the batch, in `micro` parts; Poisson takes their `multiple`.
+
     >>> how = jbp.private.Private(clip=1.0, noise=0.0, batch=2)
     >>> net, x = Dense(1, bias=False), jnp.array([[1.0, 0.0], [3.0, 4.0]])
     >>> sweep = how.value_and_grad(net, MeanAbsoluteError())
@@ -66,11 +68,25 @@ class Private:
     def __post_init__(self):
         check(self)
 
-    def value_and_grad(self, net: Layer, loss: Layer) -> Any:
-        """f(params, x, *targets, step) -> ((loss, Aux(output, params)), gradient), with noise of that step."""
+    def value_and_grad(self, net: Layer, loss: Layer, plan: Any = None) -> Any:
+        """f(params, x, *targets, step) -> ((loss, Aux(output, params)), gradient), with noise of that step.
+
+        With a `plan` each device takes its part of the batch, and noise comes once, on the sum over all of them.
+        """
+        sums = self._sums(net, loss)
+        sums = sums if plan is None else plan.summing(net, sums)
+
+        def f(params, *batch, step=0):
+            (value, total), output, advanced = sums(params, *batch)
+            return (value / self.batch, Aux(output, advanced)), self._noisy(total, step)
+
+        return f
+
+    def _sums(self, net, loss):
+        """f(params, x, *targets) -> ((Σ losses, Σ wᵢ gᵢ), output, params moved on); `drawn` gives keys of its own."""
         sweep = per_example(net, loss)
 
-        def f(params, x, *targets, step=0):
+        def f(params, x, *targets, drawn=lambda params: params):
             given = (x, *targets)
             there = None
             if self.padded:
@@ -85,23 +101,22 @@ class Private:
 
             def one(params, part):
                 batch, there = part
-                found = sweep(params, *batch)
+                found = sweep(drawn(params), *batch)
                 on = 1 if there is None else there.astype(found.losses.dtype)
-                return found.params, (found.weighted(self._weights(found, on)), (found.losses * on).sum(), found.output)
+                sums = (found.losses * on).sum(), found.weighted(self._weights(found, on))
+                return found.net.advance(params, found.residuals), sums, found.output
 
             def add(carry, part):
-                params, total, value = carry
-                params, (grads, more, output) = one(params, part)
-                return (params, jax.tree.map(jnp.add, total, grads), value + more), output
+                params, sums, output = one(carry[0], part)
+                return (params, jax.tree.map(jnp.add, carry[1], sums)), output
 
-            params, first = one(params, jax.tree.map(lambda a: a[0], parts))
-            total, value, output = first
+            params, sums, output = one(params, jax.tree.map(lambda a: a[0], parts))
             if self.micro > 1:
                 rest = jax.tree.map(lambda a: a[1:], parts)
-                (params, total, value), more = jax.lax.scan(add, (params, total, value), rest)
+                (params, sums), more = jax.lax.scan(add, (params, sums), rest)
                 output = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), output, more)
                 output = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), output)
-            return (value / self.batch, Aux(output, params)), self._noisy(total, step)
+            return sums, output, params
 
         return f
 

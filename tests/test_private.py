@@ -9,7 +9,6 @@ import optax
 import pytest
 from scipy.stats import norm
 
-import jbp
 from jbp import LayerError, Repeat, Residual, Serial, Tied, buffers, cast, merge, trainable
 from jbp.layers import (
     LSTM,
@@ -201,8 +200,6 @@ def test_what_does_not_go_is_said():
         step(Serial(Dense(3), BatchNorm()), LOSS, optax.sgd(0.1), sweep=Private(1.0, 1.0, 4))(
             start(Serial(Dense(3), BatchNorm()), optax.sgd(0.1), jax.random.key(0), x), x, target
         )
-    with pytest.raises(LayerError, match="expected one of them"):
-        step(net, LOSS, optax.sgd(0.1), sweep=Private(1.0, 1.0, 4), plan=jbp.train.Plan())
     with pytest.raises(LayerError, match="got a batch of 6 with micro=4; expected a multiple"):
         Private(1.0, 1.0, 4, micro=4).value_and_grad(net, LOSS)(params, x, target)
     with pytest.raises(LayerError, match="expected for each example whether it is"):

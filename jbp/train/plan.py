@@ -141,6 +141,32 @@ class Plan:
 
         return f
 
+    def summing(self, net: Layer, sums: Any) -> Any:
+        """f(params, x, *targets) for a function that gives (sums, output, params moved on): the sums over all devices.
+
+        Each calls it with its part of the batch, and with `drawn`, which gives it keys of its own; one reduction adds
+        up. For what a sweep tells of each example: whole weights alone. Raises LayerError for another plan.
+        """
+        if type(self) is not Plan or self.weights or self.compute or self.micro > 1 or self.apart:
+            raise LayerError(
+                net,
+                f"got plan={self!r} for a sweep of each example; expected one that spreads the batch alone, of whole "
+                "weights. Write Plan() or Plan(mesh), and micro= in the sweep.",
+            )
+
+        def here(params, batch):
+            mine, output, advanced = sums(params, *batch, drawn=self._drawn)
+            return lax.psum(mine, self.names), output, advanced
+
+        def f(params, *batch):
+            self.must_fit(net, batch)
+            whole, along = PartitionSpec(), self._along(batch)
+            out = whole, self._along(jax.eval_shape(lambda x: net.forward(params, x)[0], batch[0]), batch), whole
+            mapped = jax.shard_map(here, mesh=self.on(), in_specs=(whole, along), out_specs=out, check_vma=False)
+            return mapped(params, batch)
+
+        return f
+
     def on(self) -> Mesh:
         """The mesh, of the first devices that there are."""
         return _mesh(self.sizes, self.names)

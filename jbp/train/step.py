@@ -197,8 +197,14 @@ def take_step(
     """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
     must_be_optimizer(net, optimizer)
     if sweep is not None and plan is not None:
-        raise LayerError(net, f"got both plan={plan!r} and sweep={sweep!r}; expected one of them. Leave one out.")
-    if plan is not None:
+        if "plan" not in inspect.signature(sweep.value_and_grad).parameters:
+            raise LayerError(
+                net,
+                f"got both plan={plan!r} and sweep={sweep!r}; expected one of them, or a sweep that can be spread, "
+                "jbp.private.Private. Leave one out.",
+            )
+        swept = sweep.value_and_grad(net, loss, plan=plan)  # pyright: ignore[reportCallIssue]
+    elif plan is not None:
         swept = plan.value_and_grad(net, loss, bool(measures))
     else:
         swept = value_and_grad(net, loss, has_aux=True) if sweep is None else sweep.value_and_grad(net, loss)

@@ -12,10 +12,12 @@ from oracle import draw
 
 from jbp import Frozen, Graph, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
 from jbp.cases import f, i
+from jbp.curvature import Factored
 from jbp.errors import LayerError
 from jbp.layers import LSTM, Add, BatchNorm, Dense, Dropout, Embedding, Identity, LayerNorm, LogSoftmax, Tanh
 from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, Sum, Weighted
 from jbp.params import trainable
+from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -272,3 +274,40 @@ def test_the_users_own_mesh_does_not_matter():
         state, history = fit(net, LABELS, OPTIMIZER, state, [(x, T)] * 2, plan=plan)
     near(state, wanted, 0)
     assert history == rows
+
+
+PRIVATE = {"mlp": {"noise": 1.0}, "gpt": {"noise": 0.7, "micro": 2, "padded": True}}
+
+
+def privately(name, plan, data):
+    net, loss, _ = CASES[name]
+    state = start(net, OPTIMIZER, KEY, data[0], plan=plan)
+    how = Private(clip=0.1, batch=16, **PRIVATE[name])
+    return fit(net, loss, OPTIMIZER, state, [data] * 2, sweep=how, plan=plan, mean=lambda y, *_: y.mean())
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_step_is_that_of_one_device_with_noise_once(name):
+    batch = CASES[name][2]
+    there = (jnp.arange(16) % 5 > 0,) * ("padded" in PRIVATE[name])
+    data = (*batch, *there)
+    plan = Plan() if name == "mlp" else Plan(HALVES)
+    (got, told), (wanted, history) = (privately(name, plan, data) for plan in (plan, None))
+    near(got.params, wanted.params)
+    near(*(np.array([[row["loss"], row["mean"]] for row in rows]) for rows in (told, history)))
+
+
+def test_sums_of_one_device_alone_are_seen(monkeypatch):
+    monkeypatch.setattr("jax.lax.psum", lambda sums, names: sums)
+    with pytest.raises(AssertionError):
+        test_a_private_step_is_that_of_one_device_with_noise_once("mlp")
+
+
+def test_plans_and_sweeps_that_do_not_go_together_are_refused():
+    net, loss, batch = CASES["mlp"]
+    with pytest.raises(LayerError, match=r"expected one that spreads the batch alone.*micro= in the sweep"):
+        step(net, loss, OPTIMIZER, plan=Plan(weights="data"), sweep=Private(1.0, 1.0, 16))
+    with pytest.raises(LayerError, match="a sweep that can be spread"):
+        step(net, loss, OPTIMIZER, plan=Plan(), sweep=Factored())
+    with pytest.raises(LayerError, match="a multiple of 8"):
+        privately("mlp", Plan(), jax.tree.map(lambda a: a[:12], batch))
