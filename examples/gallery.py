@@ -52,6 +52,7 @@ EXAMPLES = (
     "kfac",
     "bits",
     "noise",
+    "private_gpt",
 )
 
 STYLE = """
