@@ -128,6 +128,8 @@ LAYERS = (
     Case(jbp.Serial(layers.MixtureOfExperts(layers.Dense(5), 3, 2, None), layers.Select(0)), *ANY),
     Case(jbp.Remat(layers.Embedding(5, 2)), i(2, 3, below=5)),
     Case(jbp.TimeDistributed(layers.Conv(2, (2,))), f(2, 3, 5, 2)),
+    Case(jbp.Reversible(layers.Dense(1), layers.Tanh()), f(3, 2), f(2, 3, 2)),  # halves that differ: not so in a form
+    Case(jbp.Reversible(layers.Sin(), layers.LayerNorm(), times=2), f(2, 3, 8), f(2, 1, 3, 8)),
     Case(jbp.LowRankAdapter(layers.Dense(3), ("w",), 1), f(3, 5)),
     Case(jbp.LowRankAdapter(layers.MultiHeadAttention(2, dropout=0.3), ("q", "v", "o"), 2), f(2, 3, 4)),
     Case(jbp.LowRankAdapter(jbp.Repeat(jbp.Serial(layers.Conv(2, (3,)), layers.LSTM(2)), 2), ((0, "w"), "u"), 1, 2.0),

@@ -86,11 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     words = "ask one network in N a question more: apart, vmap, per-example norms, ... (default %(default)s)"
     one.add_argument("--every", type=_count, default=EVERY, metavar="N", help=words)
     one.add_argument("--corpus", type=Path, metavar="FILE", help="add the tokens of what fails to this file")
+    words = "say no more than how many disagree, and which"
+    one.add_argument("-q", "--quiet", action="store_true", help=words)
     one.add_argument("-v", "--verbose", action="store_true", help="list the layers and forms, and which were not met")
     words = "how many wrong layers are noticed"
     one = add(counts.mutants, words, jobs=True, seed="of the choice", reports=False, timeout=3600.0)
     one.add_argument("--only", nargs="+", default=[], metavar="LAYER", help="mutants of these layers alone")
     one.add_argument("--count", type=_count, help="so many of all mutants, chosen by the seed (default: all)")
+    words = "networks: ask random networks first, and say what only the layer by itself shows (default %(default)s)"
+    one.add_argument("--by", choices=("layers", "networks"), default="layers", help=words)
     words = "a TOML file that lists the mutants that are no mistakes, each with a reason"
     one.add_argument("--equivalents", type=Path, metavar="FILE", help=words)
     one = add(commands.replay, "run what failed again", reports=False, journal=False)

@@ -21,7 +21,7 @@ from verify.architectures import EVEN, Array, Network, after, catalogue, homes, 
 from verify.chapters import Chapter, forget, lengths, pairs
 from verify.compiled import compilations
 from verify.further import EVERY, audit_and_ask
-from verify.journal import Book, fingerprint, opened
+from verify.journal import Book, fingerprint, held, opened
 from verify.judge import Outcome
 from verify.locate import locate
 from verify.parse import ParseError, parse, table
@@ -31,7 +31,7 @@ from verify.safely import Failed, Pool
 from verify.served import tidy
 from verify.tokens import TokenError, modest, pack, unpack
 
-SHRINKING = 60  # seconds that a failing network is made smaller
+SHRINKING = 60  # seconds that a failing network is made smaller; with 0 it is left as it is
 SOME = 500  # networks that Hypothesis draws at a time: it remembers them all
 
 
@@ -83,14 +83,19 @@ def chapter(name: str, campaign_seed: int, number: int, length: int, every: int 
 
     It ends at the first network that disagrees, shrunk within the chapter.
     """
-    source, tally = catalogue(name), Tally()
-    vocabulary = Chapter(source, campaign_seed, number, pairs(length))
+    tally = audited(catalogue(name), name, campaign_seed, number, length, every)
+    forget()
+    return tally
+
+
+def audited(source: Any, name: str, campaign_seed: int, number: int, length: int, every: int = EVERY) -> Tally:
+    """As `chapter`, of a catalogue itself, and what is compiled stays."""
+    tally, vocabulary = Tally(), Chapter(source, campaign_seed, number, pairs(length))
     for start in range(0, length, SOME):
         part = _some(name, vocabulary, [campaign_seed, number, start], min(SOME, length - start), every)
         tally.add(part)
         if part.failures:
             break
-    forget()
     return tally
 
 
@@ -112,7 +117,7 @@ def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int, every:
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, *[Phase.shrink] * (SHRINKING > 0)),
         backend=EVEN,
         report_multiple_bugs=False,
     )
@@ -134,7 +139,7 @@ def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int, every:
             tally.asked.update([question] * bool(question))
             if not new and not question:
                 tally.warm, tally.warm_seconds = tally.warm + 1, tally.warm_seconds + seconds
-            cover(tally, network)
+            cover(tally, network, type(vocabulary.source.serial(network.layer)))
 
     try:
         run()
@@ -153,13 +158,13 @@ class DisagreementError(AssertionError):
     """A network whose sweep and definition give different gradients."""
 
 
-def cover(tally: Tally, network: Network) -> None:
-    """Counts the layers, forms and neighbours of a network."""
+def cover(tally: Tally, network: Network, serial: type = object) -> None:
+    """Counts the layers, forms and neighbours of a network: what follows one another in a `serial`."""
     tally.forms.update(network.forms)
     for _, node in nodes(network.layer):
         tally.layers[type(node).__name__] += 1
-        inner = [type(child).__name__ for label, child in children(node) if label.startswith("[")]
-        tally.pairs.update(itertools.pairwise(inner))
+        if isinstance(node, serial):
+            tally.pairs.update(itertools.pairwise(type(child).__name__ for _, child in children(node)))
 
 
 def run(
@@ -192,17 +197,26 @@ def run(
     return total
 
 
+def recorded(journal: Path) -> tuple[str, int, list[Tally]]:
+    """(catalogue, seed, tallies of the chapters) that a journal holds, in the order of the chapters, whatever the code.
+
+    Raises JournalError for a file that is none.
+    """
+    (name, campaign_seed), parts = held(journal)
+    return name, campaign_seed, [_meant(told) for _, told in sorted(parts, key=lambda part: part[0])]
+
+
 def _told(tally: Tally) -> dict[str, Any]:
-    held = vars(tally) | {"failures": [vars(f) for f in tally.failures]}
-    return {k: list(v.items()) if isinstance(v, Counter) else v for k, v in held.items()}
+    told = vars(tally) | {"failures": [vars(f) for f in tally.failures]}
+    return {k: list(v.items()) if isinstance(v, Counter) else v for k, v in told.items()}
 
 
-def _meant(held: dict[str, Any]) -> Tally:
+def _meant(told: dict[str, Any]) -> Tally:
     def key(k):
         return tuple(k) if isinstance(k, list) else k
 
     blank = Tally()
-    for name, value in held.items():
+    for name, value in told.items():
         if isinstance(getattr(blank, name), Counter):
             value = Counter({key(k): n for k, n in value})
         elif name == "failures":

@@ -24,15 +24,16 @@ TRIES = 4
 
 def lengths(count: int) -> list[int]:
     """How many networks each chapter of a campaign has: few at first, so that they flow at once, then twice as many."""
-    found, size = [], FIRST
+    found = []
     while count > 0:
-        for _ in range(2):  # one for each of two processes
-            found.append(min(size, count))
-            count -= found[-1]
-            if not count:
-                break
-        size = min(2 * size, LONGEST)
+        found.append(min(_length(len(found)), count))
+        count -= found[-1]
     return found
+
+
+def _length(number: int) -> int:
+    """How long a chapter is if the campaign goes on: two of a length, one for each of two processes, then doubled."""
+    return min(FIRST << min(number // 2, 30), LONGEST)
 
 
 def pairs(length: int) -> int:
@@ -49,19 +50,19 @@ class Chapter:
     def __init__(self, source: Any, seed: int, number: int, size: int):
         self.source = source
         self._rng = np.random.default_rng([seed, number])
-        self._room = max(
-            3, size // 20
-        )  # shapes of each rank: with few ranks full, layers of the others still find room
+        self._room = max(4, size // 20)  # shapes of each rank: with few ranks full, the others still find room
         self._made: dict[Array, dict[Any, Array]] = {}
         self._openers: dict[tuple, Array] = {}
         self._losses: dict[Array, dict[Any, tuple[Array, ...]]] = {}
+        deck = [source.forms[i] for i in self._rng.permutation(len(source.forms))]
         for rank in (2, 3, 4):
-            self._add_shape(self._shape(rank))
+            self._add_shape(x := self._shape(rank))
+            self._add_form(deck, x)
         kinds: dict[type, list[Any]] = {}
         for case in (*source.layers, *source.losses):
             kinds.setdefault(type(case.layer), []).append(case)
         order = np.random.default_rng(seed).permutation(len(kinds))
-        order = np.roll(order, -number * max(1, size // 2))
+        order = np.roll(order, -sum(pairs(_length(n)) for n in range(number)))
         several, losses = list(kinds.values()), {type(case.layer) for case in source.losses}
         for turn in range(4 * size):
             if sum(map(len, self._made.values())) + len(self._openers) >= size:
@@ -72,7 +73,7 @@ class Chapter:
                 self._try_loss(case)
             else:
                 self._try_layer(case)
-        self._forms = {x: self._some(source.forms, FORMS) for x in self._made}
+        self._forms = {x: self._dealt(deck, x) for x in self._made}
         for x in self._made:
             self._made[x].setdefault(still(source.layers, x), x)
         self._fitting = {(x, keeps): self._fit(x, keeps) for x in self._made for keeps in (False, True)}
@@ -96,15 +97,37 @@ class Chapter:
     def losses(self, y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
         return list(self._losses.get(y, {}).items())
 
-    def _some(self, values, n):
-        """n of the values, in their order."""
-        return [values[i] for i in sorted(self._rng.permutation(len(values))[:n])]
+    def _dealt(self, deck, x):
+        """FORMS forms that fit x, those that were dealt longest ago, in the catalogue's order."""
+        mine = []
+        for form in [*deck]:
+            y = self._formed(form, x)
+            if y in self._made and len(mine) < FORMS:
+                mine.append(form)
+                deck.remove(form)
+                deck.append(form)
+        return [form for form in self.source.forms if form in mine]
+
+    def _add_form(self, deck, x):
+        """What one form makes of x becomes an input, if a form makes something else of it: there it is no use else."""
+        for form in deck:
+            y = self._formed(form, x)
+            if y is not None and y != x and self._add_shape(y):
+                return
+
+    def _formed(self, form, x):
+        """What the form makes of x around layers that change nothing of its shape."""
+        if not all(form.keeps):  # what comes out is what its layer gives
+            return x
+        layer = still(self.source.layers, x)
+        return after(form.build(*[layer] * len(form.keeps)), x)
 
     def _shape(self, rank):
-        sizes = sorted(SIZES)
+        """Most often without axes of size one: many a mistake does not show there."""
+        sizes, ones = sorted(SIZES), self._rng.integers(4) == 0
         while True:
             x = Array(tuple(int(n) for n in self._rng.choice(sizes, rank)))
-            if bounded(x):
+            if bounded(x) and x.shape.count(1) <= ones:
                 return x
 
     def _add_shape(self, x):

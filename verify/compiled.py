@@ -106,12 +106,45 @@ def _traced(layer):
 def _both(layer):
     def both(params, x, dy):
         y, residuals = layer.forward(params, x)
-        dx, dparams = layer.pull(params, residuals, dy)
         moves, rest = split((params, x))
+        dparams, dx = _hand(layer, params, residuals, dy, moves)
         true, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
         return y, dx, dparams, true, pullback(zeros_for_none(dy, true))[0]
 
     return both
+
+
+def _hand(layer, params, residuals, dy, moves):
+    """(dparams, dx) of the layer's own pull; of one that raises, or whose dx does not fit x, NaN alone.
+
+    So the layer at fault is told from that below it, and one that has its true backward given needs no pull at all.
+    """
+    try:
+        dx, dparams = layer.pull(params, residuals, dy)
+        if _fits(dx, moves[1]):
+            return dparams, dx
+        _said[layer] = f"gives dx {_shown(dx)}; expected {_shown(moves[1])}"
+    except Exception as error:  # noqa: BLE001  # its forward has run: whatever is raised now is a mistake
+        _said[layer] = f"raises {type(error).__name__}: {error}".splitlines()[0]
+    return jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, v.dtype), moves)
+
+
+def _fits(dx, x):
+    leaves, tree = jax.tree.flatten(dx)
+    wanted, like = jax.tree.flatten(x)
+    return tree == like and [jnp.shape(v) for v in leaves] == [jnp.shape(v) for v in wanted]
+
+
+def _shown(tree):
+    return jax.tree.map(lambda v: f"{v.dtype}{list(v.shape)}", tree)
+
+
+_said: dict[Any, str] = {}
+
+
+def said(layer: Any) -> str:
+    """Why the layer's backward pass has given no cotangents, "" for one that does."""
+    return _said.get(layer, "")
 
 
 @cache
@@ -194,3 +227,4 @@ def forget() -> None:
     """Gives up what was compiled."""
     for kept in (_compiled, _traced, _jitted_forward, _init_shapes, _jitted_init, _output_shapes):
         kept.cache_clear()
+    _said.clear()

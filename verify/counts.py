@@ -79,6 +79,8 @@ def _print_campaign(tally, options, jobs) -> None:
         shell.say(people, ("\na chapter gave no result", "bold yellow"), f": {line(lost)}")
     head = f"{tally.networks} random networks, {len(tally.failures)} disagreements"
     shell.say(people, (head, "bold"), f" (seed {options.seed}, float64, every element of every leaf)")
+    if options.quiet:
+        return
     remarks = {
         "rounding": "differed by no more than rounding the inputs does",
         "not finite": "had no finite true gradient",
@@ -97,7 +99,9 @@ def _print_campaign(tally, options, jobs) -> None:
         shell.say(people, f"  once warm: {warm:.0f} a minute ({tally.warm} networks needed no compilation)")
     for what, seen, wanted in (("layers", tally.layers, layers), ("forms", tally.forms, forms)):
         missing = sorted(wanted - set(seen))
-        shell.say(people, f"  {what}: {len(wanted) - len(missing)} of {len(wanted)} covered")
+        rarest = min(wanted & set(seen), key=seen.__getitem__, default=None)
+        least = f", the rarest {rarest}, {seen[rarest]} times" if rarest else ""
+        shell.say(people, f"  {what}: {len(wanted) - len(missing)} of {len(wanted)} covered{least}")
         if options.verbose:
             listed = ", ".join(f"{name} {count}" for name, count in seen.most_common())
             shell.say(people, (f"    {listed}", "dim"))
@@ -128,7 +132,8 @@ def mutants(options: argparse.Namespace) -> str:
             fates.update(fate.fate for fate in new)
             show(", ".join(f"{n} {fate}" for fate, n in fates.most_common()), completed=fates.total())
 
-        found = mutation.run(parts, pool, options.catalogue, options.equivalents, watch, options.journal)
+        args = parts, pool, options.catalogue, options.equivalents, watch, options.journal, options.by
+        found = mutation.run(*args)
     told = mutation.summary(found)
     for file in options.output:
         listed: dict[str, Any] = told | {"fates": [asdict(fate) for fate in found]}
@@ -152,6 +157,10 @@ def _table(told: dict[str, Any]) -> str:
     for what in ("by rule", "by layer"):
         lines += ["", f"| {what} | killed | survived | equivalent | raises |", "|---|---:|---:|---:|---:|"]
         lines += [f"| {k} | " + " | ".join(str(v[f]) for f in mutation.FATES) + " |" for k, v in told[what].items()]
+    if alone := told["only the layer alone"]:
+        share = (told["killed"] - len(alone)) / (told["killed"] + told["survived"])
+        lines += ["", f"Random networks alone kill {100 * share:.1f} %. Only the layer by itself shows:", ""]
+        lines += [f"- `{name.rpartition(': ')[0]}`: {name.rpartition(': ')[2]}" for name in alone]
     lines += ["", "Survivors:", ""] if told["survivors"] else []
     lines += [f"- `{name}`" for name in told["survivors"]]
     lines += ["", "No mistakes, and why:", ""] if told["equivalents"] else []

@@ -127,7 +127,7 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted) if is_float(leaf)):
         return Outcome((), "not finite")
     wrong = compare(got, wanted, partial(_name, name))
-    if not wrong or any(d.error == np.inf for d in wrong):
+    if not wrong or not all(d.error < np.inf for d in wrong):
         return Outcome(tuple(wrong))
     if not (wrong := beyond_last_places(wrong, wanted, dy)):
         return Outcome((), "rounding")

@@ -94,6 +94,22 @@ def opened(book: Book) -> Iterator[tuple[dict[tuple, Any], Callable[[tuple, Any]
         yield done, append
 
 
+def held(path: Path) -> tuple[list[Any], list[tuple[Any, Any]]]:
+    """(campaign, [(key, what was told)]) of a journal, of whatever code: to look at, while another writes it perhaps.
+
+    Torn lines are left out. Raises JournalError for a file that is none.
+    """
+    try:
+        first, *lines = path.read_bytes().splitlines()
+    except (OSError, ValueError) as error:
+        raise JournalError(f"got {str(path)!r}; expected a journal that can be read. ({error})") from error
+    head = _json(first)
+    if not isinstance(head, dict) or "journal" not in head:
+        raise JournalError(f"got {str(path)!r}; expected the journal of a campaign.")
+    found = {_tuple(key): told for key, told in filter(None, map(_entry, lines))}
+    return head["campaign"], list(found.items())
+
+
 @contextmanager
 def _mine(path: Path) -> Iterator[IO[bytes]]:
     try:

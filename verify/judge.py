@@ -25,6 +25,8 @@ class Difference:
     scale: float
 
     def __str__(self):
+        if not self.error < np.inf:
+            return self.leaf if self.error == np.inf and not self.scale else f"{self.leaf}: not finite"
         return f"{self.leaf}: off by {self.error:.1e} where the largest true element is {self.scale:.1e}"
 
 
@@ -111,9 +113,14 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     layer = compiled(layer)
     y, residuals = layer.forward(params, x)
     dy = output_error(y, rng)
-    ours, true = layer.pull(params, residuals, dy), truth(layer, params, x, dy)
+    true = truth(layer, params, x, dy)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(true)):
         return Outcome((), "not finite")
+    try:
+        ours = layer.pull(params, residuals, dy)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        said = f"the sweep raises {type(error).__name__}: {error}".splitlines()[0]
+        return Outcome((Difference(said, np.inf, 0.0),))
     wrong = compare(ours, true)
     if not wrong:
         return Outcome(())
@@ -126,7 +133,7 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
 def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Difference]:
     """Those that are more than the last places of the largest number in the truth or in the error from above."""
     largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
-    return [d for d in wrong if d.error > LAST_PLACE * largest]
+    return [d for d in wrong if not d.error <= LAST_PLACE * largest]  # NaN is more
 
 
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from verify.architectures import Network, values
-from verify.compiled import Compiled, hand_and_true
+from verify.compiled import Compiled, hand_and_true, said
 from verify.judge import Outcome, judge
 from verify.protocol import children, leaves, nodes, replace_at
 
@@ -33,6 +33,8 @@ class Fault:
 
     def __str__(self):
         place = self.path.rpartition(".")[0]
+        if why := said(self.layer):
+            return f"{place}{': ' * bool(place)}{self.layer!r} is at fault: its backward pass {why}"
         worst = max(self.outcome.differences, key=lambda d: d.error / max(d.scale, 1e-300))
         return f"{place}{': ' * bool(place)}{self.layer!r} is at fault in its {self.half}; {worst}"
 

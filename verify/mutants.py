@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.architectures import Network, after, catalogue, draw_inputs, homes, is_one, values
+from verify.by_networks import holding, judged
 from verify.campaign import resumed
+from verify.chapters import forget
 from verify.check import check
 from verify.compiled import hand_and_true
 from verify.journal import Book, fingerprint
@@ -34,6 +36,7 @@ from verify.safely import Failed, Pool
 BATCH = 12  # of compiled programs a process can map only so many (Linux: vm.max_map_count)
 MOST = 3  # inputs at which `check` sees a mutant that every quicker judge let through
 Reasons = tuple[tuple[str, str], ...]
+NETWORKS, ALONE = "networks", "the layer alone: "  # who kills, where networks are asked first
 FATES = "killed", "survived", "equivalent", "raises"
 
 
@@ -252,19 +255,34 @@ def _place(mutant: Mutant) -> tuple[Any, ...]:
     return function, mutant.line, mutant.before, mutant.after, mutant.place, mutant.choice
 
 
-def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = ()) -> list[Fate]:
-    """The fates of some mutants of one class: runs in any process."""
+def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = (), by: str = "layers") -> list[Fate]:
+    """The fates of some mutants of one class: runs in any process.
+
+    By "networks" random networks are asked first, and of those that they let through the judges of the layer alone.
+    """
     kind = list(_layers(name))[number]
     listed, fates = mutants(kind), []
     for i in chosen:
         mutant = listed[i]
         say(str(mutant))
-        fate = judge(name, number, mutant, reasons)
+        fate = _by_networks(name, number, mutant, reasons) if by == "networks" else judge(name, number, mutant, reasons)
         if fate[0] == "survived":
             fate = _elsewhere(name, number, mutant) or fate
+            fate = fate[0], ALONE * (by == "networks" and fate[0] == "killed") + fate[1]
         fates.append(Fate(kind.__name__, str(mutant), mutant.rule, mutant.line, *fate))
+    if by == "networks":
+        forget()
+        holding.cache_clear()
     jax.clear_caches()  # of programs that nobody will run again
     return fates
+
+
+def _by_networks(name: str, number: int, mutant: Mutant, reasons: Reasons) -> tuple[str, str]:
+    fate, _ = judged(name, mutant)
+    if fate != "survived":
+        return fate, NETWORKS if fate == "killed" else ""
+    fate, by = judge(name, number, mutant, reasons)
+    return fate, f"{ALONE}{by}" if fate == "killed" else by
 
 
 def choose(name: str, only: tuple[str, ...], count: int | None, seed: int) -> list[tuple[int, tuple[int, ...]]]:
@@ -293,6 +311,7 @@ def run(
     equivalents: Path | None = None,
     watch: Callable[[list[Fate]], Any] = lambda fates: None,
     journal: Path | None = None,
+    by: str = "layers",
 ) -> list[Fate]:
     """The fates of all mutants in `parts`, over a pool's processes, or here without one.
 
@@ -302,9 +321,16 @@ def run(
     told = lambda found: [asdict(fate) for fate in found]  # noqa: E731
     meant = lambda held: [Fate(**fate) for fate in held]  # noqa: E731
     code = fingerprint(*homes(name)) if journal else {}
-    book = Book(journal, ["mutants", name, len(reasons)], code, lambda part: (part[1], *part[2]), told, meant)
+    book = Book(
+        journal,
+        ["mutants", name, len(reasons), *([by] if by != "layers" else [])],
+        code,
+        lambda part: (part[1], *part[2]),
+        told,
+        meant,
+    )
     lost = []
-    for _, found in resumed(pool, batch, [(name, *part, reasons) for part in parts], book):
+    for _, found in resumed(pool, batch, [(name, *part, reasons, by) for part in parts], book):
         if isinstance(found, Failed):
             lost.append(str(found))
         else:
@@ -350,6 +376,7 @@ def summary(fates: list[Fate]) -> dict[str, Any]:
         "killed by": dict(Counter(f.by for f in fates if f.fate == "killed").most_common()),
         "by rule": table(lambda f: f.rule),
         "by layer": table(lambda f: f.layer),
+        "only the layer alone": [f"{f.mutant}: {f.by.removeprefix(ALONE)}" for f in fates if f.by.startswith(ALONE)],
         "survivors": [f.mutant for f in fates if f.fate == "survived"],
         "equivalents": {f.mutant: f.by for f in fates if f.fate == "equivalent"},
     }

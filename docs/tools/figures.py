@@ -1,10 +1,11 @@
-"""python -m docs.tools.figures: the figures of the documentation, drawn from what the library computes.
+"""python -m docs.tools.figures [NAME ...]: the figures of the documentation, drawn from what the library computes.
 
 They are SVG files in docs/figures, committed, with no background and the text in `currentColor`: on the site they are
 part of the page and take its colours; alone they follow the reader's light or dark setting.
 """
 
 import re
+import sys
 from collections.abc import Callable
 from math import cos, pi, sin, sqrt
 from pathlib import Path
@@ -425,6 +426,26 @@ def curvature():
     return fig
 
 
+def coverage():
+    """What a long campaign of random networks has met, and how many disagreed, against networks audited."""
+    told = held("verify/results/networks.json")
+    audited = [row["networks"] for row in told["chapters"]]
+    fig, axis = plt.subplots(figsize=(8, 3.6))
+    kinds = {
+        "layers": ("layers and losses", BLUE, "o-"),
+        "forms": ("forms", GREEN, "s-"),
+        "pairs": ("pairs of neighbours", ORANGE, "^-"),
+    }
+    for what, (name, colour, marker) in kinds.items():
+        share = [100 * row[what] / told["possible"][what] for row in told["chapters"]]
+        axis.plot(audited, share, marker, color=colour, markersize=4, label=name)
+    axis.plot(audited, [row["disagreements"] for row in told["chapters"]], "v-", color=RED, markersize=4, clip_on=False,
+              label="disagreements, their number")  # fmt: skip
+    axis.set(xlabel="networks audited", ylabel="% of what is possible", xscale="log", ylim=(0, 102))
+    axis.legend(frameon=False)
+    return fig
+
+
 def network() -> Drawing:
     """What `jbp.draw` makes of two inputs and two heads."""
     block = Residual(Serial(LayerNorm(), Dense(32), GELU()))
@@ -445,6 +466,7 @@ FIGURES: dict[str, Callable] = {
     "losses": losses_by_prediction, "attention": attention, "norms": norms, "conv": convolutions, "pool": pools,
     "norm": normalized, "recurrent": through_time, "embedding": places, "stochastic": estimators, "structure": resized,
     "watch": watch, "credit": credit, "pipelines": pipelines, "curvature": curvature,
+    "coverage": coverage,
 }  # fmt: skip
 
 
@@ -468,8 +490,11 @@ def main() -> None:
     matplotlib.rcParams["figure.constrained_layout.use"] = True
     HERE.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         save(draw(), HERE / f"{name}.svg")
-    network().save(HERE / "network.svg")
+    if not sys.argv[1:]:
+        network().save(HERE / "network.svg")
 
 
 if __name__ == "__main__":

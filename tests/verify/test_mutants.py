@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import jbp
-from verify import mutants
+from verify import by_networks, counts, mutants
 from verify.__main__ import main
 from verify.architectures import Array, Network, catalogue, values
 from verify.journal import JournalError
 from verify.mutate import apply, mutants as mistakes, way_back
+from verify.protocol import nodes
 
 KINDS = list(dict.fromkeys(type(c.layer) for c in (*catalogue().layers, *catalogue().losses)))
 X = Array((3, 8))
@@ -73,6 +74,25 @@ def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(t
     file.write_text("[[equivalent]]\nmutant = 3")
     with pytest.raises(mutants.MutantsError, match="expected TOML tables"):
         mutants._reasons(file)
+
+
+def test_random_networks_judge_a_mutant_and_what_they_miss_is_told_apart(monkeypatch):
+    for name, few in {"AROUND": 4, "WORDS": 12, "DRAWN": 30, "TIMES": 2, "KEPT": 3}.items():
+        monkeypatch.setattr(by_networks, name, few)
+    kind = jbp.layers.Softsign
+    held = by_networks.holding("jbp", kind)
+    assert held
+    assert all(any(type(node) is kind for _, node in nodes(net.layer)) for net in held)
+    wrong = next(m for m in mistakes(kind) if m.rule == "sign")
+    same = next(m for m in mistakes(kind) if "astype" in m.before and m.rule == "call dropped")
+    assert by_networks.judged("jbp", wrong)[0] == "killed"
+    assert by_networks.judged("jbp", same) == ("survived", len(held))
+    residual = next(m for m in mistakes(jbp.Residual) if m.function == "Residual._down" and m.rule == "term dropped")
+    assert by_networks.judged("jbp", residual)[0] in ("killed", "raises")
+    alone = mutants.Fate("Softsign", "a", "sign", 1, "killed", f"{mutants.ALONE}dtypes")
+    told = mutants.summary([alone, mutants.Fate("Softsign", "b", "sign", 1, "killed", mutants.NETWORKS)])
+    assert told["only the layer alone"] == ["a: dtypes"]
+    assert "Random networks alone kill 50.0 %" in counts._table(told)
 
 
 def test_what_is_in_the_journal_is_not_done_again(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Random networks: valid, covered, replayable, shrunk; and every planted fault is found at the layer where it is."""
 
 import itertools
+import json
 import multiprocessing
 import random
 import re
@@ -16,14 +17,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
 import jbp
+from benchmarks.verify import covered, planted
 from benchmarks.verify.faults import FAULTS, broken
 from verify import campaign, chapters
 from verify.__main__ import main
 from verify.architectures import EVEN, Array, Network, catalogue, networks
 from verify.compiled import compilations, hand_and_true
+from verify.journal import Book, JournalError
 from verify.judge import audit
 from verify.locate import locate
-from verify.protocol import children, leaves
+from verify.protocol import children, leaves, nodes
+from verify.safely import Pool
 
 DRAWN = settings(
     deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate], backend=EVEN
@@ -151,6 +155,35 @@ def test_a_layer_is_traced_with_arrays_of_jax():
     assert not audit(Network(net, inputs, 56644)).disagrees
 
 
+def _raises(self, *args):
+    raise TypeError("unsupported")
+
+
+@pytest.mark.parametrize(
+    ("backward", "said"),
+    [
+        (_raises, "its backward pass raises TypeError: unsupported"),
+        (lambda self, p, x, dy: (dy[:1], dy), "gives dx float64[1, 5]; expected float64[3, 5]"),
+        (lambda self, p, x, dy: (jnp.nan * x, dy), "not finite"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jbp.Repeat(f, 3), jbp.Remat])
+def test_a_layer_that_gives_no_cotangents_is_at_fault_and_not_its_neighbours(wrap, backward, said):
+    wrong = broken(jbp.layers.Dense(5), backward=backward)
+    network = Network(jbp.Serial(jbp.layers.Tanh(), wrap(wrong), jbp.layers.Sin()), Array((3, 5)), 0)
+    assert audit(network).disagrees
+    (fault,) = locate(network)
+    assert fault.layer is wrong
+    assert said in str(fault)
+
+
+def test_a_combinator_that_raises_is_at_fault():
+    wrong = broken(jbp.Residual(jbp.layers.Tanh()), pull=_raises)
+    network = Network(jbp.Serial(jbp.layers.Dense(5), wrong), Array((3, 5)), 0)
+    assert audit(network).differences[0].leaf == "the sweep raises TypeError: unsupported"
+    assert [fault.path for fault in locate(network)] == ["Serial[1].Residual"]
+
+
 class Broken(jbp.layers.Tanh):
     def backward(self, params, kept, dy, /):
         return 1.5 * super().backward(params, kept, dy)[0], ()
@@ -229,6 +262,85 @@ def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_t
     assert len(seen & every) > 0.85 * len(every)
 
 
+def test_the_forms_of_a_chapter_fit_and_its_shapes_are_seldom_of_one():
+    source, dealt, ones = catalogue(), Counter(), 0
+    for number in range(2):
+        chapter = chapters.Chapter(source, 3, number, 30)
+        for x in chapter.starts():
+            ones += x.shape.count(1) > 1
+            for form in chapter.forms(x):
+                y = chapter._formed(form, x)
+                assert y is not None
+                assert chapter.knows(y)
+                dealt[form.name] += 1
+    assert len(dealt) >= len(source.forms) - 3
+    assert ones <= 5  # of some twenty, where layers have made them
+
+
+FEW = "Dense", "Tanh", "Recurrent", "Positions", "Flatten", "MeanSquaredError"
+PLANTED = {f"{plant.sort}, {plant.name}": plant for plant in planted.plants()}
+
+
+def test_a_planted_fault_is_rejected_and_named(monkeypatch):
+    """benchmarks.verify.planted tries them all."""
+    monkeypatch.setattr(planted, "ABOUT", FEW)
+    monkeypatch.setattr(campaign, "SHRINKING", 0)
+    plant = PLANTED["inside, Recurrent: half of the error of its Tanh"]
+    found = planted.judged(plant, planted.some(catalogue()), 0)
+    assert found["named"] == "right"
+    assert found["networks"] <= 100
+
+
+def test_there_are_as_many_pairs_as_faults_and_none_is_right():
+    sorts = Counter(plant.sort for plant in PLANTED.values())
+    assert sorts["single"] == sorts["pair"] == len(FAULTS)
+    assert min(sorts.values()) >= 8
+    right = planted.some(catalogue())
+    for plant in PLANTED.values():
+        wrong = planted.planted(right, plant)
+        several = [*wrong.layers, *wrong.losses]
+        made = [form.build(*[jbp.layers.Tanh()] * len(form.keeps)) for form in wrong.forms]
+        kinds = {id(kind) for _, kind in plant.wrong}
+        inside = [node for layer in (*(c.layer for c in several), *made) for _, node in nodes(layer)]
+        assert any(id(type(node)) in kinds for node in inside) or plant.under, plant.name
+
+
+def test_what_a_journal_holds_is_told_by_how_coverage_grew(tmp_path):
+    journal = tmp_path / "journal"
+    tallies = [
+        campaign.Tally(networks=50, layers=Counter(Dense=1200, Tanh=7), forms=Counter(Remat=3)),
+        campaign.Tally(networks=100, layers=Counter(Tanh=4)),
+    ]
+    tallies[0].pairs[("Dense", "Tanh")] += 5
+    tallies[1].pairs.update([("Tanh", "Dense"), ("Tanh", "Embedding")])
+    parts = [("jbp", 5, number, tally.networks, 250) for number, tally in enumerate(tallies)]
+    book = Book(journal, ["jbp", 5], {}, lambda part: part[2:], campaign._told, campaign._meant)
+    for _ in campaign.resumed(None, lambda name, seed, number, *rest: tallies[number], parts[::-1], book):
+        pass
+    assert campaign.recorded(journal) == ("jbp", 5, tallies)
+    output = tmp_path / "told.json"
+    assert covered.main([str(journal), "--output", str(output)]) == 0
+    told = json.loads(output.read_text())
+    assert [(row["networks"], row["layers"], row["forms"], row["pairs"]) for row in told["chapters"]] == [
+        (50, 2, 1, 1), (150, 2, 1, 2),
+    ]  # fmt: skip
+    assert told["seldom"]["layers"]["Tanh"] == 11
+    assert told["seldom"]["layers"]["Conv"] == 0
+    assert "Dense" not in told["seldom"]["layers"]
+    assert "| 150 | 0 | 2 of " in output.with_suffix(".md").read_text()
+    journal.write_text("no journal")
+    with pytest.raises(JournalError, match="expected the journal of a campaign"):
+        campaign.recorded(journal)
+
+
+def test_neighbours_are_counted_where_one_follows_the_other():
+    tally = campaign.Tally()
+    inner = jbp.Parallel(jbp.layers.Tanh(), jbp.layers.Sin())
+    net = jbp.Serial(jbp.layers.FanOut(), inner, jbp.layers.Add())
+    campaign.cover(tally, Network(net, Array((2, 3)), 0), jbp.Serial)
+    assert set(tally.pairs) == {("FanOut", "Parallel"), ("Parallel", "Add")}
+
+
 def test_the_command_says_what_was_covered(capsys):
     assert main(["networks", "--count", "8", "--seed", "1", "--here"]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -239,6 +351,8 @@ def test_the_command_says_what_was_covered(capsys):
     assert "not met" not in said
     assert main(["networks", "--count", "1", "--seed", "1", "--here", "-v"]) == 0
     assert "not met: " in capsys.readouterr().out
+    assert main(["networks", "--count", "1", "--seed", "1", "--here", "--quiet"]) == 0
+    assert "covered" not in capsys.readouterr().out
 
 
 def odd(n):
@@ -255,11 +369,13 @@ def test_any_executor_does_the_parts_and_what_raises_is_told():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
+@pytest.mark.parametrize("kind", ["threads", "processes", "pool", "dask"])
 def test_a_campaign_is_the_same_on_every_executor(kind):
     with ExitStack() as stack:
         if kind == "threads":
             pool = stack.enter_context(ThreadPoolExecutor(1))
+        elif kind == "pool":
+            pool = stack.enter_context(Pool(2))
         elif kind == "processes":
             pool = stack.enter_context(ProcessPoolExecutor(2, multiprocessing.get_context("spawn")))
         else:
@@ -286,7 +402,7 @@ def test_even_draws_meet_layers_of_every_rank_and_twice_as_many_neighbours():
         @settings(DRAWN, max_examples=100, backend=backend)
         @given(networks())
         def draw(network):
-            campaign.cover(tally, network)
+            campaign.cover(tally, network, jbp.Serial)
 
         draw()
         return tally
