@@ -9,13 +9,12 @@ from functools import cache
 from typing import Any
 
 import jax
-import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from verify.architectures import EVEN, Network, catalogue, networks, values
 from verify.chapters import Chapter
 from verify.compiled import compiled, said
-from verify.judge import judge
+from verify.judge import RAISES, Outcome, judge
 from verify.mutate import Mutant, apply
 from verify.protocol import children, nodes, replace_at, scans, substitute
 
@@ -88,13 +87,17 @@ def judged(name: str, mutant: Mutant) -> tuple[str, int]:
             outcome = judge(layer, params, x, rng)
             if not outcome.disagrees:
                 ran += 1
-            elif all(d.error == np.inf for d in outcome.differences) or any(map(said, wrong.values())):
+            elif any(why.startswith("raises") for why in map(said, wrong.values())) or _raised(outcome):
                 raised += 1
             else:
                 return "killed", number
     if raised and ran:
         return "killed", 0
     return ("raises", 0) if raised else ("survived", ran)
+
+
+def _raised(outcome: Outcome) -> bool:
+    return any(d.leaf.startswith(RAISES) for d in outcome.differences)
 
 
 def _with(layer: Any, mutant: Mutant, broken: Any) -> Any:

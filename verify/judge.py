@@ -13,6 +13,7 @@ from verify.compiled import Compiled, compiled
 from verify.protocol import is_float, is_none, join, replace_at, split
 
 CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
+RAISES = "the sweep raises"  # how the difference of one that does begins
 LAST_PLACE = 1e-12  # of the largest number there is
 
 
@@ -119,7 +120,7 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     try:
         ours = layer.pull(params, residuals, dy)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        said = f"the sweep raises {type(error).__name__}: {error}".splitlines()[0]
+        said = f"{RAISES} {type(error).__name__}: {error}".splitlines()[0]
         return Outcome((Difference(said, np.inf, 0.0),))
     wrong = compare(ours, true)
     if not wrong:

@@ -390,9 +390,7 @@ def insides() -> list[Plant]:
         "its BatchNorm as in evaluation": single(24),
         "its LSTMCell sends the error of another state": derived(
             layers.LSTMCell,
-            backward=lambda self, *a: (lambda dx, d: (jax.tree.map(lambda v: jnp.roll(v, 1, -1), dx), d))(
-                *layers.LSTMCell.backward(self, *a)
-            ),
+            backward=_rolled_state,
         ),
         "one of its copies alone sends its error down": derived(
             layers.FanOut, backward=lambda self, p, r, dy: (jax.tree.leaves(dy)[0], ())
@@ -405,6 +403,11 @@ def insides() -> list[Plant]:
         "its LSTMNode forgets the left memory": derived(layers.LSTMNode, backward=_forgetful),
     }
     return found + [Plant("inside", f"Recursive: {n}", (kind,), (layers.Recursive,)) for n, kind in recursive.items()]
+
+
+def _rolled_state(self, params, residuals, dy):
+    dx, delta = layers.LSTMCell.backward(self, params, residuals, dy)
+    return jax.tree.map(lambda v: jnp.roll(v, 1, -1), dx), delta
 
 
 def _all_the_same_apart(self, params, residuals, dy):

@@ -194,10 +194,6 @@ def planted() -> str:
     return (ROOT / "benchmarks/verify/results/planted.md").read_text()
 
 
-def by_networks() -> str:
-    return (ROOT / "benchmarks/verify/results/mutants_by_networks.md").read_text()
-
-
 def released() -> str:
     plain = str.maketrans({"[": r"\[", "*": r"\*"})
     rows = [(r["package"], f"`{r['rule']}`", r["verdict"], r["found"].translate(plain)) for r in audits("released")]
@@ -229,6 +225,6 @@ MADE: dict[str, Callable[[], str]] = {
     for f in (
         *(setting, means, both, backward, training, missed),
         *(parity, parity_faults, parity_unsaid, parity_modules),
-        *(strangers, floor, alarms, located, mutants, networks, planted, by_networks, released, credit),
+        *(strangers, floor, alarms, located, mutants, networks, planted, released, credit),
     )
 }
