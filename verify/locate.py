@@ -43,7 +43,8 @@ def locate(network: Network) -> list[Fault]:
     """The layers at fault, each found on its own, with every other layer's backward pass corrected.
 
     A leaf is at fault if the network disagrees although all other leaves are corrected. A combinator is at fault if the
-    network disagrees with all leaves corrected, and agrees once the combinator is corrected as a whole.
+    network disagrees with all leaves corrected, and agrees once the combinator is corrected as a whole, alone or with
+    all others of its class.
     """
     with jax.enable_x64(True):
         return _locate(network)
@@ -59,9 +60,8 @@ def _locate(network):
     def with_leaves_true(path, node):
         return node if children(node) else Corrected(node)
 
-    combined = outcome(with_leaves_true)
-    if combined.disagrees:
-        return _combinator(network, outcome, with_leaves_true, combined)
+    if outcome(with_leaves_true).disagrees:
+        return _combinator(network, outcome, with_leaves_true)
     faults = []
     for path, leaf in leaves(network.layer):
 
@@ -81,13 +81,24 @@ def _locate(network):
     return faults
 
 
-def _combinator(network, outcome, with_leaves_true, combined):
-    inner = [(path, node) for path, node in nodes(network.layer) if children(node)]
-    for path, node in sorted(inner, key=lambda found: -found[0].count(".")):
+def _combinator(network, outcome, with_leaves_true):
+    """The least part that cures the network once it is corrected: one combinator, or all of a class that err alike."""
+    every = list(nodes(network.layer))
+    inner = [(path, node) for path, node in every if children(node)]
+    alike = [
+        [(path, node) for path, node in inner if type(node) is kind]
+        for kind in dict.fromkeys(type(node) for _, node in inner)
+    ]
 
-        def change(p, n, path=path):
-            return Corrected(n) if p == path else with_leaves_true(p, n)
+    def corrected(paths):
+        return outcome(lambda p, n: Corrected(n) if p in paths else with_leaves_true(p, n))
 
-        if not outcome(change).disagrees:
-            return [Fault(path, node, "backward pass", combined)]
+    def extent(group):
+        return sum(any(p == path or p.startswith((f"{path}.", f"{path}[")) for path, _ in group) for p, _ in every)
+
+    for group in sorted([*([one] for one in inner), *alike], key=extent):
+        paths = {path for path, _ in group}
+        if not corrected(paths).disagrees:
+            alone = [(path, node, corrected(paths - {path})) for path, node in group]
+            return [Fault(path, node, "backward pass", found) for path, node, found in alone if found.disagrees]
     return []

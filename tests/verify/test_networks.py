@@ -110,6 +110,20 @@ def test_a_combinator_at_fault_is_found():
     assert "Serial[1].Remat: Residual(Dense(5)) is at fault" in str(fault)
 
 
+def test_a_combinator_at_fault_in_two_places_is_found_in_both():
+    """To correct one of them alone does not cure the network, and to correct what holds both says nothing."""
+
+    def pull(self, params, residuals, dy):
+        dx, grads = jbp.Residual.pull(self, params, residuals, dy)
+        return 0.5 * dx, grads
+
+    wrong = broken(jbp.Residual(jbp.layers.Dense(5)), pull=pull)
+    two = jbp.Serial(wrong, jbp.Remat(wrong))
+    found = locate(Network(jbp.Serial(jbp.Remat(jbp.layers.Tanh()), two, jbp.layers.Dense(2)), Array((3, 5)), 0))
+    assert [fault.path for fault in found] == ["Serial[1].Serial[0].Residual", "Serial[1].Serial[1].Remat.Residual"]
+    assert all(fault.layer is wrong for fault in found)
+
+
 @settings(DRAWN, max_examples=4)
 @given(networks())
 def test_networks_are_valid_and_agree(network):
