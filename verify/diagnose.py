@@ -12,8 +12,7 @@ import numpy as np
 
 from verify.bench import Bench, Refused
 from verify.budget import Draw, largest
-from verify.example import Leaves, is_key
-from verify.inputs import ENDS, EXTREME
+from verify.example import Leaves, Tag, is_key
 from verify.law import Breach
 from verify.terms import Told, misread, missing
 
@@ -56,19 +55,21 @@ def diagnose(breaches: list[Breach], bench: Bench, broken: set[str]) -> str:
     if law == "finite" or not seen:
         return _unbounded(breaches) if law == "finite" else "unknown"
     kinds: tuple[Callable[[list[Breach]], str], ...] = (
-        _repeated, _factor, _transpose, _reversal, _off_by_one, _masked, _part, _row,
+        _factor, _transpose, _reversal, _off_by_one, _masked, _part, _row,
     )  # fmt: skip
-    name = next((name for kind in kinds if (name := kind(seen))), "")
     name = (
-        name
+        _repeated(bench, seen)
+        or next((name for kind in kinds if (name := kind(seen))), "")
         or _elsewhere(bench, seen)
         or _inside(bench, seen)
         or _term(seen)
         or _rounding(seen)
         or next((BY_LAW[b] for b in BEHIND if b in broken), "")
     )
-    name = name or _where(seen) or ("wrong under vmap" if law == "vmap" else "unknown")
-    if law == "dense" and not any(b.draw and b.draw[0].ordinary for b in seen) and not name.startswith("only"):
+    if not name and (where := _where(seen)):
+        return where
+    name = name or ("wrong under vmap" if law == "vmap" else "unknown")
+    if law == "dense" and not any(b.draw and b.draw[0].ordinary for b in seen):
         return f"{name}, at some inputs only"
     return name
 
@@ -154,32 +155,17 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
         return ""
 
 
-FAR = ("x3", "grid", ENDS, *EXTREME)
-TIES = ("ties", "constant", "equal", "integers", "signs", "one-hot", "zeros", "first row", "last row", "signed")
-SIZES = (
-    "first axes",
-    "last axes",
-    "all axes",
-    "axes",
-    "odd",
-    "falling",
-    "alike",
-    "one more",
-    "two",
-    "empty",
-    "long axis",
-    "on tile",
+CLASSES = (
+    ("only far out", Tag.OUTLYING),
+    ("only at ties or zeros", Tag.TIES),
+    ("only at some sizes", Tag.SIZE),
 )
-SIZES += ("off tile", "broadcast")
 
 
 def _where(breaches: list[Breach]) -> str:
     """Only ever at inputs of one class."""
-    labels = {b.draw[0].label for b in breaches if b.draw}
-    for name, starts in (("only far out", FAR), ("only at ties or zeros", TIES), ("only at some sizes", SIZES)):
-        if labels and all(label.startswith(starts) for label in labels):
-            return name
-    return ""
+    tags = [b.draw[0].tags for b in breaches if b.draw]
+    return next((name for name, tag in CLASSES if tags and all(tag in some for some in tags)), "")
 
 
 def _masked(breaches: list[Breach]) -> str:
@@ -198,9 +184,9 @@ def _masked(breaches: list[Breach]) -> str:
     return "masked region leaks" if hits else ""
 
 
-def _repeated(breaches: list[Breach]) -> str:
+def _repeated(bench: Bench, breaches: list[Breach]) -> str:
     """Wrong where an index comes twice, and right at the example, where none does."""
-    if any(b.draw and b.draw[0].label == "example" for b in breaches):
+    if any(b.draw and b.draw[0] is bench.example for b in breaches):
         return ""
     for i, x in enumerate(breaches[0].draw[0].others if breaches[0].draw else ()):
         if is_key(x) or not np.issubdtype(x.dtype, np.integer) or np.size(x) < 2:
@@ -218,27 +204,15 @@ def _gross(breaches: list[Breach]) -> bool:
 
 
 def _unbounded(breaches: list[Breach]) -> str:
-    labels = {b.draw[0].label for b in breaches if b.draw}
-    if any(b.draw and b.draw[0].ordinary for b in breaches):
+    cases = [b.draw[0] for b in breaches if b.draw]
+    if not cases or any(case.ordinary for case in cases):
         return "unknown"
-    none = (
-        "zeros",
-        "signed zeros",
-        "first row zero",
-        "last row zero",
-        "ties",
-        "one-hot",
-        "integers",
-        "tiny",
-        "denormal",
-    )
-    if labels == {"empty"}:
+    if all(Tag.EMPTY in case.tags for case in cases):
         return "division by zero"
-    if labels and all(name.startswith(FAR) for name in labels):
+    if all(Tag.OUTLYING in case.tags for case in cases):
         return "overflow"
-    if labels and any("zero" in name for name in labels) and all(name.startswith(none) for name in labels):
-        return "division by zero"
-    return "unknown"
+    little = all(case.tags & {Tag.ZERO, Tag.LITTLE} for case in cases)
+    return "division by zero" if little and any(Tag.ZERO in case.tags for case in cases) else "unknown"
 
 
 def _arrays(breaches: list[Breach]) -> list[Pair]:

@@ -5,6 +5,7 @@ representable in float32, so that every dtype from there up sees the same ones.
 """
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import jax
@@ -16,15 +17,53 @@ from verify.contract import Constraint
 Leaves = tuple[Any, ...]
 
 
+class Tag(Enum):
+    """What sets an input apart from the example. Verdicts and diagnoses read these; labels are for people."""
+
+    ANEW = auto()  # drawn like the example, and nothing else
+    OUTLYING = auto()  # beyond the spread of the example
+    EXTREME = auto()  # far beyond it
+    FAR = auto()  # where half precision leaves little of an exponential
+    SQUARED = auto()  # whose square is too large for float16
+    HUGE = auto()  # whose square is too large for float32
+    TINY = auto()  # where float32 underflows, which a right formula may do as well
+    TIES = auto()  # numbers that are equal to others
+    ZERO = auto()  # zeros, alone or in a row
+    LITTLE = auto()  # zeros or next to it among others
+    SIZE = auto()  # sizes other than the example's
+    LONG = auto()  # with a long axis
+    BATCH = auto()  # one axis more, that of a batch
+    BROADCAST = auto()  # an axis of one where another leaf has more
+    RESHAPED = auto()  # a row that is broadcast as a column, or as a number
+    MULTIPLE = auto()  # an axis twice as long as another one like it
+    EMPTY = auto()
+    BEYOND = auto()  # integers that are compared, at or past the ends of an axis
+    NEGATIVE = auto()  # a pointer that counts from the end, or stands for none
+    PAST = auto()  # a pointer past the end of the axis into which it points
+    BELOW = auto()  # what may be a scale, a bound, a count, below zero
+    NONE = auto()  # none at all of what is counted, as lengths are
+    RANK = auto()  # another rank, of what a definition may take by accident
+    UNSORTED = auto()  # what was sorted
+
+
+UNSHOWN = frozenset({Tag.NEGATIVE, Tag.PAST, Tag.BELOW, Tag.NONE, Tag.RANK, Tag.UNSORTED})  # by the example
+SHAPED = frozenset({Tag.BATCH, Tag.BROADCAST, Tag.MULTIPLE, Tag.EMPTY})  # sizes that nobody has promised
+
+
 @dataclass(frozen=True)
 class Case:
-    """One input over leaves, with a label that says what is special about it. `ordinary` ones resemble the example."""
+    """One input over leaves, with a label that says what is special about it. `ordinary` ones resemble the example.
+
+    tags are what it assumes beyond the example; leaf is the one that it is about, counted over floats and others.
+    """
 
     label: str
     floats: Leaves
     others: Leaves
     ordinary: bool = False
     constraints: tuple[Constraint, ...] = ()
+    tags: frozenset[Tag] = frozenset()
+    leaf: int | None = None
 
     def constraint(self, k: int) -> Constraint:
         """Of float leaf k: what was declared, or what this case shows if it is the example."""
@@ -68,7 +107,8 @@ def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0)
     draw = (like, _near, _beside)[near]
     each = ((x, example.constraint(k)) for k, x in enumerate(example.floats))
     floats = tuple(single(held(x, draw(x, rng, c if np.size(x) else Constraint()))) for x, c in each)
-    return Case(label, floats, tuple(_other_like(x, rng) for x in example.others), ordinary=True)
+    others = tuple(_other_like(x, rng) for x in example.others)
+    return Case(label, floats, others, ordinary=True, tags=frozenset({Tag.ANEW}))
 
 
 def _beside(x: np.ndarray, rng: np.random.Generator, domain: Constraint) -> np.ndarray:

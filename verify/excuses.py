@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import finfo
 
-from verify import inputs
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.budget import Draw, blur, largest, off, scale, usual
-from verify.example import Case, Leaves, is_float, single
+from verify.example import SHAPED, UNSHOWN, Case, Leaves, Tag, is_float, single
 from verify.jaxprs import again, jaxpr_of
 from verify.oracles import dense
 
 NEVER = 1e18
-SHAPED = ("rank", "broadcast", "multiple", "empty")
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Place:
     infinite: bool = False
 
     @property
-    def label(self) -> str:
-        return self.draw[0].label
+    def tags(self) -> frozenset[Tag]:
+        return self.draw[0].tags
 
     @property
     def resized(self) -> bool:
@@ -75,15 +73,14 @@ def _same(place: Place) -> bool:
 
 
 def _not_shown(place: Place) -> bool:
-    return place.label.startswith(
-        (inputs.NEGATIVE, inputs.PAST, inputs.BELOW, inputs.NONE, inputs.RANK) if _same(place) else inputs.UNSHOWN
-    )
+    unshown = place.tags & UNSHOWN
+    return bool(unshown - {Tag.UNSORTED} if _same(place) else unshown)
 
 
 def _mask_broadcast(place: Place) -> bool:
     floats, others = place.bench.example.floats, place.bench.example.others
     whole = range(len(floats), len(floats + others))
-    return any(f"{place.label} ".startswith(f"broadcast {i} ") for i in (*_binary(place), *whole))
+    return Tag.BROADCAST in place.tags and place.draw[0].leaf in (*_binary(place), *whole)
 
 
 def _binary(place: Place) -> list[int]:
@@ -100,7 +97,7 @@ def _one_alone(place: Place) -> bool:
     beside = {i for i in vectors for j in vectors if i != j and np.shape(floats[i]) == np.shape(floats[j])}
     several = {i for i in beside if sum(np.size(floats[i]) in np.shape(x) for x in floats) > 2}
     read = set(range(len(floats))) if "pallas_call" in place.bench.primitives else set()
-    return place.label in {f"broadcast {i}" for i in several | read}
+    return place.tags & {Tag.BROADCAST, Tag.RESHAPED} == {Tag.BROADCAST} and place.draw[0].leaf in several | read
 
 
 def _implicit(place: Place) -> bool:
@@ -110,7 +107,7 @@ def _implicit(place: Place) -> bool:
 
 
 def _loop_of_values(place: Place) -> bool:
-    far = place.label.startswith(inputs.EXTREME) and bool(LOOPS & place.bench.either)
+    far = Tag.EXTREME in place.tags and bool(LOOPS & place.bench.either)
     return (far or "while" in place.bench.primitives) and not place.resized
 
 
@@ -119,12 +116,12 @@ def _loop_of_sizes(place: Place) -> bool:
 
 
 def _cancels(place: Place) -> bool:
-    far = place.k is not None and place.label.startswith(inputs.HUGE)
+    far = place.k is not None and Tag.HUGE in place.tags
     return far and finite(place.bench.pull(*place.draw).cotangents)
 
 
 def _other_output(place: Place) -> bool:
-    return place.label.startswith((*inputs.HUGE, *inputs.BEYOND, *SHAPED)) and not _same(place)
+    return bool(place.tags & {Tag.HUGE, Tag.BEYOND, *SHAPED}) and not _same(place)
 
 
 def elsewhere(place: Place) -> bool:

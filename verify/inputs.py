@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from verify.contract import Constraint
 from verify.example import (
     Case,
     Leaves,
+    Tag,
     fixed,
     held,
     is_key,
@@ -59,52 +60,73 @@ def _row_sizes(x: np.ndarray) -> np.ndarray:
     return np.where(size, size, 1.0)
 
 
-VALUES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "zeros": lambda x, r: np.zeros(x.shape),
-    "constant": lambda x, r: np.full(x.shape, x.flat[0] if x.size else 0.0),
-    "ties": lambda x, r: np.asarray(r.integers(-1, 2, size=x.shape), np.float64),
-    "equal rows": lambda x, r: np.broadcast_to(x[:1], x.shape).copy() if x.ndim and x.shape[0] else x,
-    "constant rows": lambda x, r: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim and x.size else x,
-    "first row zero": lambda x, r: _set(x, 0, 0.0),
-    "last row zero": lambda x, r: _set(x, -1, 0.0),
-    "grid": lambda x, r: r.permutation(np.linspace(-9, 9, x.size) + 0.1).reshape(x.shape) if x.size else x,
-    "x3": lambda x, r: 3 * x,
-    "x1e3": lambda x, r: 1e3 * x,
-    "x1e4": lambda x, r: 1e4 * x,
-    "x30": lambda x, r: 30 * x,
-    "to 300": lambda x, r: x * (300 / _row_sizes(x)),  # whose square is too large for float16
-    "x1e-4": lambda x, r: 1e-4 * x,
-    "integers": lambda x, r: np.rint(3 * x),
-    "offset 1e3": lambda x, r: x + 1e3,
-    "offset 1e4": lambda x, r: x + 1e4,
-    "huge range": lambda x, r: x * 10 ** r.uniform(-5, 5, size=x.shape),
-    "one large": lambda x, r: x + 50 * np.abs(x).max(initial=0) * _one_hot(x, r),
-    "one-hot": _one_hot,
-    "signs": lambda x, r: np.sign(x),
-    "negative": lambda x, r: -np.abs(x),
-    "positive": lambda x, r: np.abs(x),
-    "sorted": lambda x, r: np.sort(x, axis=-1) if x.ndim else x,
-    "signed zeros": lambda x, r: np.where(r.random(x.shape) < 0.5, np.copysign(0.0, x), x),
-    "tiny": lambda x, r: 1e-30 * x,
-    "large": lambda x, r: 1e18 * x,
-    "denormal": lambda x, r: 1e-40 * x,
-    "near overflow": lambda x, r: 1e30 * x,
-}
-UNSHOWN = "not shown by the example: "  # a mistake where the function's own output is the definition's there
-NEGATIVE = f"{UNSHOWN}negative"  # a pointer that counts from the end, or stands for none: a difference is only reported
-BELOW = f"{UNSHOWN}below zero"  # of what may be a scale, a bound, a count: of a smaller array than the largest
-NEGATED = "below zero"  # of the largest
-RANK = f"{UNSHOWN}another rank"  # of what a definition may take by accident
-PAST = f"{UNSHOWN}past the end"  # of the axis into which it points
-NONE = f"{UNSHOWN}none at all"  # of what is counted, as lengths are
-EQUAL = "equal arguments"  # and the same array, where the subject can tell
-BEYOND = ("all full", "one below zero")  # of integers that are compared
-ALONE = ("zeros", "constant", "ties", "equal rows", "grid")  # also for one leaf at a time, the others ordinary
-FAR = ("to 300", "x1e3", "x1e4", "offset 1e3", "offset 1e4", "huge range")
-HUGE = ("large", "near overflow")
-EXTREME = ("x30", "one large", *FAR, *HUGE)  # only for one leaf at a time
-ENDS = "both sides of"  # a number for which the definition asks
-TINY = ("tiny", "denormal")  # where float32 underflows, which a right formula may do as well
+@dataclass(frozen=True)
+class Generator:
+    """One way to change an array, and what the changed one assumes beyond the example. `alone`: also one leaf at a
+    time, the others ordinary. What is extreme is for one leaf at a time only."""
+
+    name: str
+    make: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    tags: frozenset[Tag] = frozenset()
+    alone: bool = False
+
+
+def _row(name: str, make: Callable, *tags: Tag, alone: bool = False) -> Generator:
+    return Generator(name, make, frozenset(tags), alone)
+
+
+_FAR = Tag.OUTLYING, Tag.EXTREME, Tag.FAR
+_HUGE = Tag.OUTLYING, Tag.EXTREME, Tag.HUGE
+GENERATORS = (
+    _row("zeros", lambda x, r: np.zeros(x.shape), Tag.TIES, Tag.ZERO, alone=True),
+    _row("constant", lambda x, r: np.full(x.shape, x.flat[0] if x.size else 0.0), Tag.TIES, alone=True),
+    _row(
+        "ties", lambda x, r: np.asarray(r.integers(-1, 2, size=x.shape), np.float64), Tag.TIES, Tag.LITTLE, alone=True
+    ),
+    _row(
+        "equal rows",
+        lambda x, r: np.broadcast_to(x[:1], x.shape).copy() if x.ndim and x.shape[0] else x,
+        Tag.TIES,
+        alone=True,
+    ),
+    _row(
+        "constant rows", lambda x, r: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim and x.size else x, Tag.TIES
+    ),
+    _row("first row zero", lambda x, r: _set(x, 0, 0.0), Tag.TIES, Tag.ZERO),
+    _row("last row zero", lambda x, r: _set(x, -1, 0.0), Tag.TIES, Tag.ZERO),
+    _row(
+        "grid",
+        lambda x, r: r.permutation(np.linspace(-9, 9, x.size) + 0.1).reshape(x.shape) if x.size else x,
+        Tag.OUTLYING,
+        alone=True,
+    ),
+    _row("x3", lambda x, r: 3 * x, Tag.OUTLYING),
+    _row("x30", lambda x, r: 30 * x, Tag.OUTLYING, Tag.EXTREME),
+    _row(
+        "one large",
+        lambda x, r: x + 50 * np.abs(x).max(initial=0) * _one_hot(x, r),
+        Tag.OUTLYING,
+        Tag.EXTREME,
+    ),
+    _row("to 300", lambda x, r: x * (300 / _row_sizes(x)), *_FAR, Tag.SQUARED),
+    _row("x1e3", lambda x, r: 1e3 * x, *_FAR),
+    _row("x1e4", lambda x, r: 1e4 * x, *_FAR),
+    _row("offset 1e3", lambda x, r: x + 1e3, *_FAR),
+    _row("offset 1e4", lambda x, r: x + 1e4, *_FAR),
+    _row("huge range", lambda x, r: x * 10 ** r.uniform(-5, 5, size=x.shape), *_FAR),
+    _row("x1e-4", lambda x, r: 1e-4 * x),
+    _row("integers", lambda x, r: np.rint(3 * x), Tag.TIES, Tag.LITTLE),
+    _row("one-hot", lambda x, r: _one_hot(x, r), Tag.TIES, Tag.LITTLE),
+    _row("signs", lambda x, r: np.sign(x), Tag.TIES),
+    _row("negative", lambda x, r: -np.abs(x)),
+    _row("positive", lambda x, r: np.abs(x)),
+    _row("sorted", lambda x, r: np.sort(x, axis=-1) if x.ndim else x),
+    _row("signed zeros", lambda x, r: np.where(r.random(x.shape) < 0.5, np.copysign(0.0, x), x), Tag.TIES, Tag.ZERO),
+    _row("tiny", lambda x, r: 1e-30 * x, Tag.TINY, Tag.LITTLE),
+    _row("large", lambda x, r: 1e18 * x, *_HUGE),
+    _row("denormal", lambda x, r: 1e-40 * x, Tag.TINY, Tag.LITTLE),
+    _row("near overflow", lambda x, r: 1e30 * x, *_HUGE),
+)
 
 
 def values(
@@ -123,24 +145,24 @@ def values(
     Extremes are for one leaf at a time: a product of three leaves, each a thousand times too large, is no input.
     """
     several = len(example.floats) > 1
-    for name, change in VALUES.items():
-        if not several or name not in EXTREME:
-            base = ordinary(example, rng, name)
-            floats = tuple(_changed(change, rng, example, i, x) for i, x in enumerate(base.floats))
-            yield replace(base, floats=floats, ordinary=False)
-    for i, name in itertools.product(inputs if several else (), (*EXTREME, *ALONE)):
-        base = ordinary(example, rng, f"{name} in leaf {i}")
-        changed = _changed(VALUES[name], rng, example, i, base.floats[i])
-        yield replace(base, floats=(*base.floats[:i], changed, *base.floats[i + 1 :]), ordinary=False)
+    for row in GENERATORS:
+        if not several or Tag.EXTREME not in row.tags:
+            base = ordinary(example, rng, row.name)
+            floats = tuple(_changed(row.make, rng, example, i, x) for i, x in enumerate(base.floats))
+            yield replace(base, floats=floats, ordinary=False, tags=row.tags)
+    alone = [row for row in GENERATORS if row.alone or Tag.EXTREME in row.tags]
+    for i, row in itertools.product(inputs if several else (), alone):
+        base = ordinary(example, rng, f"{row.name} in leaf {i}")
+        yield _in_leaf(base, i, _changed(row.make, rng, example, i, base.floats[i]), row.tags)
     shapes = Counter(np.shape(x) for x in example.floats if np.size(x))
     largest = max((shape for shape, n in shapes.items() if n > 1), key=math.prod, default=None)
     if largest is not None:
         alike = [i for i, x in enumerate(example.floats) if np.shape(x) == largest]
-        base = ordinary(example, rng, EQUAL)
+        base = ordinary(example, rng, "equal arguments")  # and the same array, where the subject can tell
         one = base.floats[alike[0]]
         if all(np.array_equal(example.constraint(i).keep(np.asarray(one)), one) for i in alike):
             floats = tuple(one if i in alike else x for i, x in enumerate(base.floats))  # one array in several places
-            yield replace(base, floats=floats, ordinary=False)
+            yield replace(base, floats=floats, ordinary=False, tags=frozenset({Tag.TIES}))
     knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and example.constraint(i).rising is not None]
     for j, i in itertools.product(knots[:1], inputs):
         domain = example.constraint(i)
@@ -149,26 +171,26 @@ def values(
             and replace(domain, sign=0, high=np.inf, columns=(), declared=False) == Constraint()
         ):
             base = ordinary(example, rng, f"at leaf {j} in leaf {i}")
-            at = domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i])))
-            yield replace(base, floats=(*base.floats[:i], at, *base.floats[i + 1 :]), ordinary=False)
+            yield _in_leaf(base, i, domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i]))))
     signed = [i for i, x in enumerate(example.floats) if np.size(x) and example.constraint(i).signed]
     most = max((np.size(x) for x in example.floats), default=0)
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
         few = any(np.size(example.floats[i]) < most for i in some)
         where = "" if some == tuple(signed) else f" in leaf {some[0]}"
-        base = ordinary(example, rng, (BELOW if few else NEGATED) + where)
-        yield replace(base, floats=tuple(-x if i in some else x for i, x in enumerate(base.floats)), ordinary=False)
+        base = ordinary(example, rng, f"below zero{where}")
+        turned = tuple(-x if i in some else x for i, x in enumerate(base.floats))
+        yield replace(base, floats=turned, ordinary=False, tags=frozenset({Tag.BELOW} if few else ()))
     for i in inputs:
         for c in _ends(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
-            base = ordinary(example, rng, f"{ENDS} {c:g} in leaf {i}")
-            turned = _turned(base.floats[i], c, rng)
-            yield replace(base, floats=(*base.floats[:i], turned, *base.floats[i + 1 :]), ordinary=False)
+            base = ordinary(example, rng, f"both sides of {c:g} in leaf {i}")
+            yield _in_leaf(base, i, _turned(base.floats[i], c, rng), frozenset({Tag.OUTLYING}))
     for i, x in enumerate(example.others):
         into = pointers.get(i)
         special = _special(example, x, asks.get(len(example.floats) + i, set()))
-        for name, changed in (*_other_values(example, x, into, counts), *_beyond(example, x, into), *special):
+        for name, changed, *tags in (*_other_values(example, x, into, counts), *_beyond(example, x, into), *special):
             base = ordinary(example, rng, f"{name} in {i}")
-            yield replace(base, others=(*base.others[:i], changed, *base.others[i + 1 :]), ordinary=False)
+            others = (*base.others[:i], changed, *base.others[i + 1 :])
+            yield replace(base, others=others, ordinary=False, tags=frozenset(tags), leaf=len(example.floats) + i)
         for j in _scores(example, x):
             base = ordinary(example, rng, f"most likely in {i}")
             scores = base.floats[j].copy()
@@ -176,9 +198,8 @@ def values(
             first = np.expand_dims(likely, -1)
             rest = np.where(np.arange(scores.shape[-1]) == first, -np.inf, scores)
             np.put_along_axis(scores, first, np.logaddexp.reduce(rest, -1, keepdims=True) + 7.5, -1)
-            floats = (*base.floats[:j], single(scores), *base.floats[j + 1 :])
             others = (*base.others[:i], likely.astype(x.dtype), *base.others[i + 1 :])
-            yield Case(base.label, floats, others)
+            yield replace(_in_leaf(base, j, single(scores)), others=others, constraints=())
 
 
 def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
@@ -188,7 +209,13 @@ def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> I
             continue  # what is not a number is neither above nor below
         base = ordinary(example, rng, f"NaN in leaf {i}")
         x = np.where(rng.random(np.shape(base.floats[i])) < 0.5, np.nan, base.floats[i])
-        yield replace(base, floats=(*base.floats[:i], single(x), *base.floats[i + 1 :]), ordinary=False)
+        yield _in_leaf(base, i, single(x))
+
+
+def _in_leaf(case: Case, i: int, x: np.ndarray, tags: frozenset[Tag] = frozenset()) -> Case:
+    """The case with x for float leaf i."""
+    floats = (*case.floats[:i], x, *case.floats[i + 1 :])
+    return replace(case, floats=floats, ordinary=False, tags=tags, leaf=i)
 
 
 def _changed(change, rng, example, i, x):
@@ -197,7 +224,7 @@ def _changed(change, rng, example, i, x):
     return single(held(example.floats[i], example.constraint(i).keep(change(np.asarray(x, np.float64), rng))))
 
 
-def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[str, Any]]:
+def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[Any, ...]]:
     """Lengths that fill an axis, a label that stands for none; pointers that count from the end, or are not sorted."""
     if is_key(x) or x.dtype == np.uint32 or not np.issubdtype(x.dtype, np.integer) or not np.size(x):
         return
@@ -206,16 +233,16 @@ def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[str,
     below = _set(x.ravel(), 0, -1).reshape(x.shape)
     if into is not None:
         if rising(x) and not fixed(x) and not pointers(example, x):
-            yield f"{UNSHOWN}not sorted", x[::-1]
+            yield "not sorted", x[::-1], Tag.UNSORTED
         if x.min() >= 0 and not fixed(x) and not pointers(example, x):
-            yield NEGATIVE, below
+            yield "a negative one", below, Tag.NEGATIVE
             if into and max(into) > x.max():
-                yield PAST, _set(x.ravel(), 0, max(into)).reshape(x.shape)
+                yield "one past the end", _set(x.ravel(), 0, max(into)).reshape(x.shape), Tag.PAST
         return
     if sizes:
-        yield BEYOND[0], np.full_like(x, sizes[0])
+        yield "all full", np.full_like(x, sizes[0]), Tag.BEYOND
     if x.size > 1 and x.min() >= 0:
-        yield BEYOND[1] if x.min() == 0 else f"{NONE}, or less", below
+        yield "one below zero", below, Tag.BEYOND if x.min() == 0 else Tag.NONE
 
 
 def _ends(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
@@ -257,7 +284,8 @@ def _scores(example: Case, x: Any) -> list[int]:
     ][:1]
 
 
-def _other_values(example: Case, x: Any, into: set[int] | None, counts: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+def _other_values(example: Case, x: Any, into: set[int] | None, counts: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """(label, changed, tags ...) of integers and booleans."""
     if is_key(x):
         return
     x = np.asarray(x)
@@ -265,11 +293,11 @@ def _other_values(example: Case, x: Any, into: set[int] | None, counts: tuple[in
         yield "all true", np.ones_like(x)
         yield "all false", np.zeros_like(x)
         if x.ndim:
-            yield "first row false", _set(x | True, 0, False)
-            yield "last row false", _set(x | True, -1, False)
+            yield "first row false", _set(x | True, 0, False), Tag.TIES
+            yield "last row false", _set(x | True, -1, False), Tag.TIES
     elif np.issubdtype(x.dtype, np.integer) and x.size > 1 and not fixed(x) and not pointers(example, x):
         yield "all first", np.full_like(x, known(x).min())
-        yield NONE if x.min() > 0 and into is None else "all zero", np.zeros_like(x)
+        yield "all zero", np.zeros_like(x), *[Tag.NONE] * bool(x.min() > 0 and into is None)
         yield "all last", np.full_like(x, _top(example, x, into or set(), counts))
         yield "sorted", np.sort(x, axis=None).reshape(x.shape)
         yield "pairs alike", np.repeat(x.ravel(), 2)[: x.size].reshape(x.shape)

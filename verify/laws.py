@@ -10,11 +10,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from verify import budget, calls, inputs, kernels, precision
+from verify import budget, calls, kernels, precision
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
-from verify.example import Case, single
-from verify.excuses import SHAPED, Place, alike, chosen, excuse, parted
+from verify.example import SHAPED, UNSHOWN, Case, Tag, single
+from verify.excuses import Place, alike, chosen, excuse, parted
 from verify.law import Breach, Law, Plan, leaves, refusal
 from verify.subject import wide
 
@@ -57,8 +57,7 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake
         own = _resized(bench, draw[0])
         known = set().union(*(_resized(bench, d[0], least=2) for d in taken)) if taken else set()
-        free = draw[0].label.startswith(SHAPED) or bool(parted(bench, draw[0]))  # nobody promised these
-        free = free or draw[0].label.startswith(inputs.UNSHOWN)
+        free = bool(draw[0].tags & (SHAPED | UNSHOWN) or parted(bench, draw[0]))  # nobody promised these
         yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
 
 
@@ -115,7 +114,7 @@ def _smooth(draw: Draw) -> bool:
     """Whether the values are drawn anew, no two alike and none at a bound, zero or one, where a kink is never met."""
     case = draw[0]
     met = any(np.unique(x).size < np.size(x) or np.isin(x, (0, 1)).any() for x in case.floats)
-    return case.ordinary and case.label.startswith("like") and not met
+    return case.ordinary and Tag.ANEW in case.tags and not met
 
 
 def spoils(bench: Bench, plan: Plan) -> Iterator[tuple[str, int | None, Spoil]]:

@@ -41,7 +41,8 @@ def _row(bench: Bench, leaf: str, k: int, draw: Draw) -> Measured | None:
     mine, true = pair
     size = max(budget.scale(bench, case, dy, k, true), 1e-300)
     allowed = budget.tight(bench, case, dy, k, true)
-    return Measured(leaf, "float64", case.label, str(case.shapes), budget.off(mine, true) / size, allowed / size)
+    error = budget.off(mine, true) / size
+    return Measured(leaf, "float64", case.label, str(case.shapes), error, allowed / size, case.ordinary)
 
 
 def _pair(bench: Bench, draw: Draw, k: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -58,7 +59,7 @@ def _low(bench: Bench, plan: Plan, leaf: str, k: int, dtype: Any) -> list[Measur
     except (Refused, ValueError):  # a cotangent of another shape has no error, it has a finding
         return []
     return [
-        Measured(leaf, str(dtype), draw[0].label, str(draw[0].shapes), mine / size, room / size)
+        Measured(leaf, str(dtype), draw[0].label, str(draw[0].shapes), mine / size, room / size, draw[0].ordinary)
         for mine, room, size, draw in rows
         if size
     ]

@@ -163,7 +163,7 @@ def _dtypes(measured: tuple[Measured, ...]) -> str:
     ]
     for k, leaf in enumerate(leaves):
         for i, dtype in enumerate(dtypes):
-            rows = [m for m in measured if m.leaf == leaf and m.dtype == dtype and _usual(m)]
+            rows = [m for m in measured if m.leaf == leaf and m.dtype == dtype and m.ordinary]
             if not rows:
                 continue
             worst = max(rows, key=lambda m: (math.isnan(m.error), m.error))
@@ -183,10 +183,6 @@ def _dtypes(measured: tuple[Measured, ...]) -> str:
         f'<svg width="{60 + wide * len(dtypes)}" height="{top + high + 26}" role="img" aria-label="error by dtype">'
         f'{"".join(parts)}</svg><div class="dim">{keys}<br>at inputs like the example; a dash is what is allowed</div>'
     )
-
-
-def _usual(m: Measured) -> bool:
-    return m.input.startswith(("example", "like the example"))
 
 
 def _short(dtype: str) -> str:

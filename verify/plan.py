@@ -13,7 +13,7 @@ from verify import inputs, oracles, sizes
 from verify.admitted import admitted
 from verify.bench import LINALG, Bench, Refused, finite, narrow
 from verify.calls import uncompiled
-from verify.example import Case, is_key, ordinary, single
+from verify.example import Case, Tag, is_key, ordinary, single
 from verify.jaxprs import ISNAN
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
@@ -228,19 +228,19 @@ def _with_noise(bench: Bench, cases: Any, rng: np.random.Generator) -> Iterator[
 
 def _given(bench: Bench) -> list[int]:
     """The float leaves that its user gives to the subject: all but a layer's parameters."""
-    names = bench.flat.layout.floats
-    return [i for i, name in enumerate(names) if bench.flat.subject.kind != "layer" or not name.startswith("params")]
+    owners = bench.flat.layout.owners("float")
+    return [i for i, argument in enumerate(owners) if bench.flat.subject.kind != "layer" or argument > 0]
 
 
 def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     own = _given(bench)
     inner = bench.memo["inner"]  # what the subject computes in a narrower dtype ends where that does
-    beyond = (*inputs.HUGE, *inputs.TINY) if inner else ()
-    beyond += inputs.FAR if inner == "float16" else ()
-    beyond += inputs.HUGE if LINALG & bench.either else ()  # whose squares overflow in float32
+    beyond = {Tag.HUGE, Tag.TINY} if inner else set[Tag]()
+    beyond |= {Tag.FAR} if inner == "float16" else set()
+    beyond |= {Tag.HUGE} if LINALG & bench.either else set()
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
     cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts, bench.asked)
-    yield from _with_noise(bench, (case for case in cases if not (beyond and case.label.startswith(beyond))), rng)
+    yield from _with_noise(bench, (case for case in cases if not case.tags & beyond), rng)
     if {ISNAN, "is_finite"} & bench.defined:
         yield from _with_noise(bench, inputs.holes(bench.example, rng, tuple(own[:6])), rng)
 
@@ -249,8 +249,8 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
     found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
-    other = (inputs.RANK,) if large else () if bench.contract.ranks else (inputs.RANK, "rank")
-    found = (case for case in found if case.label not in other)
+    other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
+    found = (case for case in found if not case.tags & other)
     return islice(_with_noise(bench, found, rng), 8 if large else 18)
 
 

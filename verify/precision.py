@@ -11,9 +11,8 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
-from verify.example import Leaves, ordinary, single
+from verify.example import UNSHOWN, Leaves, Tag, ordinary, single
 from verify.excuses import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
-from verify.inputs import FAR, HUGE, TINY, UNSHOWN
 from verify.law import Breach, Plan, leaves
 
 
@@ -139,7 +138,7 @@ def _slopes(bench: Bench, draws: list[Draw], dtype: str, k: int) -> tuple[np.nda
 def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
     """Along a long axis, where everything is positive and sums only grow, a running sum in this dtype stands still."""
     if "long" not in bench.memo:
-        cases = [d[0] for d in plan.others if d[0].label.startswith("long")]
+        cases = [d[0] for d in plan.others if Tag.LONG in d[0].tags]
         cases += [bench.example] * any(n >= LONG for x in bench.example.floats for n in np.shape(x))
         cases = [replace(c, floats=tuple(map(_small, c.floats))) for c in cases]
         bench.memo["long"] = [(c, "ones", tuple(np.ones(d.shape) for d in bench.outputs(c, dtype))) for c in cases]
@@ -229,7 +228,7 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     dtypes = dict.fromkeys((plan.native, *(d for d in plan.dtypes if d in ("bfloat16", "float16"))))
     if "while" in bench.primitives:
         return  # a loop until convergence may not be made for extremes
-    shown = [d for d in plan.others if not d[0].label.startswith(UNSHOWN)]
+    shown = [d for d in plan.others if not d[0].tags & UNSHOWN]
     here = [d for d in shown if d[0].shapes == bench.example.shapes]  # other sizes would have to be compiled
     for dtype in dtypes:
         for draw in here:
@@ -248,9 +247,10 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
     top = min(float(finfo(d).max) for d in kinds)
     if not finite(plain.y):
         return
-    far = draw[0].label.startswith(FAR)
+    tags = draw[0].tags
+    far = Tag.FAR in tags
     out = far and dtype != bench.native
-    beyond = draw[0].label.startswith((*TINY, *HUGE)) or bool(out and LOOPS & bench.either)
+    beyond = bool(tags & {Tag.TINY, Tag.HUGE}) or bool(out and LOOPS & bench.either)
     beyond = beyond or (dtype != bench.native and _denormal(here))
     for k in leaves(bench):
         true, rough, mine = (s.cotangents[k] for s in (truth, plain, ours))
@@ -266,7 +266,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             # far out a right formula may overflow too; it counts where there is a gradient to be had
             little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
             # far off in float64 too it has not lost its squares there: it cancels
-            cancels = dtype == bench.native and draw[0].label.startswith(TINY)
+            cancels = dtype == bench.native and Tag.TINY in tags
             cancels = cancels and off(bench.pull(*draw).cotangents[k], bench.truth(*draw).cotangents[k]) > size
             note = (beyond and not cancels) or little or runaway(place) or jumps(place)
             note = note or theirs > largest(true)  # of which nothing is left in this dtype
@@ -287,7 +287,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
         much = np.abs(true) > 0.3 * largest(true)
         # far out half precision leaves nothing of exp(x − y); but squares of hundreds are infinite in float16 alone
-        dim = beyond or (out and not (dtype == "float16" and draw[0].label.startswith(FAR[0])))
+        dim = beyond or (out and not (dtype == "float16" and Tag.SQUARED in tags))
         clear = normal and forth and not dim and theirs < 0.02 * largest(true)
         if clear and _gone(mine[much], true[much]):
             at_kink = gap <= 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16)

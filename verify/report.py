@@ -57,6 +57,7 @@ class Measured:
     shapes: str
     error: float
     allowed: float
+    ordinary: bool
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.contract import Constraint
-from verify.example import Case, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
-from verify.inputs import RANK
+from verify.example import Case, Tag, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
 
@@ -35,12 +34,8 @@ def _axes(flat: Flat, example: Case) -> list[Axis]:
     ]
     free = [(i, a) for i, x in enumerate(leaves) if not is_key(x) and i not in cuts for a in range(np.ndim(x))]
     if flat.subject.remake:  # the parameters follow x
-        own = sum(name.startswith("params") for name in flat.layout.floats)
-        skip = len(example.floats) + sum(
-            name.startswith("params") and role == "other"
-            for name, role in zip(flat.layout.names, flat.layout.roles, strict=True)
-        )
-        free = [(i, a) for i, a in free if own <= i < len(example.floats) or i >= skip]
+        owners = *flat.layout.owners("float"), *flat.layout.owners("other")
+        free = [(i, a) for i, a in free if owners[i] > 0]
     return free
 
 
@@ -207,11 +202,22 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
         yield from ranked(f, example, rng)
-    for label, sizes in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
-        for some in (sizes, *_less(sizes)):
+    for sized in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
+        for some in (sized.sizes, *_less(sized.sizes)):
             if accepts(flat, f, example, some):
-                yield resized(flat, example, some, rng, label)
+                case = resized(flat, example, some, rng, sized.label)
+                yield replace(case, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
                 break
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """The sizes of the axes that change, what they assume beyond the example, and the leaf that they are about."""
+
+    label: str
+    sizes: dict[Axis, int]
+    tags: frozenset[Tag] = frozenset()
+    leaf: int | None = None
 
 
 def _less(sizes: dict[Axis, int]) -> list[dict[Axis, int]]:
@@ -220,32 +226,33 @@ def _less(sizes: dict[Axis, int]) -> list[dict[Axis, int]]:
     return [some for before, some in itertools.pairwise((sizes, *less)) if some != before]
 
 
-def _ones(flat: Flat, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
+def _ones(flat: Flat, example: Case) -> Iterator[_Sized]:
     """Two where the example has one, on every axis at the same place, as that of a batch or of heads may be."""
     leaves = (*example.floats, *example.others)
     ones = [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] == 1]
     alike = [[axis for axis in ones if axis[1] == a] for a in dict.fromkeys(a for _, a in ones)]
     for some in alike[:2]:
-        yield "two for one", dict.fromkeys(some, 2)
+        yield _Sized("two for one", dict.fromkeys(some, 2))
 
 
-def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[tuple[str, dict[Axis, int]]]:
-    """(label, size of each axis that changes), the most telling first."""
+def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[_Sized]:
+    """The most telling first."""
     k = len(sets)
     if not k:
         return
     leaves = (*example.floats, *example.others)
 
-    def plan(label: str, *sizes: int | None) -> tuple[str, dict[Axis, int]]:
+    def plan(label: str, *sizes: int | None, tag: Tag = Tag.SIZE) -> _Sized:
         moved = {axis: n for group, n in zip(sets, sizes, strict=True) if n is not None for axis in group}
         for i, x in enumerate(leaves):  # where one array has several of the long axes, they are less long
             if math.prod(moved.get((i, a)) or n for a, n in enumerate(np.shape(x))) > MANY:
-                return label, _less(moved)[0]
-        return label, moved
+                moved = _less(moved)[0]
+                break
+        return _Sized(label, moved, frozenset({tag}))
 
-    def stretched(j: int) -> tuple[str, dict[Axis, int]]:
+    def stretched(j: int) -> _Sized:
         primes = itertools.cycle(PRIMES[:3])
-        return plan(f"long axis {j}", *(next(primes) if i != j else long for i in range(k)))
+        return plan(f"long axis {j}", *(next(primes) if i != j else long for i in range(k)), tag=Tag.LONG)
 
     yield plan("first axes 1", 1, *[None] * (k - 1))
     yield plan("odd", *(PRIMES[i % 6] for i in range(k)))
@@ -263,11 +270,12 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
     for group in [g for g in sets if len(g) > 1][:2]:
         several = [i for i, _ in group]
         for axis in [a for a in group if several.count(a[0]) == 1][:2]:  # a matrix of an axis with itself is no row
-            yield f"broadcast {axis[0]}", {axis: 1}
-            yield f"multiple {axis[0]}", {axis: 2 * np.shape(leaves[axis[0]])[axis[1]]}
+            i, double = axis[0], 2 * np.shape(leaves[axis[0]])[axis[1]]
+            yield _Sized(f"broadcast {i}", {axis: 1}, frozenset({Tag.BROADCAST}), i)
+            yield _Sized(f"multiple {i}", {axis: double}, frozenset({Tag.MULTIPLE}), i)
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
-        yield plan("empty", *(0 if i == j else None for i in range(k)))
+        yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)
     if k > 1:
         yield plan("falling", *(PRIMES[:5][::-1][i % 5] for i in range(k)))
     yield plan("off tile", *(OFF_TILE[min(i, 3)] for i in range(k)))
@@ -275,17 +283,17 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[t
         yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))
 
 
-def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[tuple[str, dict[Axis, int]]]:
-    """(label, sizes) next to the example's for axes that take no size at will: one more, alone or with another axis, as
+def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[_Sized]:
+    """Sizes next to the example's for axes that take no size at will: one more, alone or with another axis, as
     where one is half of the other and one more."""
     size = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in _free(flat, example)}
     stiff = [axis for axis in size if not any(axis in group for group in sets)]
     for axis in stiff[:4]:
-        yield f"one more {axis[0]}", {axis: size[axis] + 1}
+        yield _Sized(f"one more {axis[0]}", {axis: size[axis] + 1})
         for other in stiff[:4]:
             if other != axis:
-                yield f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1}
-                yield f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1}
+                yield _Sized(f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1})
+                yield _Sized(f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1})
 
 
 def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
@@ -295,7 +303,9 @@ def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[C
         if np.ndim(x) == 1 and np.size(x) in tall:
             for name, new in (("column", np.reshape(x, (-1, 1))), ("number", x[0])):
                 base = ordinary(example, rng, f"broadcast {i} as a {name}")
-                case = replace(base, floats=(*base.floats[:i], single(new), *base.floats[i + 1 :]), ordinary=False)
+                floats = (*base.floats[:i], single(new), *base.floats[i + 1 :])
+                tags = frozenset({Tag.SIZE, Tag.BROADCAST, Tag.RESHAPED})
+                case = replace(base, floats=floats, ordinary=False, tags=tags, leaf=i)
                 before, now = (_made(f, c) for c in (base, case))
                 if before is not None and before == now:
                     yield case
@@ -320,14 +330,15 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
     for more in ([i == first for i in range(len(leaves))], highest, everyone):
         new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
         case = Case("", tuple(single(like(x, rng, Constraint.of(x))) for x in new[:count]), tuple(new[count:]))
-        label = _rank(f, case, more) if high and more not in tried else ""
-        if label and (label != RANK or more == highest):
-            yield replace(case, label=label)
+        tag = _rank(f, case, more) if high and more not in tried else None
+        if tag and (tag is Tag.BATCH or more == highest):
+            label = "one axis more, of a batch" if tag is Tag.BATCH else "one axis more"
+            yield replace(case, label=label, tags=frozenset({tag, Tag.SIZE}))
         tried.append(more)
 
 
-def _rank(f: Callable, case: Case, more: list[bool]) -> str:
-    """The label of a case of leaves with `more` axes, "" where f does not take it. It is a batch where f gives what it
+def _rank(f: Callable, case: Case, more: list[bool]) -> Tag | None:
+    """What a case of leaves with `more` axes is, None where f does not take it. It is a batch where f gives what it
     gives of its parts, in a row or summed up; not on average, for of a mean many a rule knows just two axes. If f draws
     numbers, then were they all alike."""
     draws = any(is_key(x) or raw_key(np.asarray(x)) for x in case.others)
@@ -345,13 +356,13 @@ def _rank(f: Callable, case: Case, more: list[bool]) -> str:
         leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
         return run(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
 
-    label = "rank"
+    tag = Tag.BATCH
     with suppress(Exception), wide("float64"):  # as in `accepts`
         for y, each in zip(run(case.floats, case.others), zip(*map(part, range(3)), strict=True), strict=True):
             several = np.stack(each)
             fits = [np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)) if v.shape == y.shape]
             if not fits:
-                return ""
-            label = label if any(fits) else RANK
-        return label
-    return ""
+                return None
+            tag = tag if any(fits) else Tag.RANK
+        return tag
+    return None

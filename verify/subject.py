@@ -279,11 +279,13 @@ class Layout:
     """How a subject's arguments fall apart into leaves and come together again.
 
     roles: 'float', 'complex' (two float leaves: its real and its imaginary part), 'other' or 'static' (a setting).
+    arguments: which argument each leaf is of.
     """
 
     structure: Any
     roles: tuple[str, ...]
     names: tuple[str, ...]
+    arguments: tuple[int, ...]
     static: tuple[Any, ...]
 
     @property
@@ -299,6 +301,13 @@ class Layout:
         """The names of what is neither differentiated nor an array."""
         return self.named("static")
 
+    def owners(self, role: str) -> tuple[int, ...]:
+        """Of which argument each leaf with a cotangent is, or each of the others."""
+        found = zip(self.arguments, self.roles, strict=True)
+        if role == "other":
+            return tuple(argument for argument, r in found if r == "other")
+        return tuple(argument for argument, r in found for _ in range({"float": 1, "complex": 2}.get(r, 0)))
+
     def named(self, *roles: str) -> tuple[str, ...]:
         """The names of the leaves that have one of these roles."""
         return tuple(name for name, role in zip(self.names, self.roles, strict=True) if role in roles)
@@ -307,8 +316,9 @@ class Layout:
         """The layout with None in the place of one leaf."""
         i = self.names.index(name)
         gone = jax.tree.unflatten(self.structure, [None if j == i else j for j in range(len(self.names))])
-        roles, names = (several[:i] + several[i + 1 :] for several in (self.roles, self.names))
-        return Layout(jax.tree.structure(gone), roles, names, self.static)
+        kept = [j for j in range(len(self.names)) if j != i]
+        roles, names = (tuple(several[j] for j in kept) for several in (self.roles, self.names))
+        return Layout(jax.tree.structure(gone), roles, names, tuple(self.arguments[j] for j in kept), self.static)
 
     def args(self, floats: tuple, others: tuple) -> tuple[Tree, ...]:
         sources = {"float": iter(floats), "other": iter(others), "static": iter(self.static)}
@@ -345,7 +355,7 @@ def lay_out(args: tuple[Tree, ...], labels: tuple[str, ...], numbers: bool = Fal
         else:
             roles.append("static")
             static.append(leaf)
-    return Layout(structure, tuple(roles), tuple(names), tuple(static))
+    return Layout(structure, tuple(roles), tuple(names), tuple(path[0].idx for path, _ in paths), tuple(static))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import zoo
 
 from verify import inputs, sizes
 from verify.contract import Constraint
-from verify.example import Case, ordinary
+from verify.example import UNSHOWN, Case, Tag, ordinary
 from verify.jaxprs import asked, points
 from verify.subject import Flat, lay_out, subject
 
@@ -60,7 +60,7 @@ def test_labels_stay_below_the_classes():
     flat, case = flat_of(zoo.cross_entropy, zoo.example(5, 7), zoo.ids(7, 5))
     for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0)):
         assert np.asarray(new.others[0]).max(initial=0) < max(new.floats[0].shape[1], 7)
-        assert new.floats[0].shape[0] == new.others[0].shape[0] or new.label.startswith("broadcast")
+        assert new.floats[0].shape[0] == new.others[0].shape[0] or Tag.BROADCAST in new.tags
 
 
 def test_values_keep_the_domain():
@@ -69,7 +69,7 @@ def test_values_keep_the_domain():
     rows[:, 0], rows[:, 1] = 0.3, 0.2
     case = Case("example", (positive, mask, rows), ())
     for new in inputs.values(case, rng, (0, 1, 2)):
-        if new.label.startswith(inputs.UNSHOWN):
+        if new.tags & UNSHOWN:
             continue
         assert (new.floats[0] >= 0).all(), new.label
         assert np.isin(new.floats[1], (0, 1)).all(), new.label
@@ -85,7 +85,7 @@ def test_matrices_knots_and_unit_rows_stay_what_they_are():
     case = Case("example", (definite, knots, rows), ())
     drawn = [ordinary(case, rng, "drawn", near) for near in (0, 1, 2)]
     for new in (*drawn, *inputs.values(case, rng, (0, 1, 2))):
-        if new.label.startswith((inputs.UNSHOWN, *inputs.HUGE, *inputs.TINY)):
+        if new.tags & {*UNSHOWN, Tag.HUGE, Tag.TINY}:
             continue  # float32 holds no eigenvalues there
         k, t, u = new.floats
         scale = np.abs(k).max()
@@ -137,8 +137,8 @@ def test_integers_stay_below_the_end_of_what_they_point_into(places, counts, top
     """The axis itself, if it is a leaf's or counted by a setting; else no more than the least of those."""
     case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
     tried = list(inputs.values(case, np.random.default_rng(0), (0,), {0: places}, counts))
-    assert max(np.max(new.others[0]) for new in tried if not new.label.startswith(inputs.UNSHOWN)) == top
-    past = [np.max(new.others[0]) for new in tried if new.label.startswith(inputs.PAST)]
+    assert max(np.max(new.others[0]) for new in tried if not new.tags & UNSHOWN) == top
+    past = [np.max(new.others[0]) for new in tried if Tag.PAST in new.tags]
     assert past == [n for n in [max(places, default=0)] if n > 4]
 
 
