@@ -228,10 +228,18 @@ class Bench:
 
     @property
     def asked(self) -> dict[int, set[float]]:
-        """By leaf, counted over floats and others, the numbers for which the definition asks."""
+        """By leaf, counted over floats and others, the numbers for which the definition asks, or the rule."""
         if "asked" not in self.memo:
-            run = lambda: asked(jaxpr_of(self.oracle.primal, *self.example.at("float64")))  # noqa: E731
-            self.memo["asked"] = self.guarded("reference", run, "float64")
+            floats, others = self.example.at("float64")
+            dy = tuple(np.ones(s.shape, s.dtype) for s in self.outputs(self.example, "float64"))
+            both = lambda floats, others: self.flat.vjp(floats, others, dy)  # noqa: E731
+            found: dict[int, set[float]] = {}
+            for stage, f in (("reference", self.oracle.primal), ("backward", both)):
+                with suppress(Refused):
+                    of_one = self.guarded(stage, lambda f=f: asked(jaxpr_of(f, floats, others)), "float64")
+                    for leaf, numbers in of_one.items():
+                        found.setdefault(leaf, set()).update(numbers)
+            self.memo["asked"] = found
         return self.memo["asked"]
 
     @property

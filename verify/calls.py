@@ -462,64 +462,6 @@ def leaking(bench: Bench, plan: Plan):
     yield "a leak", None, lambda s, dy, mode, n: s
 
 
-SECOND = 1e-6  # relative: what matters is whether a second derivative is there
-
-
-def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """Where the definition has a second derivative, so has the rule, and the same one.
-
-    What leads out of where the example lives is left aside: rows that sum to one, matrices that are symmetric.
-    """
-    if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > 1e-6:
-        return
-    draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
-    if bench.stopped:
-        text = "the definition stops gradients: it has no second derivative of its own to compare with"
-        yield Breach("twice", None, 1.0, text, draws[0] if draws else None, note=True)
-        return
-    domains, found = [bench.example.constraint(k) for k in leaves(bench)], bench.memo.setdefault("twice", [])
-    if not found:
-        rng = np.random.default_rng(4)
-        v = tuple(d.along(rng.normal(size=np.shape(x))) for d, x in zip(domains, bench.example.floats, strict=True))
-        try:
-            truth = [bench.second("truth", d, v) for d in draws]
-        except Refused:
-            return
-        if not all(np.isfinite(c).all() for t in truth for c in t.cotangents):
-            return
-        try:
-            own = [bench.second("own", d, v) for d in draws]
-            if not all(np.isfinite(c).all() for s in own for c in s.cotangents):
-                text = "differentiated once more, the result is not finite: not made for this, and it is heard"
-                yield Breach("twice", None, np.inf, text, draws[0], note=True)
-                return
-            found += zip(draws, own, truth, strict=True)
-        except Refused as refused:
-            yield refusal("twice", draws[0], refused, note=True)
-            return
-    over: dict[int, list[Breach]] = {}
-    for draw, got, true in found:
-        got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
-        first = bench.truth(*draw)
-        size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, first))
-        beside = max(beside, budget.whole(bench, draw))
-        for k, (a, b) in enumerate(zip(got.cotangents, true.cotangents, strict=True)):
-            bench.comparisons += 1
-            a, b = domains[k].along(a), domains[k].along(b)
-            gap = off(a, b)
-            if gap > max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, beside):
-                text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(b):.2g}"
-                over.setdefault(k, []).append(Breach("twice", k, gap / max(size, 1e-300), text, draw, (a, b)))
-    for breaches in over.values():
-        if len(breaches) == len(found):  # not only where a kink is near
-            yield from breaches
-
-
-def twice_only(bench: Bench, plan: Plan):
-    if bench.memo.get("twice"):
-        yield "wrong once more", None, spoiled_in("twice", bench)
-
-
 def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Spread over all devices along the first axis, the result is that on one. Needs more devices than one."""
     count = jax.device_count()

@@ -27,6 +27,7 @@ class Tag(Enum):
     SQUARED = auto()  # whose square is too large for float16
     HUGE = auto()  # whose square is too large for float32
     TINY = auto()  # where float32 underflows, which a right formula may do as well
+    END = auto()  # at a number for which the definition asks
     TIES = auto()  # numbers that are equal to others
     ZERO = auto()  # zeros, alone or in a row
     LITTLE = auto()  # zeros or next to it among others
@@ -55,6 +56,7 @@ class Case:
     """One input over leaves, with a label that says what is special about it. `ordinary` ones resemble the example.
 
     tags are what it assumes beyond the example; leaf is the one that it is about, counted over floats and others.
+    shares: which of `others` share out an axis, so that their sum stays.
     """
 
     label: str
@@ -64,6 +66,7 @@ class Case:
     constraints: tuple[Constraint, ...] = ()
     tags: frozenset[Tag] = frozenset()
     leaf: int | None = None
+    shares: tuple[int, ...] = ()
 
     def constraint(self, k: int) -> Constraint:
         """Of float leaf k: what was declared, or what this case shows if it is the example."""
@@ -107,7 +110,10 @@ def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0)
     draw = (like, _near, _beside)[near]
     each = ((x, example.constraint(k)) for k, x in enumerate(example.floats))
     floats = tuple(single(held(x, draw(x, rng, c if np.size(x) else Constraint()))) for x, c in each)
-    others = tuple(_other_like(x, rng) for x in example.others)
+    others = tuple(
+        shared_out(x.size, int(x.sum()), rng).astype(x.dtype) if i in example.shares else _other_like(x, rng)
+        for i, x in enumerate(example.others)
+    )
     return Case(label, floats, others, ordinary=True, tags=frozenset({Tag.ANEW}))
 
 
@@ -180,6 +186,21 @@ def _other_like(x: Any, rng: np.random.Generator) -> Any:
         drawn = np.sort(drawn)
         drawn[0], drawn[-1] = x[0], x[-1]
     return drawn
+
+
+def shares_out(example: Case, x: Any) -> bool:
+    """Whether these integers may count how many of an axis each of several groups has."""
+    axes = {np.shape(leaf)[0] for leaf in example.floats if np.ndim(leaf)}
+    if is_key(x) or not np.issubdtype(x.dtype, np.integer) or np.ndim(x) != 1 or np.size(x) < 2:
+        return False
+    x = np.asarray(x)
+    return x.min() >= 0 and int(x.sum()) in axes and not rising(x) and not permutation(x)
+
+
+def shared_out(groups: int, total: int, rng: np.random.Generator) -> np.ndarray:
+    """`total` shared out at random among so many groups, some of which have none."""
+    weights = rng.exponential(size=groups) * (rng.random(groups) < 0.8) + 1e-9
+    return rng.multinomial(total, weights / weights.sum())
 
 
 def known(x: np.ndarray) -> np.ndarray:

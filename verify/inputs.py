@@ -184,7 +184,17 @@ def values(
         for c in _ends(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
             base = ordinary(example, rng, f"both sides of {c:g} in leaf {i}")
             yield _in_leaf(base, i, _turned(base.floats[i], c, rng), frozenset({Tag.OUTLYING}))
+        for c in _within(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
+            base = ordinary(example, rng, f"{c:g} in leaf {i}")
+            half = rng.random(np.shape(base.floats[i])) < 0.5  # a half of it, or a number that is alone
+            yield _in_leaf(base, i, single(np.where(half | (half.size < 2), c, base.floats[i])), frozenset({Tag.END}))
     for i, x in enumerate(example.others):
+        if i in example.shares:
+            for name, changed in _shares(np.asarray(x)):
+                base = ordinary(example, rng, f"{name} in {i}")
+                others = (*base.others[:i], changed, *base.others[i + 1 :])
+                yield replace(base, others=others, ordinary=False, tags=frozenset(), leaf=len(example.floats) + i)
+            continue
         into = pointers.get(i)
         special = _special(example, x, asks.get(len(example.floats) + i, set()))
         for name, changed, *tags in (*_other_values(example, x, into, counts), *_beyond(example, x, into), *special):
@@ -253,6 +263,13 @@ def _ends(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
     return sorted(c for c in asked if (c == 0 or 1e-3 < abs(c) < 1e4) and ((x > c).all() or (x < c).all()))[:3]
 
 
+def _within(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
+    """The numbers for which is asked and which leaf x may be: there many a formula has a case of its own."""
+    if not x.size or domain.declared or domain != Constraint(domain.sign, domain.high, columns=domain.columns):
+        return []
+    return sorted(c for c in asked if x.min() <= c <= x.max() and (not domain.sign or domain.sign * c > 0))[:3]
+
+
 def _turned(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
     """x with about half of its numbers as far on the other side of c."""
     half = rng.random(np.shape(x)) < 0.5
@@ -270,6 +287,17 @@ def _special(example: Case, x: Any, asked: set[float]) -> Iterator[tuple[str, An
     new = sorted((n for n in asked - set(known(x).tolist()) if bounds.min <= n <= bounds.max), key=abs)
     for n in new[:4]:
         yield f"{n}, which is asked for,", _set(x.ravel(), 0, n).reshape(x.shape)
+
+
+def _shares(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """All in one group, the first, the last, one between; and none in each of these, its share with the next."""
+    for name, i in dict.fromkeys((("first", 0), ("last", x.size - 1), ("middle", x.size // 2))):
+        whole, less = np.zeros_like(x), x.copy()
+        whole[i] = x.sum()
+        less[i - 1] += less[i]
+        less[i] = 0
+        yield f"all in the {name} group", whole
+        yield f"none in the {name} group", less
 
 
 def _scores(example: Case, x: Any) -> list[int]:
@@ -331,6 +359,21 @@ def cotangents(shapes: tuple, rng: np.random.Generator, several: bool) -> Iterat
     if len(shapes) > 1:
         for i in range(len(shapes)):
             yield f"output {i} alone", tuple(d if i == j else np.zeros(d.shape) for j, d in enumerate(noise()))
+
+
+def parallel(y: Leaves, floats: Leaves) -> Iterator[tuple[str, Leaves]]:
+    """(label, cotangent) along the outputs, and along each input that is shaped like one: these a projection takes
+    off."""
+    each = [("the outputs", y), *((f"input {i}", [x] * len(y)) for i, x in enumerate(floats))]
+    for name, along in each:
+        dy = [_unit(x) if np.shape(x) == np.shape(v) else np.zeros(np.shape(v)) for x, v in zip(along, y, strict=True)]
+        if any(np.size(d) > 1 and np.any(d) for d in dy):
+            yield f"along {name}", tuple(map(single, dy))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    size = np.abs(x).max(initial=0.0)
+    return x / size if np.isfinite(size) and size > 0 else np.zeros(np.shape(x))
 
 
 def _balanced(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from verify import budget, calls, kernels, precision
+from verify import budget, calls, kernels, precision, second
 from verify.bench import Bench, Refused, Sample, Spoil, changed, finite
 from verify.budget import Draw, largest, off
 from verify.example import SHAPED, UNSHOWN, Case, Tag, single
@@ -356,7 +356,7 @@ LAWS = (
     Law("loop", calls.looped, calls.loop_only),
     Law("parts", calls.parts, calls.parts_only),
     Law("leaks", calls.leaks, calls.leaking),
-    Law("twice", calls.twice, calls.twice_only),
+    Law("twice", second.twice, second.twice_only),
     Law("sharded", calls.sharded, calls.sharded_only),
     Law("kernels", kernels.raced, kernels.raced_only),
     Law("settings", settings, setting_only),

@@ -13,11 +13,12 @@ from verify import inputs, oracles, sizes
 from verify.admitted import admitted
 from verify.bench import LINALG, Bench, Refused, finite, narrow
 from verify.calls import uncompiled
-from verify.example import Case, Tag, is_key, ordinary, single
+from verify.example import Case, Tag, is_key, ordinary, shares_out, single
 from verify.jaxprs import ISNAN
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
+SUMS = {"cumsum", "ragged_dot", "ragged_dot_general"}  # by which counts share out an axis
 LARGE = 250  # equations; a program with more takes seconds to compile for each size, and so does one with random bits
 
 
@@ -148,10 +149,14 @@ def native(floats: tuple) -> Any:
 def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Plan:
     """All inputs of one audit. Raises Refused if the subject does not run at its example."""
     rng = np.random.default_rng(seed)
+    if SUMS & bench.defined:
+        shares = [i for i, x in enumerate(bench.example.others) if shares_out(bench.example, x)]
+        bench.example = replace(bench.example, shares=tuple(i for i in shares if i not in bench.pointing))
     example, thorough = bench.example, level != "quick"
     draws = [
         (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
     ]
+    draws += ((example, *aligned) for aligned in inputs.parallel(bench.truth(*draws[0]).y, example.floats[:4]))
     whole = finite(bench.truth(*draws[0]).cotangents)
     case, label, dy = _anew(bench, rng, "like the example", whole, run=False)[0]
     larger = case, f"{label}, times 8", tuple(8 * d for d in dy)  # what is kept of the first call is too small for it
@@ -251,7 +256,7 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
     other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
     found = (case for case in found if not case.tags & other)
-    return islice(_with_noise(bench, found, rng), 8 if large else 18)
+    return islice(_with_noise(bench, found, rng), 9 if large else 22)
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

@@ -13,7 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.contract import Constraint
-from verify.example import Case, Tag, fixed, is_key, like, ordinary, permutation, pointers, raw_key, rising, single
+from verify.example import (
+    Case,
+    Tag,
+    fixed,
+    is_key,
+    like,
+    ordinary,
+    permutation,
+    pointers,
+    raw_key,
+    rising,
+    shared_out,
+    single,
+)
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
 
@@ -158,7 +171,10 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
             y = x
         else:
             y = np.resize(np.asarray(x), shape) if np.size(x) else np.zeros(shape, x.dtype)
-        if i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
+        if i - len(example.floats) in example.shares:
+            total = int(np.sum(x))
+            y = shared_out(np.size(y), moved.get(total, total), rng).astype(x.dtype)
+        elif i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
             y = _below(np.asarray(x), np.asarray(y), moved, tallest, fresh=tuple(shape) != np.shape(x), rng=rng)
         new.append(y)
     case = Case(label, tuple(new[: len(example.floats)]), tuple(new[len(example.floats) :]))
@@ -191,6 +207,7 @@ def _below(
 
 
 PRIMES = (3, 5, 7, 11, 13, 2)
+MOST = 70_001  # numbers in an array: 2^16 and no multiple of a tile
 MANY = 2**21  # numbers in one array that is given
 OFF_TILE = (33, 17, 9, 5)
 
@@ -202,12 +219,19 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
     if not flat.subject.remake:
         yield from reshaped(f, example, rng)
         yield from ranked(f, example, rng)
-    for sized in (*_ones(flat, example), *_sizes(sets, long, example), *_stiff(flat, example, sets)):
-        for some in (sized.sizes, *_less(sized.sizes)):
-            if accepts(flat, f, example, some):
-                case = resized(flat, example, some, rng, sized.label)
-                yield replace(case, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
-                break
+    counts = tuple(n for n in flat.layout.static if type(n) is int and 1 < n < 100)
+    stiff = _stiff(flat, example, sets)
+
+    def accepted(several: Iterator[_Sized]) -> Iterator[Case]:
+        for sized in several:
+            for some in (sized.sizes, *_less(sized.sizes)):
+                if accepts(flat, f, example, some):
+                    case = resized(flat, example, some, rng, sized.label)
+                    yield replace(case, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
+                    break
+
+    yield from itertools.islice(accepted(_multiples(stiff, counts)), 3)
+    yield from accepted(itertools.chain(_ones(flat, example), _sizes(sets, long, example), _next(stiff)))
 
 
 @dataclass(frozen=True)
@@ -273,6 +297,11 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[_
             i, double = axis[0], 2 * np.shape(leaves[axis[0]])[axis[1]]
             yield _Sized(f"broadcast {i}", {axis: 1}, frozenset({Tag.BROADCAST}), i)
             yield _Sized(f"multiple {i}", {axis: double}, frozenset({Tag.MULTIPLE}), i)
+    rest = [math.prod(np.shape(leaves[i])) // max(np.shape(leaves[i])[a], 1) for ((i, a), *_) in sets]
+    first = min(range(k), key=lambda j: -rest[j])
+    if long > 1000:  # more numbers than 16 bits count, where that is cheap
+        most = -(-MOST // max(rest[first], 1))
+        yield plan("many", *(most if j == first else None for j in range(k)), tag=Tag.LONG)
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
         yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)
@@ -283,17 +312,30 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[_
         yield plan(f"axes {i} 1", *(1 if j == i else None for j in range(k)))
 
 
-def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> Iterator[_Sized]:
-    """Sizes next to the example's for axes that take no size at will: one more, alone or with another axis, as
-    where one is half of the other and one more."""
+def _stiff(flat: Flat, example: Case, sets: list[tuple[Axis, ...]]) -> dict[Axis, int]:
+    """The sizes of the axes that take no size at will."""
     size = {(i, a): np.shape((*example.floats, *example.others)[i])[a] for i, a in _free(flat, example)}
-    stiff = [axis for axis in size if not any(axis in group for group in sets)]
-    for axis in stiff[:4]:
-        yield _Sized(f"one more {axis[0]}", {axis: size[axis] + 1})
-        for other in stiff[:4]:
+    return {axis: n for axis, n in size.items() if not any(axis in group for group in sets)}
+
+
+def _multiples(stiff: dict[Axis, int], counts: tuple[int, ...]) -> Iterator[_Sized]:
+    """Such an axis, alone or with all of its size, at multiples of the example's size, of the function's own `counts`
+    and of two: none of them a power of two."""
+    for n in dict.fromkeys(stiff.values()):
+        alike = tuple(axis for axis, other in stiff.items() if other == n)
+        for new in dict.fromkeys((3 * n, *(k * c for c in counts if n % c == 0 for k in (5, 1)), 6, 10)):
+            for some in dict.fromkeys((alike[:1], alike)) if new != n else ():
+                yield _Sized(f"{new} for {n}", dict.fromkeys(some, new))
+
+
+def _next(stiff: dict[Axis, int]) -> Iterator[_Sized]:
+    """One more, alone or with another axis, as where one is half of the other and one more."""
+    for axis in list(stiff)[:4]:
+        yield _Sized(f"one more {axis[0]}", {axis: stiff[axis] + 1})
+        for other in list(stiff)[:4]:
             if other != axis:
-                yield _Sized(f"one more {axis[0]}", {axis: size[axis] + 1, other: size[other] + 1})
-                yield _Sized(f"two more {axis[0]}", {axis: size[axis] + 2, other: size[other] + 1})
+                yield _Sized(f"one more {axis[0]}", {axis: stiff[axis] + 1, other: stiff[other] + 1})
+                yield _Sized(f"two more {axis[0]}", {axis: stiff[axis] + 2, other: stiff[other] + 1})
 
 
 def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
@@ -320,7 +362,8 @@ def _made(f: Callable, case: Case) -> list[tuple[int, ...]] | None:
 
 def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Case]:
     """The example with one axis more in front of a leaf of the highest rank, of all of these, or of all leaves, where
-    f takes it for a batch; of all of the highest rank also where f takes it for something else."""
+    f takes it for a batch; of all of the highest rank also where f takes it for something else. And the first of its
+    batch alone, with one axis less, where f gives for it what it gives for it in the batch."""
     leaves = (*example.floats, *example.others)
     high = max((np.ndim(x) for x in example.floats), default=0)
     count, tried = len(example.floats), list[list[bool]]()
@@ -335,6 +378,32 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
             label = "one axis more, of a batch" if tag is Tag.BATCH else "one axis more"
             yield replace(case, label=label, tags=frozenset({tag, Tag.SIZE}))
         tried.append(more)
+    for less in (highest, everyone) if high > 1 else ():
+        case = replace(_first(example, less, rng), label="one axis less", tags=frozenset({Tag.BATCH, Tag.SIZE}))
+        if less not in tried[3:] and _is_part(f, example, less):
+            yield case
+        tried.append(less)
+
+
+def _part(example: Case, less: list[bool], i: int) -> tuple[tuple, tuple]:
+    leaves = [x[i] if m else x for x, m in zip((*example.floats, *example.others), less, strict=True)]
+    return tuple(leaves[: len(example.floats)]), tuple(leaves[len(example.floats) :])
+
+
+def _first(example: Case, less: list[bool], rng: np.random.Generator) -> Case:
+    floats, others = _part(ordinary(example, rng, ""), less, 0)
+    return Case("", tuple(map(single, floats)), others)
+
+
+def _is_part(f: Callable, example: Case, less: list[bool]) -> bool:
+    """Whether f gives of each of a batch, without the axis of the batch, what it gives of it within."""
+    lengths = {np.shape(x)[0] for x, m in zip((*example.floats, *example.others), less, strict=True) if m}
+    with suppress(Exception), wide("float64"):  # as in `accepts`
+        whole = f(example.floats, example.others)
+        each = [f(*_part(example, less, i)) for i in range(min(lengths))]
+        pairs = [(y, np.stack(parts)) for y, parts in zip(whole, zip(*each, strict=True), strict=True)]
+        return len(lengths) == 1 and all(y.shape == v.shape and np.allclose(y, v, 1e-6, 1e-9) for y, v in pairs)
+    return False
 
 
 def _rank(f: Callable, case: Case, more: list[bool]) -> Tag | None:
