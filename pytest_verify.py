@@ -58,7 +58,7 @@ def _reports(item):
 
     config = item.config
     if _pool not in config.stash:
-        config.stash[_pool] = Pool(timeout=config.option.verify_timeout).__enter__()
+        config.stash[_pool] = Pool(timeout=config.option.verify_timeout, kept=True).__enter__()
     params, begun = config.invocation_params, time.monotonic()
     args = [str(arg) for arg in params.args], str(params.dir), str(item.path), item.nodeid
     found = config.stash[_pool].call(run_item, *args)

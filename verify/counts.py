@@ -13,6 +13,8 @@ from verify.chapters import lengths
 from verify.escape import line
 from verify.report import Finding, Report
 
+KEPT = 1000  # networks of a campaign whose programs are kept for the next run: of more they would be gigabytes
+
 
 def networks(options: argparse.Namespace) -> str:
     """Random networks by the hand-written sweep and by jax.vjp of their definition."""
@@ -22,7 +24,7 @@ def networks(options: argparse.Namespace) -> str:
     with (
         shell.places(options, f"verify networks, seed {options.seed}") as places,
         shell.bar("random networks", options.count, options) as show,
-        shell.pool(options, chapters, lambda stage: show(words=stage)) as pool,
+        shell.pool(options, chapters, lambda stage: show(words=stage), kept=options.count <= KEPT) as pool,
     ):
 
         def watch(tally):
@@ -125,7 +127,7 @@ def mutants(options: argparse.Namespace) -> str:
     calls = sum(len(chosen) for _, chosen in parts)
     with (
         shell.bar("mutants", calls, options) as show,
-        shell.pool(options, len(parts), lambda stage: show(words=stage)) as pool,
+        shell.pool(options, len(parts), lambda stage: show(words=stage), kept=False) as pool,
     ):
 
         def watch(new):

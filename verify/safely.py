@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from verify.programs import prune
 from verify.served import held, serve
 
 TRIES = 3  # of a part whose process somebody killed from outside
@@ -49,12 +50,12 @@ class Failed:
 class _Process:
     """One process, the call that it is about, and what it has printed in it."""
 
-    def __init__(self, devices: int):
+    def __init__(self, devices: int, kept: bool):
         context = get_context("spawn")
         self.calls, theirs = context.Pipe()
         self.output, printed = context.Pipe(duplex=False)
         self.mark = secrets.token_bytes(16)  # stands in what is printed where a call begins
-        args = theirs, printed, self.mark, os.getpid(), devices
+        args = theirs, printed, self.mark, os.getpid(), devices, kept
         self.process = context.Process(target=serve, args=args, daemon=True)
         with _no_interrupts():
             self.process.start()
@@ -112,7 +113,8 @@ class _Process:
 
 class Pool:
     """Up to `jobs` processes. Each call has `timeout` seconds and may hold `memory` bytes; by default the jobs share
-    three quarters of the memory that is free. `watch` hears what each call is about. Leaving it ends all of them."""
+    three quarters of the memory that is free. `watch` hears what each call is about. Leaving it ends all of them.
+    With `kept`, what they compile is kept for later runs (programs.py)."""
 
     def __init__(
         self,
@@ -121,14 +123,17 @@ class Pool:
         memory: float | None = None,
         devices: int = 1,
         watch: Callable[[str], Any] = lambda stage: None,
+        kept: bool = False,
     ):
-        self.jobs, self.timeout, self.devices, self.watch = jobs, timeout, devices, watch
+        self.jobs, self.timeout, self.devices, self.watch, self.kept = jobs, timeout, devices, watch, kept
         self.memory = memory or max(0.75 * _free() / jobs, 1e9)
         self.idle: list[_Process] = []
         self.busy: dict[_Process, tuple[tuple, int]] = {}
         self.closed = threading.Event()
 
     def __enter__(self) -> "Pool":
+        if self.kept:
+            prune()
         threading.Thread(target=self._guard, daemon=True).start()
         return self
 
@@ -150,7 +155,7 @@ class Pool:
         try:
             while todo or self.busy:
                 while todo and len(self.busy) < self.jobs:
-                    one = self.idle.pop() if self.idle else _Process(self.devices)
+                    one = self.idle.pop() if self.idle else _Process(self.devices, self.kept)
                     self.busy[one] = todo.popleft()
                     one.begin(f, self.busy[one][0])
                 for one in self._heard():

@@ -18,10 +18,10 @@ ROOM = 1.2e9  # bytes that a process may hold before what it has compiled is giv
 _times = itertools.count(1)
 
 
-def serve(calls: Connection, printed: Connection, mark: bytes, parent: int, devices: int) -> None:
+def serve(calls: Connection, printed: Connection, mark: bytes, parent: int, devices: int, kept: bool) -> None:
     """Answers ("done", result), ("refused", an error of verify's own) or ("raised", in brief, the whole trace) to each
     (function, arguments) that comes, after ("begun",) and any number of ("said", stage). Prints `mark` before each.
-    Ends with its parent."""
+    Ends with its parent. With `kept`, compiled programs are those of `programs.keep`."""
     _end_with(parent)
     with suppress(OSError, AttributeError):
         os.setsid()  # whatever is started here can be ended with it
@@ -35,7 +35,7 @@ def serve(calls: Connection, printed: Connection, mark: bytes, parent: int, devi
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(calls, inbox), daemon=True).start()
-    _prepare(calls, devices)
+    _prepare(calls, devices, kept)
     while True:
         f, args = inbox.get()
         with suppress(OSError):
@@ -53,13 +53,15 @@ def serve(calls: Connection, printed: Connection, mark: bytes, parent: int, devi
         tidy()
 
 
-def _prepare(calls: Connection, devices: int) -> None:
+def _prepare(calls: Connection, devices: int, kept: bool) -> None:
     import jax
 
-    from verify import progress
+    from verify import programs, progress
 
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
+    if kept:
+        programs.keep()
     progress.listen(lambda stage: calls.send(("said", stage)))
 
 

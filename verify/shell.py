@@ -55,7 +55,7 @@ def bar(words: str, total: int, options: argparse.Namespace) -> Iterator[Callabl
 
 @contextmanager
 def pool(
-    options: argparse.Namespace, parts: int, watch: Callable[[str], Any], devices: int = 1
+    options: argparse.Namespace, parts: int, watch: Callable[[str], Any], devices: int = 1, kept: bool = True
 ) -> Iterator[Pool | None]:
     """Processes for so many parts of work, as the options say; None for --here."""
     if options.here:
@@ -63,7 +63,7 @@ def pool(
         return
     jobs = min(getattr(options, "jobs", 1), max(parts, 1))
     memory = options.memory * 2**30 if options.memory else None
-    with Pool(jobs, options.timeout, memory, devices, watch) as made:
+    with Pool(jobs, options.timeout, memory, devices, watch, kept) as made:
         yield made
 
 
