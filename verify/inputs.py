@@ -48,6 +48,14 @@ def _set(x, index, value):
     return x
 
 
+def _only(x, index):
+    """Zero along the last axis, but for one place: a vector that points along an axis, or has lost a part."""
+    y = np.zeros(x.shape)
+    if x.ndim and x.shape[-1]:
+        y[..., index] = x[..., index]
+    return y
+
+
 def _one_hot(x, rng):
     y = np.zeros(x.shape)
     if x.size:
@@ -94,6 +102,8 @@ GENERATORS = (
     ),
     _row("first row zero", lambda x, r: _set(x, 0, 0.0), Tag.TIES, Tag.ZERO),
     _row("last row zero", lambda x, r: _set(x, -1, 0.0), Tag.TIES, Tag.ZERO),
+    _row("first alone", lambda x, r: _only(x, 0), Tag.TIES, Tag.ZERO),
+    _row("last alone", lambda x, r: _only(x, -1), Tag.TIES, Tag.ZERO),
     _row(
         "grid",
         lambda x, r: r.permutation(np.linspace(-9, 9, x.size) + 0.1).reshape(x.shape) if x.size else x,
@@ -267,7 +277,8 @@ def _within(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]
     """The numbers for which is asked and which leaf x may be: there many a formula has a case of its own."""
     if not x.size or domain.declared or domain != Constraint(domain.sign, domain.high, columns=domain.columns):
         return []
-    return sorted(c for c in asked if x.min() <= c <= x.max() and (not domain.sign or domain.sign * c > 0))[:3]
+    may = [c for c in asked if 1e-3 < abs(c) < 1e4 and domain.keep(np.asarray(c)) == c]
+    return sorted(may, key=abs)[:3]
 
 
 def _turned(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
@@ -366,14 +377,10 @@ def parallel(y: Leaves, floats: Leaves) -> Iterator[tuple[str, Leaves]]:
     off."""
     each = [("the outputs", y), *((f"input {i}", [x] * len(y)) for i, x in enumerate(floats))]
     for name, along in each:
-        dy = [_unit(x) if np.shape(x) == np.shape(v) else np.zeros(np.shape(v)) for x, v in zip(along, y, strict=True)]
+        fits = [np.shape(x) == np.shape(v) and bool(np.isfinite(x).all()) for x, v in zip(along, y, strict=True)]
+        dy = [x if fit else np.zeros(np.shape(v)) for x, v, fit in zip(along, y, fits, strict=True)]
         if any(np.size(d) > 1 and np.any(d) for d in dy):
             yield f"along {name}", tuple(map(single, dy))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    size = np.abs(x).max(initial=0.0)
-    return x / size if np.isfinite(size) and size > 0 else np.zeros(np.shape(x))
 
 
 def _balanced(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

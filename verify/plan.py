@@ -11,7 +11,7 @@ import numpy as np
 
 from verify import inputs, oracles, sizes
 from verify.admitted import admitted
-from verify.bench import LINALG, Bench, Refused, finite, narrow
+from verify.bench import LINALG, LOOPS, Bench, Refused, finite, narrow
 from verify.calls import uncompiled
 from verify.example import Case, Tag, is_key, ordinary, shares_out, single
 from verify.jaxprs import ISNAN
@@ -253,7 +253,9 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
-    found = sizes.shapes(bench.flat, bench.oracle.primal, bench.example, rng, long)
+    found = sizes.shapes(
+        bench.flat, bench.oracle.primal, bench.example, rng, long, many=long > 1000 and not LOOPS & bench.either
+    )
     other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
     found = (case for case in found if not case.tags & other)
     return islice(_with_noise(bench, found, rng), 9 if large else 22)

@@ -212,7 +212,9 @@ MANY = 2**21  # numbers in one array that is given
 OFF_TILE = (33, 17, 9, 5)
 
 
-def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027) -> Iterator[Case]:
+def shapes(
+    flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027, many: bool = True
+) -> Iterator[Case]:
     """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
     on and off any tile, broadcast, 2 and 0."""
     sets = groups(flat, f, example)
@@ -231,7 +233,7 @@ def shapes(flat: Flat, f: Callable, example: Case, rng: np.random.Generator, lon
                     break
 
     yield from itertools.islice(accepted(_multiples(stiff, counts)), 3)
-    yield from accepted(itertools.chain(_ones(flat, example), _sizes(sets, long, example), _next(stiff)))
+    yield from accepted(itertools.chain(_ones(flat, example), _sizes(sets, long, many, example), _next(stiff)))
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ def _ones(flat: Flat, example: Case) -> Iterator[_Sized]:
         yield _Sized("two for one", dict.fromkeys(some, 2))
 
 
-def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[_Sized]:
+def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -> Iterator[_Sized]:
     """The most telling first."""
     k = len(sets)
     if not k:
@@ -299,9 +301,9 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, example: Case) -> Iterator[_
             yield _Sized(f"multiple {i}", {axis: double}, frozenset({Tag.MULTIPLE}), i)
     rest = [math.prod(np.shape(leaves[i])) // max(np.shape(leaves[i])[a], 1) for ((i, a), *_) in sets]
     first = min(range(k), key=lambda j: -rest[j])
-    if long > 1000:  # more numbers than 16 bits count, where that is cheap
+    if many:  # more numbers than 16 bits count, where that is cheap
         most = -(-MOST // max(rest[first], 1))
-        yield plan("many", *(most if j == first else None for j in range(k)), tag=Tag.LONG)
+        yield plan("many", *(most if j == first else None for j in range(k)))
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
         yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)
