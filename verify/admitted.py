@@ -21,8 +21,9 @@ def admitted(bench: Bench, ordinary: list[Draw], sized: list[Draw], leaves: list
     """The draws at such inputs: of the ordinary ones; for small integers, of one with more places than they count."""
     if not ordinary:
         return
-    ours = bench.flat.subject.kind == "layer"  # a function promises what its example shows, no more
-    impossible = _impossible(bench, ordinary[0], leaves[:FEW]) if ours else ()
+    ours = bench.flat.subject.kind == "layer"  # a function promises what its example shows, or its definition asks for
+    open_ = [k for k in leaves if ours or np.isinf(list(bench.asked.get(k, ()))).any()]
+    impossible = _impossible(bench, ordinary[0], open_[:FEW])
     for case, label, dy in (*impossible, *_unread(bench, ordinary, leaves[:FEW])):
         found = _truth(bench, (case, label, dy))
         if found is not None and finite(found.y) and finite(found.cotangents):

@@ -77,12 +77,6 @@ def _not_shown(place: Place) -> bool:
     return bool(unshown - {Tag.UNSORTED} if _same(place) else unshown)
 
 
-def _mask_broadcast(place: Place) -> bool:
-    floats, others = place.bench.example.floats, place.bench.example.others
-    whole = range(len(floats), len(floats + others))
-    return Tag.BROADCAST in place.tags and place.draw[0].leaf in (*_binary(place), *whole)
-
-
 def _binary(place: Place) -> list[int]:
     """The float leaves that are masks."""
     example = place.bench.example
@@ -100,19 +94,9 @@ def _one_alone(place: Place) -> bool:
     return place.tags & {Tag.BROADCAST, Tag.RESHAPED} == {Tag.BROADCAST} and place.draw[0].leaf in several | read
 
 
-def _implicit(place: Place) -> bool:
-    """The rule solves a system where the definition goes round in a loop: by the implicit function theorem."""
-    bench = place.bench
-    return bool(LOOPS & bench.defined and LINALG & (bench.primitives - bench.defined))
-
-
 def _loop_of_values(place: Place) -> bool:
     far = Tag.EXTREME in place.tags and bool(LOOPS & place.bench.either)
     return (far or "while" in place.bench.primitives) and not place.resized
-
-
-def _loop_of_sizes(place: Place) -> bool:
-    return "while" in place.bench.primitives and not alike(place.bench, place.draw, 1e-10)
 
 
 def _cancels(place: Place) -> bool:
@@ -200,19 +184,6 @@ def _no_output(place: Place) -> bool:
     return off(ours, true) <= 1e-9 * scale(bench, case, dy, k, true)
 
 
-def _crossed(place: Place) -> bool:
-    """Of two arrays that are not the largest one was below the other in the example, as bounds are, and is not here."""
-    floats, here = place.bench.example.floats, place.draw[0].floats
-    most = max(map(np.size, floats), default=0)
-    some = [(x, y) for x, y in zip(floats, here, strict=True) if 0 < np.size(x) < most]
-    bounds = [(x, y, v, w) for x, v in some for y, w in some if _fits(x, y) and _fits(v, w) and np.all(x < y)]
-    return {"max", "min"} <= place.bench.defined and any(not np.all(v < w) for _, _, v, w in bounds)
-
-
-def _fits(x: np.ndarray, y: np.ndarray) -> bool:
-    return np.shape(x) == np.shape(y) or not (np.shape(x) and np.shape(y))
-
-
 def jumps(place: Place) -> bool:
     """The definition's own output jumps: a choice between equals, which may be another."""
     return not (place.draw[0].ordinary or place.bench.oracle.slack) and place.once(_jumps) and not chosen(place)
@@ -239,20 +210,6 @@ def _jumps(place: Place, alone: int | None = None) -> bool:
         if any(off(a, b) > 1e-3 * s for a, b, s in zip(bench.at(case, floats, dy).y, true, usual, strict=True)):
             return True
     return False
-
-
-def _lost(place: Place) -> bool:
-    """Off by what is rounding in float64, where float32 leaves nothing of the leaf."""
-    if place.k is None:
-        return False
-    bench, draw, k = place.bench, place.draw, place.k
-    ours, true = bench.pull(*draw).cotangents[k], place.true.cotangents[k]
-    if off(ours, true) > 1e-6 * largest(true):
-        return False
-    try:
-        return off(bench.pull(*draw, "float32").cotangents[k], ours) > 0.1 * largest(ours)
-    except Refused:
-        return False
 
 
 def _doubtful(place: Place) -> bool:
@@ -318,21 +275,15 @@ def _far(values: Any) -> bool:
 
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
     ("the example shows nothing of the kind", _not_shown),
-    ("it is not a number that is broadcast", _mask_broadcast),
     ("it is broadcast alone, of several that go together", _one_alone),
-    ("its rule holds where the loop has converged, and it may not have there", _implicit),
     ("its loop until convergence may not be made for such values", _loop_of_values),
-    ("its loop until convergence may not be made for such sizes", _loop_of_sizes),
     ("so far out digits cancel", _cancels),
     ("its output is another one there too", _other_output),
     ("the function itself is another one there", elsewhere),
     ("the example shows only what is above zero", positive_only),
-    ("its loop does not converge there", runaway),
     ("the definition has no finite gradient there", _no_gradient),
     ("the definition's own output is not finite there", _no_output),
-    ("the example shows no bounds that cross", _crossed),
     ("the definition jumps there", jumps),
     ("the definition itself goes through infinity there", lambda place: place.infinite and through_infinity(place)),
-    ("in float32 nothing of it is left", _lost),
     ("the definition itself loses everything in float32 there", _doubtful),
 )

@@ -232,11 +232,11 @@ def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
         if not isinstance(x, _Leaf) or not _is_number(c):
             return none
         if jnp.issubdtype(closed.in_avals[x.leaf].dtype, jnp.floating):
-            found.setdefault(x.leaf, set()).add(float(c))
+            found.setdefault(x.leaf, set()).add(float(c))  # an infinity among them
             return [x] if name in ("max", "min") else none  # which may be clipped at another end too
         if name == "lt" and c == 0:
             return [_Negative(x)]
-        if name in AGAINST:
+        if name in AGAINST and np.isfinite(c):
             found.setdefault(x.leaf, set()).update(int(np.floor(c)) + d for d in AGAINST[name])
         return none
 
@@ -259,7 +259,7 @@ class _Negative:
 
 
 def _is_number(c: Any) -> bool:
-    return c is not None and not isinstance(c, _Leaf | _Negative) and np.ndim(c) == 0 and bool(np.isfinite(c))
+    return c is not None and not isinstance(c, _Leaf | _Negative) and np.ndim(c) == 0 and not np.isnan(c)
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:

@@ -302,8 +302,9 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -
     rest = [math.prod(np.shape(leaves[i])) // max(np.shape(leaves[i])[a], 1) for ((i, a), *_) in sets]
     first = min(range(k), key=lambda j: -rest[j])
     if many:  # more numbers than 16 bits count, where that is cheap
-        most = -(-MOST // max(rest[first], 1))
-        yield plan("many", *(most if j == first else None for j in range(k)))
+        for where in dict.fromkeys((first, k - 1)):  # of a batch, and along what is summed
+            most = -(-MOST // max(rest[where], 1)) if where == first else MOST
+            yield plan("many", *(most if j == where else None for j in range(k)))
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
         yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)

@@ -167,3 +167,27 @@ def test_a_function_that_looks_at_its_values_may_refuse_others():
     labels = jnp.asarray([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]], "float32")
     report = verify.check(hinge, zoo.example(2, 3), labels, reference=plain, level="quick")
     assert report.verdict == "pass", report
+
+
+def sinc(x):
+    safe = jnp.where(x == 0, 1.0, x)
+    return jnp.where(x == 0, 1 - x * x / 6, jnp.sin(safe) / safe)
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(-1 / 3, "pass"), (0.0, "fail")])
+def test_second_derivatives_at_one_point(slope, verdict):
+    """sinc'(0) = 0 and sinc''(0) = −1/3, of which a rule that says 0 at 0 knows nothing."""
+
+    @jax.custom_jvp
+    def f(x):
+        return sinc(x)
+
+    @f.defjvp
+    def _(primals, tangents):
+        (x,), (v,) = primals, tangents
+        safe = jnp.where(x == 0, 1.0, x)
+        return f(x), v * jnp.where(x == 0, slope * x, (jnp.cos(safe) - jnp.sin(safe) / safe) / safe)
+
+    report = verify.check(f, jnp.array([0.3, -1.2, 2.0, 0.7]), reference=sinc)
+    assert report.verdict == verdict, report
+    assert {e.law for e in report.errors} == ({"twice"} if verdict == "fail" else set())

@@ -1,14 +1,17 @@
 """Other sizes are found by asking, other values keep the example's domain."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
 
+import verify
 from verify import inputs, sizes
 from verify.contract import Constraint
-from verify.example import UNSHOWN, Case, Tag, ordinary
+from verify.example import UNSHOWN, Case, Tag, ordinary, shares_out
 from verify.jaxprs import asked, points
 from verify.subject import Flat, lay_out, subject
 
@@ -230,3 +233,83 @@ def test_where_the_example_shows_one_side_the_other_is_tried():
     assert 1 < beyond.max() <= 2
     assert not any(label.startswith(("both sides of 0.5", "both sides of 1e-09", "0, which")) for label in tried)
     assert tried["-100, which is asked for, in 0"].others[0].tolist()[0] == -100
+
+
+def test_cotangents_along_the_outputs_and_what_is_shaped_like_them():
+    y, x = (np.arange(6.0).reshape(2, 3), np.ones(2)), (np.ones((2, 3)), np.ones(5), np.array([np.inf, 1.0]))
+    found = dict(inputs.parallel(y, x))
+    assert set(found) == {"along the outputs", "along input 0"}
+    np.testing.assert_array_equal(found["along the outputs"][0], y[0])
+    assert not found["along input 0"][1].any()
+
+
+def test_an_axis_less_where_the_definition_gives_the_same_of_each():
+    def tried(f, *args):
+        flat, case = flat_of(f, *args)
+        each = sizes.ranked(flat.primal, case, np.random.default_rng(0))
+        return [new.floats[0].shape for new in each if np.ndim(new.floats[0]) < np.ndim(case.floats[0])]
+
+    assert tried(lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True), zoo.example(3, 4)) == [(4,)]
+    assert tried(lambda x: x / x.sum(), zoo.example(3, 4)) == []
+    assert tried(lambda x: x @ x.T, zoo.example(3, 4)) == []
+
+
+def test_axes_that_a_setting_divides_are_tried_at_other_multiples_of_it():
+    def squares(x, groups):
+        return (x.reshape(len(x), groups, -1) ** 2).sum(-1)
+
+    flat, case = flat_of(squares, zoo.example(3, 8), 4)
+    tried = [new.floats[0].shape for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))]
+    found = [shape[1] for shape in tried if len(shape) == 2]
+    others = [n for n in found if n != 8]
+    assert others, found
+    assert all(n % 4 == 0 for n in others), found
+    assert any(n & (n - 1) for n in others), found
+
+
+def test_more_numbers_than_16_bits_count():
+    flat, case = flat_of(lambda x: x * x, zoo.example(3, 4))
+    each = [list(sizes.shapes(flat, flat.primal, case, np.random.default_rng(0), many=many)) for many in (True, False)]
+    most = [max(new.floats[0].size for new in found) for found in each]
+    assert most[0] > 2**16 > most[1]
+
+
+def test_counts_that_share_out_an_axis_keep_their_sum():
+    """Also with groups that have none, and where the axis has another length."""
+    x, w, counts = zoo.example(7, 4), zoo.example(3, 4, 5), jnp.asarray([2, 4, 1])
+    flat, case = flat_of(jax.lax.ragged_dot, x, w, counts)
+    assert shares_out(case, case.others[0])
+    assert not shares_out(case, np.array([2, 4, 2]))
+    assert not shares_out(case, np.array([0, 3, 7]))  # which cut it, instead
+    case = replace(case, shares=(0,))
+    drawn = [ordinary(case, np.random.default_rng(seed), "") for seed in range(20)]
+    tried = [*drawn, *inputs.values(case, np.random.default_rng(0), (0,))]
+    tried += sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))
+    for new in tried:
+        assert new.others[0].sum() == new.floats[0].shape[0] or np.ndim(new.floats[0]) != 2, new.label
+    ends = {i for new in tried for i, n in enumerate(new.others[0]) if n == 0 and len(new.others[0]) == 3}
+    assert ends == {0, 1, 2}
+    assert any(len(new.others[0]) != 3 for new in tried)
+
+
+def test_vectors_that_have_lost_a_part():
+    tried = {
+        new.label: new for new in inputs.values(Case("example", (np.ones((2, 4)),), ()), np.random.default_rng(0), (0,))
+    }
+    assert np.count_nonzero(tried["first alone"].floats[0]) == 2
+    assert tried["first alone"].floats[0][:, 0].all()
+    assert tried["last alone"].floats[0][:, 3].all()
+    assert Tag.ZERO in tried["first alone"].tags
+
+
+def test_a_rule_is_tried_at_its_own_thresholds_as_well():
+    """One side of a number for which the rule alone asks, both sides of it, and that number."""
+
+    @jax.custom_vjp
+    def f(x):
+        return x * x
+
+    f.defvjp(lambda x: (x * x, x), lambda x, dy: (jnp.where(x > 2.5, 0.0, 2 * x * dy),))
+    report = verify.check(f, jnp.array([0.5, 1.0]), reference=lambda x: x * x, level="quick")
+    assert {"both sides of 2.5 in leaf 0", "2.5 in leaf 0"} <= set(report.tried["inputs"])
+    assert report.verdict == "fail"
