@@ -33,6 +33,7 @@ class Tag(Enum):
     LITTLE = auto()  # zeros or next to it among others
     SIZE = auto()  # sizes other than the example's
     LONG = auto()  # with a long axis
+    MANY = auto()  # more numbers than 16 bits count
     BATCH = auto()  # one axis more, that of a batch
     BROADCAST = auto()  # an axis of one where another leaf has more
     RESHAPED = auto()  # a row that is broadcast as a column, or as a number

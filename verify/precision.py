@@ -229,7 +229,8 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     if "while" in bench.primitives:
         return  # a loop until convergence may not be made for extremes
     shown = [d for d in plan.others if not d[0].tags & UNSHOWN]
-    here = [d for d in shown if d[0].shapes == bench.example.shapes]  # other sizes would have to be compiled
+    same = bench.example.shapes  # other sizes would have to be compiled
+    here = [d for d in shown if d[0].shapes == same or Tag.MANY in d[0].tags]
     for dtype in dtypes:
         for draw in here:
             try:

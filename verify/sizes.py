@@ -229,11 +229,19 @@ def shapes(
             for some in (sized.sizes, *_less(sized.sizes)):
                 if accepts(flat, f, example, some):
                     case = resized(flat, example, some, rng, sized.label)
-                    yield replace(case, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
+                    floats = tuple(map(_large_at_the_end, case.floats)) if Tag.MANY in sized.tags else case.floats
+                    yield replace(case, floats=floats, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
                     break
 
     yield from itertools.islice(accepted(_multiples(stiff, counts)), 3)
     yield from accepted(itertools.chain(_ones(flat, example), _sizes(sets, long, many, example), _next(stiff)))
+
+
+def _large_at_the_end(x: np.ndarray) -> np.ndarray:
+    """The last of many numbers twice as large, so that what is largest has a place that only a long integer tells."""
+    y = x.copy()
+    y.reshape(-1)[-max(x.size // 10, 1) :] *= 2 if x.size > MOST // 2 else 1
+    return y
 
 
 @dataclass(frozen=True)
@@ -304,7 +312,7 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -
     if many:  # more numbers than 16 bits count, where that is cheap
         for where in dict.fromkeys((first, k - 1)):  # of a batch, and along what is summed
             most = -(-MOST // max(rest[where], 1)) if where == first else MOST
-            yield plan("many", *(most if j == where else None for j in range(k)))
+            yield plan("many", *(most if j == where else None for j in range(k)), tag=Tag.MANY)
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
         yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)
@@ -405,8 +413,13 @@ def _is_part(f: Callable, example: Case, less: list[bool]) -> bool:
         whole = f(example.floats, example.others)
         each = [f(*_part(example, less, i)) for i in range(min(lengths))]
         pairs = [(y, np.stack(parts)) for y, parts in zip(whole, zip(*each, strict=True), strict=True)]
-        return len(lengths) == 1 and all(y.shape == v.shape and np.allclose(y, v, 1e-6, 1e-9) for y, v in pairs)
+        return len(lengths) == 1 and all(_is_made_of(y, several) for y, several in pairs)
     return False
+
+
+def _is_made_of(y: Any, several: np.ndarray) -> bool:
+    """Whether y is these, in a row or summed up."""
+    return any(v.shape == y.shape and np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)))
 
 
 def _rank(f: Callable, case: Case, more: list[bool]) -> Tag | None:
@@ -432,9 +445,8 @@ def _rank(f: Callable, case: Case, more: list[bool]) -> Tag | None:
     with suppress(Exception), wide("float64"):  # as in `accepts`
         for y, each in zip(run(case.floats, case.others), zip(*map(part, range(3)), strict=True), strict=True):
             several = np.stack(each)
-            fits = [np.allclose(y, v, 1e-6, 1e-9) for v in (several, several.sum(0)) if v.shape == y.shape]
-            if not fits:
+            if y.shape not in (several.shape, several.shape[1:]):
                 return None
-            tag = tag if any(fits) else Tag.RANK
+            tag = tag if _is_made_of(y, several) else Tag.RANK
         return tag
     return None
