@@ -87,6 +87,12 @@ def test_few_numbers_stay_whole_and_the_host_changes_nothing():
     true = flat(net, x, params)
     np.testing.assert_array_equal(flat(Keep(net, memory="host"), x, params), true)
     np.testing.assert_array_equal(flat(Keep(net, "int8", least=513), x, params), true)  # all have 512 or fewer
+    dy = jnp.ones((8, 1, 64))
+    alone = [
+        jax.vmap(lambda x, dy, f=f: f.pull(params, f.forward(params, x)[1], dy)[0])
+        for f in (net, Keep(net, memory="host"))
+    ]
+    np.testing.assert_array_equal(*(f(x[:, None], dy) for f in alone))
     noisy = flat(Keep(net, "int8", least=512), x, params)
     assert 0 < np.linalg.norm(noisy - true) < 0.02 * np.linalg.norm(true)
     statistics = Keep(LayerNorm(), "int8", least=9).forward(LayerNorm().init(KEY, x), x)[1][0]

@@ -159,7 +159,8 @@ def _all(bench: Bench, plan: Plan) -> list[Breach]:
 
 
 def _refused(law: str, refused: Refused) -> Breach:
-    return Breach(law, None, 1.0, f"raised {oracles.brief(refused.error)} ({refused.stage})")
+    text = f"raised {oracles.brief(refused.error)} ({refused.stage})"
+    return Breach(law, None, 1.0, text, note=refused.stage == "reference")
 
 
 def _laws(bench: Bench, plan: Plan) -> Iterable[Law]:

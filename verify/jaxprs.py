@@ -244,6 +244,25 @@ def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
     return found
 
 
+SUMS = {"cumsum", "ragged_dot", "ragged_dot_general"}
+
+
+def summed(closed: ClosedJaxpr) -> set[int]:
+    """Which inputs are integers that are summed up as they came: what counts how an axis is shared out is."""
+    found: set[int] = set()
+
+    def around(eqn, values, bind):
+        if inlined(eqn):
+            return bind(eqn, values)
+        if eqn.primitive.name in SUMS:
+            found.update(v.leaf for v in values if isinstance(v, _Leaf))
+        kept = eqn.primitive.name in SAME and isinstance(values[0], _Leaf)
+        return [values[0] if kept else None] * len(eqn.outvars)
+
+    strip(closed, around)(*map(_Leaf, range(len(closed.jaxpr.invars))))
+    return {i for i in found if jnp.issubdtype(closed.in_avals[i].dtype, jnp.integer)}
+
+
 @dataclass(frozen=True)
 class _Leaf:
     """An input as it came, but for its shape and dtype."""

@@ -14,11 +14,10 @@ from verify.admitted import admitted
 from verify.bench import LINALG, LOOPS, Bench, Refused, finite, narrow
 from verify.calls import uncompiled
 from verify.example import Case, Tag, is_key, ordinary, shares_out, single
-from verify.jaxprs import ISNAN
+from verify.jaxprs import ISNAN, SUMS, jaxpr_of, summed
 from verify.law import Draw, Plan
 from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
 
-SUMS = {"cumsum", "ragged_dot", "ragged_dot_general"}  # by which counts share out an axis
 LARGE = 250  # equations; a program with more takes seconds to compile for each size, and so does one with random bits
 
 
@@ -150,8 +149,7 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     """All inputs of one audit. Raises Refused if the subject does not run at its example."""
     rng = np.random.default_rng(seed)
     if SUMS & bench.defined:
-        shares = [i for i, x in enumerate(bench.example.others) if shares_out(bench.example, x)]
-        bench.example = replace(bench.example, shares=tuple(i for i in shares if i not in bench.pointing))
+        bench.example = replace(bench.example, shares=_shares(bench))
     example, thorough = bench.example, level != "quick"
     draws = [
         (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
@@ -190,6 +188,13 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         for _, other, _ in bench.memo["settings"]:
             other.contract = bench.contract
     return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
+
+
+def _shares(bench: Bench) -> tuple[int, ...]:
+    """The integers that the definition sums up and that share out an axis in the example."""
+    run = lambda: summed(jaxpr_of(bench.oracle.primal, *bench.example.at("float64")))  # noqa: E731
+    known, first = bench.guarded("reference", run, "float64"), len(bench.example.floats)
+    return tuple(i for i, x in enumerate(bench.example.others) if first + i in known and shares_out(bench.example, x))
 
 
 def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool, run: bool = True) -> list[Draw]:
@@ -258,7 +263,16 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     )
     other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
     found = (case for case in found if not case.tags & other)
-    return islice(_with_noise(bench, found, rng), 9 if large else 22)
+    draws = islice(_with_noise(bench, found, rng), 9 if large else 22)
+    return (draw for draw in draws if Tag.MANY not in draw[0].tags or _there(bench, draw))
+
+
+def _there(bench: Bench, draw: Draw) -> bool:
+    """Whether something is left of the definition's output: of a product of many numbers there is not."""
+    with suppress(Refused):
+        y = bench.truth(*draw).y
+        return finite(y) and any(map(np.any, y))
+    return False
 
 
 def _captured(bench: Bench, captured: tuple[tuple, ...], rng: np.random.Generator) -> Iterator[Draw]:

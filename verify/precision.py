@@ -11,6 +11,7 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
+from verify.contract import Constraint
 from verify.example import UNSHOWN, Leaves, Tag, ordinary, single
 from verify.excuses import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
 from verify.law import Breach, Plan, leaves
@@ -41,6 +42,8 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield from _gains(bench, dtype)
             if dtype == "bfloat16" and not bench.random:
                 yield from _long(bench, plan, dtype)
+            if dtype in ("bfloat16", "float16") and not bench.random:
+                yield from _raised(bench, plan, dtype)
         except Refused:
             continue  # the structure law has said so
     yield from _rounded(bench, plan)
@@ -165,6 +168,47 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
                 yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
 
 
+RAISED = 64.0  # spreads by which numbers are raised
+
+
+def _raised(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
+    """Numbers whose mean is large against their spread, as scores and coordinates may be: a tenth may not be lost of a
+    gradient that the definition gives to a hundredth. Most of several draws have to show it, with a finite output."""
+    real = [k for k, x in enumerate(bench.example.floats) if np.size(x) > 1 and bench.example.constraint(k) == FREE]
+    draws = [_all_raised(draw, real) for draw in plan.noisy if real]
+    over: dict[int, list[Breach]] = {}
+    for draw in draws:
+        truth, plain, ours = (run(*draw, dtype) for run in (bench.truth, bench.plain, bench.pull))
+        if not finite(plain.y) or not all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True)):
+            continue
+        for k in leaves(bench):
+            true, size = truth.cotangents[k], largest(truth.cotangents[k])
+            bench.comparisons += 1
+            if ours.cotangents[k].shape != true.shape or size < 1e-2 * budget.usual(bench, k) * max(
+                map(largest, draw[2])
+            ):
+                continue
+            gap, theirs = off(ours.cotangents[k], true), off(plain.cotangents[k], true)
+            if theirs <= 0.01 * size and gap > 0.1 * size and not budget.apart(bench, draw, k, dtype).any():
+                text = f"off by {gap:.2g} in {dtype} where numbers are far from zero, the definition by {theirs:.1g}"
+                shown = ours.cotangents[k], true
+                over.setdefault(k, []).append(Breach("precision", k, gap / size, text, draw, shown, dtype=dtype))
+    for breaches in over.values():
+        if 2 * len(breaches) > len(draws):
+            yield from breaches
+
+
+FREE = Constraint()
+
+
+def _all_raised(draw: Draw, real: list[int]) -> Draw:
+    """The draw with these leaves raised, all by as many of the first one's spreads."""
+    case, label, dy = draw
+    by = RAISED * float(np.std(case.floats[real[0]]) or 1.0)
+    floats = tuple(single(x + by) if k in real else x for k, x in enumerate(case.floats))
+    return replace(case, floats=floats, label=f"{case.label}, raised by {by:.2g}"), label, dy
+
+
 def _small(x: np.ndarray) -> np.ndarray:
     """x with its magnitudes, none above 4."""
     return single(np.abs(x) * min(1.0, 4.0 / max(largest(x), 1e-300)))
@@ -230,9 +274,10 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return  # a loop until convergence may not be made for extremes
     shown = [d for d in plan.others if not d[0].tags & UNSHOWN]
     same = bench.example.shapes  # other sizes would have to be compiled
-    here = [d for d in shown if d[0].shapes == same or Tag.MANY in d[0].tags]
+    here = [d for d in shown if d[0].shapes == same]
+    many = [d for d in shown if Tag.MANY in d[0].tags]
     for dtype in dtypes:
-        for draw in here:
+        for draw in here + many * (dtype == "float16"):  # which counts no more than 65504
             try:
                 yield from _bounded(bench, draw, dtype)
             except Refused:

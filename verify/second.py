@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from verify import budget
-from verify.bench import Bench, Refused, Sample
+from verify.bench import Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
 from verify.example import Leaves, Tag
 from verify.law import Breach, Plan, leaves, refusal, spoiled_in
@@ -92,8 +92,9 @@ def _singly(bench: Bench, plan: Plan) -> Iterator[Breach]:
     for draw in sorted(draws, key=lambda d: not d[0].tags & {Tag.ZERO, Tag.END})[:POINTS]:
         try:
             right = _smooth(bench, draw)
-            if right:
-                yield from _differs(bench, draw, bench.second("own", draw, _along(bench)), right)
+            own = bench.second("own", draw, _along(bench)) if right else None
+            if own and finite(own.cotangents):  # what is not is heard
+                yield from _differs(bench, draw, own, right)
         except Refused:
             continue
 

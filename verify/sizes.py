@@ -105,6 +105,8 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
                 if _strained(flat, flat.primal, example, sizes):
                     return False
                 both = _there_and_back(flat)
+                if _largest(_traced(both, _bare(flat, example, sizes))) > MUCH:
+                    return False
                 return not _unrolled(flat, both, example, sizes, _length(_traced(both, example)))
         return True
     return False
@@ -137,14 +139,13 @@ def _strained(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) ->
     if _unrolled(flat, f, example, sizes, _length(own)):
         return True
     there = _traced(f, _bare(flat, example, sizes))
-    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([there]) for v in eqn.outvars)
-    if _length(there) > 3 * _length(own) + UNROLLED or max(map(math.prod, arrays), default=0) > MUCH:
+    if _length(there) > 3 * _length(own) + UNROLLED or _largest(there) > MUCH:
         return True
     return overruns(there) and not overruns(own)
 
 
 def _bare(flat: Flat, example: Case, sizes: dict[Axis, int]) -> Case:
-    return resized(flat, example, sizes, np.random.default_rng(0), "")
+    return resized(flat, example, sizes, np.random.default_rng(0), "", drawn=False)
 
 
 def _traced(f: Callable, case: Case) -> Any:
@@ -152,12 +153,21 @@ def _traced(f: Callable, case: Case) -> Any:
         return jax.make_jaxpr(f)(case.floats, case.others)
 
 
+def _largest(closed: Any) -> int:
+    """How many numbers the largest array on the way has."""
+    arrays = (getattr(v.aval, "shape", ()) for eqn in equations([closed]) for v in eqn.outvars)
+    return max(map(math.prod, arrays), default=0)
+
+
 def _length(closed: Any) -> int:
     return len(list(equations([closed])))
 
 
-def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str) -> Case:
-    """The example with other sizes: float leaves drawn like it, integers kept below the sizes they may point into."""
+def resized(
+    flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Generator, label: str, drawn: bool = True
+) -> Case:
+    """The example with other sizes: float leaves `drawn` like it, or its numbers again and again; integers kept below
+    the sizes they may point into."""
     leaves = (*example.floats, *example.others)
     shapes = [list(np.shape(x)) for x in leaves]
     moved = {}
@@ -181,9 +191,11 @@ def resized(flat: Flat, example: Case, sizes: dict[Axis, int], rng: np.random.Ge
     if flat.subject.remake and sizes:
         args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
         case = Case(label, *flat.layout.split(args))
+    if not drawn:
+        return case
     each = ((x, example.constraint(k), np.size(example.floats[k])) for k, x in enumerate(case.floats))
-    drawn = tuple(single(like(x, rng, domain if known else Constraint.of(x))) for x, domain, known in each)
-    return replace(case, floats=drawn, others=tuple(case.others))
+    floats = tuple(single(like(x, rng, domain if known else Constraint.of(x))) for x, domain, known in each)
+    return replace(case, floats=floats, others=tuple(case.others))
 
 
 def _below(
@@ -310,9 +322,8 @@ def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -
     rest = [math.prod(np.shape(leaves[i])) // max(np.shape(leaves[i])[a], 1) for ((i, a), *_) in sets]
     first = min(range(k), key=lambda j: -rest[j])
     if many:  # more numbers than 16 bits count, where that is cheap
-        for where in dict.fromkeys((first, k - 1)):  # of a batch, and along what is summed
-            most = -(-MOST // max(rest[where], 1)) if where == first else MOST
-            yield plan("many", *(most if j == where else None for j in range(k)), tag=Tag.MANY)
+        most = -(-MOST // max(rest[first], 1))
+        yield plan("many", *(most if j == first else None for j in range(k)), tag=Tag.MANY)
     yield plan("two", *[2] * k)
     for j in range(min(k, 2)):
         yield plan("empty", *(0 if i == j else None for i in range(k)), tag=Tag.EMPTY)

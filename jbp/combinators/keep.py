@@ -132,11 +132,16 @@ Packed(bits=((64, 64), 'uint8'), scale=((64, 1), 'float32'))]
     def _kept(self, residuals):
         leaves, about = residuals
         tree, dtypes = about.value
-        if self.memory == "host":
-            leaves = jax.tree.map(lambda r: jax.device_put(r, memory.Space.Device), leaves)
+        leaves = self._brought(leaves)
         return tree.unflatten(
             r if dtype is None else self._wide(r).astype(dtype) for r, dtype in zip(leaves, dtypes, strict=True)
         )
+
+    def _brought(self, leaves):
+        """Back from the host: nothing can be computed with what is there."""
+        if self.memory != "host":
+            return leaves
+        return jax.tree.map(lambda r: jax.device_put(r, memory.Space.Device), leaves)
 
     def _wide(self, packed):
         r = lax.bitcast_convert_type(packed.bits, _DTYPES[str(self.dtype)]).astype(jnp.float32)
@@ -144,4 +149,4 @@ Packed(bits=((64, 64), 'uint8'), scale=((64, 1), 'float32'))]
 
     def _down(self, way, params, residuals, dy):
         leaves, about = residuals
-        return super()._down(way, params, (after(dy, leaves), about), dy)
+        return super()._down(way, params, (after(dy, self._brought(leaves)), about), dy)
