@@ -245,10 +245,11 @@ def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
 
 
 SUMS = {"cumsum", "ragged_dot", "ragged_dot_general"}
+MOVED = {*SAME, "concatenate", "pad", "rev", "scatter"}  # as jnp.repeat moves counts by one place
 
 
 def summed(closed: ClosedJaxpr) -> set[int]:
-    """Which inputs are integers that are summed up as they came: what counts how an axis is shared out is."""
+    """Which inputs are integers that are summed up as they came, or moved: what counts how an axis is shared out is."""
     found: set[int] = set()
 
     def around(eqn, values, bind):
@@ -256,8 +257,8 @@ def summed(closed: ClosedJaxpr) -> set[int]:
             return bind(eqn, values)
         if eqn.primitive.name in SUMS:
             found.update(v.leaf for v in values if isinstance(v, _Leaf))
-        kept = eqn.primitive.name in SAME and isinstance(values[0], _Leaf)
-        return [values[0] if kept else None] * len(eqn.outvars)
+        known = [v for v in values if isinstance(v, _Leaf)] if eqn.primitive.name in MOVED else []
+        return [known[0] if known else None] * len(eqn.outvars)
 
     strip(closed, around)(*map(_Leaf, range(len(closed.jaxpr.invars))))
     return {i for i in found if jnp.issubdtype(closed.in_avals[i].dtype, jnp.integer)}
