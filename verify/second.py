@@ -49,7 +49,7 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         found += zip(draws, own, truth, strict=True)
     over: dict[int, list[Breach]] = {}
     for draw, got, true in found:
-        for breach in _differs(bench, draw, got, (true,)):
+        for breach in _differs(bench, draw, got, true):
             over.setdefault(breach.leaf or 0, []).append(breach)
     everywhere = [breach for breaches in over.values() if len(breaches) == len(found) for breach in breaches]
     yield from everywhere  # not only where a kink is near
@@ -65,23 +65,19 @@ def _along(bench: Bench) -> Leaves:
     )
 
 
-def _differs(bench: Bench, draw: Draw, got: Sample, right: tuple[Sample, ...]) -> Iterator[Breach]:
-    """Leaves whose second derivative is none of the right ones."""
+def _differs(bench: Bench, draw: Draw, got: Sample, true: Sample) -> Iterator[Breach]:
+    """Leaves whose second derivative is another."""
     got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
-    first = bench.truth(*draw)
+    size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, bench.truth(*draw)))
+    beside = max(beside, budget.whole(bench, draw))
     for k in leaves(bench):
         bench.comparisons += 1
         along = bench.example.constraint(k).along
-        gaps = []
-        for true in right:
-            size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, first))
-            room = max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, beside, budget.whole(bench, draw))
-            a, b = along(got.cotangents[k]), along(true.cotangents[k])
-            gaps.append((off(a, b), room, size, (a, b)))
-        if all(gap > room for gap, room, *_ in gaps):
-            gap, _, size, shown = gaps[0]
-            text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(shown[1]):.2g}"
-            yield Breach("twice", k, gap / max(size, 1e-300), text, draw, shown)
+        a, b = along(got.cotangents[k]), along(true.cotangents[k])
+        gap = off(a, b)
+        if gap > max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, beside):
+            text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(b):.2g}"
+            yield Breach("twice", k, gap / max(size, 1e-300), text, draw, (a, b))
 
 
 def _singly(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -101,12 +97,12 @@ def _singly(bench: Bench, plan: Plan) -> Iterator[Breach]:
             continue
 
 
-def _smooth(bench: Bench, draw: Draw) -> tuple[Sample, ...]:
-    """The second derivatives that are right at a point: none where they, or the first ones, change from side to side,
-    or where the rule's own first derivative is another."""
+def _smooth(bench: Bench, draw: Draw) -> Sample | None:
+    """The definition's second derivative at a point; None where it, or the first one, is another on either side, or
+    where the rule's own first derivative is another."""
     case, label, dy = draw
     if any(map(np.any, (budget.apart(bench, draw, k) for k in leaves(bench)))):
-        return ()
+        return None
     rng, sides = np.random.default_rng(6), []
     steps = [BESIDE * (largest(x) or 1.0) * rng.uniform(0.5, 1.0, np.shape(x)) for x in bench.example.floats]
     for sign in (1, -1):
@@ -114,8 +110,8 @@ def _smooth(bench: Bench, draw: Draw) -> tuple[Sample, ...]:
         near = replace(case, floats=floats, label=f"beside {case.label}"), label, dy
         sides.append((bench.truth(*near), bench.second("truth", near, _along(bench))))
     here = bench.truth(*draw), bench.second("truth", draw, _along(bench))
-    first = _alike(*(one for one, _ in sides), here[0])
-    return (here[1], sides[0][1]) if first and _alike(*(two for _, two in sides)) else ()
+    smooth = _alike(here[0], *(one for one, _ in sides)) and _alike(here[1], *(two for _, two in sides))
+    return here[1] if smooth else None
 
 
 def _alike(*samples: Sample) -> bool:
