@@ -2,15 +2,13 @@
 
 import jax.numpy as jnp
 import pytest
-import zoo
-import zoo_judged_right
-import zoo_right
 
 import verify
+from corpus import common, entry
 
 LITTLE_TO_GO_BY = [  # nearly all of an element's gradient comes in one draw; it is zero where dy is constant
-    pytest.param(zoo_judged_right.streaming_logsumexp, zoo.example(5, 21, scale=8, seed=8), marks=pytest.mark.slow),
-    (zoo_right.softmax_in_bfloat16, zoo.example(4, 6, seed=1).astype(jnp.bfloat16)),
+    pytest.param("streaming_logsumexp", common.example(5, 21, scale=8, seed=8), marks=pytest.mark.slow),
+    ("softmax_in_bfloat16", common.example(4, 6, seed=1).astype(jnp.bfloat16)),
 ]
 
 pytestmark = pytest.mark.usefixtures("lenient")
@@ -20,7 +18,7 @@ def softmax_with(change):
     def bwd(y, d):
         return (change(y * (d - (y * d).sum(-1, keepdims=True))),)
 
-    return zoo.rule(zoo.softmax, lambda x: (zoo.softmax(x),) * 2, bwd)
+    return common.rule(common.softmax, lambda x: (common.softmax(x),) * 2, bwd)
 
 
 def only(dtype, factor):
@@ -34,7 +32,7 @@ def only(dtype, factor):
 )
 def test_detection_floor(dtype, factor, level):
     report = verify.check(
-        softmax_with(only(jnp.dtype(dtype), factor)), zoo.example(4, 6), reference=zoo.softmax, level=level
+        softmax_with(only(jnp.dtype(dtype), factor)), common.example(4, 6), reference=common.softmax, level=level
     )
     assert report.verdict == "fail", str(report)
 
@@ -48,33 +46,33 @@ def test_ill_conditioned_rules_are_not_flagged():
     def bwd(x, d):
         return (2 * d[..., None] * (x - x.mean(-1, keepdims=True)) / x.shape[-1],)
 
-    f = zoo.rule(plain, lambda x: (plain(x), x), bwd)
-    report = verify.check(f, 1e3 + zoo.example(4, 6), reference=plain, level="quick")
+    f = common.rule(plain, lambda x: (plain(x), x), bwd)
+    report = verify.check(f, 1e3 + common.example(4, 6), reference=plain, level="quick")
     assert report.verdict == "pass", str(report)
 
 
 def test_huge_dynamic_range():
-    x = zoo.example(4, 6) * 10.0 ** jnp.arange(-12, 12).reshape(4, 6)
-    f, plain, _ = zoo.RIGHT["tanh_"]()
+    x = common.example(4, 6) * 10.0 ** jnp.arange(-12, 12).reshape(4, 6)
+    f, plain, _ = entry("tanh_").make()
     report = verify.check(f, x, reference=plain, level="quick")
     assert report.verdict == "pass", str(report)
 
 
-@pytest.mark.parametrize(("make", "x"), LITTLE_TO_GO_BY)
-def test_what_tells_little_in_half_precision_is_not_flagged(make, x):
-    f, plain, _ = make()
+@pytest.mark.parametrize(("name", "x"), LITTLE_TO_GO_BY)
+def test_what_tells_little_in_half_precision_is_not_flagged(name, x):
+    f, plain, _ = entry(name).make()
     report = verify.check(f, x, reference=plain)
     assert report.verdict == "pass", str(report)
 
 
 def test_kinks_accept_any_subgradient_but_not_two_of_them():
-    assert "kink" in {f.law for f in audit("relu_with_half_at_zero", zoo.RIGHT).findings}
-    assert audit("max_to_the_first", zoo.RIGHT).verdict == "pass"
-    assert audit("ties_all_get_it", zoo.WRONG).verdict == "fail"
+    assert "kink" in {f.law for f in audit("relu_with_half_at_zero").findings}
+    assert audit("max_to_the_first").verdict == "pass"
+    assert audit("ties_all_get_it").verdict == "fail"
 
 
-def audit(name, table):
-    f, plain, args = table[name]()
+def audit(name):
+    f, plain, args = entry(name).make()
     return verify.check(f, *args, reference=plain, level="quick")
 
 
@@ -91,9 +89,9 @@ def test_each_element_of_the_output_chooses_its_side_of_a_kink():
             down = d[0] * jnp.where(z == 0, at_zero, z > 0)
             return down @ w.T, x.T @ down
 
-        return zoo.rule(plain, lambda x, w: (plain(x, w), (x, w)), bwd)
+        return common.rule(plain, lambda x, w: (plain(x, w), (x, w)), bwd)
 
-    args = zoo.example(3, 4), zoo.example(4, 5, seed=1)
+    args = common.example(3, 4), common.example(4, 5, seed=1)
     for at_zero, verdict in ((1.0, "pass"), (0.3, "pass"), (2.0, "fail")):
         report = verify.check(with_slope(at_zero), *args, reference=plain, level="quick")
         assert report.verdict == verdict, str(report)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 from jax import lax
 
 import verify
+from corpus import common, entry
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
@@ -30,38 +30,47 @@ STANDARD = {  # what shows only at other sizes, in low precision, or in how it i
 }
 
 
-def own(rules):
-    """Those of zoo.py: the other zoos add theirs when they are imported."""
-    return [make for make in rules.values() if make.__module__ == "zoo"]
+RIGHT = [
+    "linear_", "softmax_", "layer_norm_", "cross_entropy_", "relu_", "relu_with_half_at_zero", "max_to_the_first",
+    "unit_", "gather_", "softplus_", "accumulates_in_float32", "variance_in_one_pass", "several_outputs",
+    "product_of_rows", "jvp_rule", "tanh_", "scaled_by_python_number",
+]  # fmt: skip
+WRONG = [
+    "factor_two", "sign", "mean_instead_of_sum", "forgotten_leaf", "transposed", "weights_not_transposed",
+    "norm_missing_term", "softmax_wrong_axis", "one_per_mille", "last_row_zero", "shifted_by_one",
+    "one_element_1e_9", "xent_not_divided", "xent_wrong_batch", "cotangent_ignored", "jvp_rule_wrong",
+    "ties_all_get_it", "nan_at_zero_row", "exp_overflows", "tile_tail", "batch_of_one", "clipped_cotangent",
+    "duplicate_ids", "first_id", "stale_cache", "last_call_wins", "bfloat16_accumulation", "low_precision_only",
+    "saturated", "small_values", "square_only", "python_branch", "integers_only", "dtype_of_cotangent",
+    "masked_rows_leak", "forward_differs", "raises_on_the_way_back", "product_divides",
+]  # fmt: skip
 
 
-def audit(make):
-    f, plain, args = make()
-    level = "standard" if make.__name__ in STANDARD else "quick"
+def audit(name):
+    f, plain, args = entry(name).make()
+    level = "standard" if name in STANDARD else "quick"
     return verify.check(f, *args, reference=plain, level=level)
 
 
 LONG = {"cross_entropy_", "layer_norm_", "bfloat16_accumulation", "batch_of_one", "low_precision_only"}
 
 
-def marked(rules):
-    """Those of `own`; every second one, and those that take ten seconds and more, for the slow tests."""
-    late = [i % 2 or make.__name__ in LONG for i, make in enumerate(own(rules))]
-    return [
-        pytest.param(make, marks=[pytest.mark.slow] * bool(slow)) for make, slow in zip(own(rules), late, strict=True)
-    ]
+def marked(names):
+    """Every second one, and those that take ten seconds and more, for the slow tests."""
+    late = [i % 2 or name in LONG for i, name in enumerate(names)]
+    return [pytest.param(name, marks=[pytest.mark.slow] * bool(slow)) for name, slow in zip(names, late, strict=True)]
 
 
-@pytest.mark.parametrize("make", marked(zoo.RIGHT), ids=lambda make: make.__name__)
-def test_right_rules_pass(make):
-    report = audit(make)
+@pytest.mark.parametrize("name", marked(RIGHT))
+def test_right_rules_pass(name):
+    report = audit(name)
     assert report.verdict == "pass", str(report)
     assert any(c.fate == "killed" for c in report.canaries)
 
 
-@pytest.mark.parametrize("make", marked(zoo.WRONG), ids=lambda make: make.__name__)
-def test_wrong_rules_fail(make):
-    report = audit(make)
+@pytest.mark.parametrize("name", marked(WRONG))
+def test_wrong_rules_fail(name):
+    report = audit(name)
     assert report.verdict == "fail", str(report)
     with pytest.raises(verify.AuditError, match="FAIL"):
         report.raise_if_failed()
@@ -81,11 +90,11 @@ def test_wrong_rules_fail(make):
         ("exp_overflows", "x", "overflow"),
         ("nan_at_zero_row", "x", "division by zero"),
         ("clipped_cotangent", "x", "not linear in the cotangent"),
-        ("norm_missing_term", "x", r"missing term: through argument \d of \w+ \(zoo.py"),
+        ("norm_missing_term", "x", r"missing term: through argument \d of \w+ \(norms.py"),
     ],
 )
 def test_kind_of_mistake(name, where, diagnosis):
-    findings = audit(zoo.WRONG[name]).errors
+    findings = audit(name).errors
     assert any(f.where == where and re.match(diagnosis, f.diagnosis) for f in findings), findings
     assert not any(f.where not in (where, "") for f in findings), findings
 
@@ -146,7 +155,7 @@ def _mean(v):
 def test_what_is_amiss_inside(plain, bwd, args, diagnosis):
     f = jax.custom_vjp(plain)
     f.defvjp(lambda *args: (plain(*args), args), bwd)
-    report = verify.check(f, *(zoo.example(*shape) for shape in args), reference=plain, level="quick")
+    report = verify.check(f, *(common.example(*shape) for shape in args), reference=plain, level="quick")
     said = [f.diagnosis for f in report.errors if f.law == "dense"]
     assert said
     assert all(re.match(diagnosis, d) for d in said), said
@@ -154,13 +163,13 @@ def test_what_is_amiss_inside(plain, bwd, args, diagnosis):
 
 @pytest.mark.slow
 def test_factor_of_a_size_is_told_from_a_number_by_other_sizes():
-    f, plain, args = zoo.WRONG["mean_instead_of_sum"]()
+    f, plain, args = entry("mean_instead_of_sum").make()
     finding = next(f for f in verify.check(f, *args, reference=plain).errors if f.law == "dense")
     assert finding.diagnosis == "factor of a size: 1 / leaf 0.shape[0]"
 
 
 def test_report_is_readable_and_json():
-    f, plain, args = zoo.WRONG["sign"]()
+    f, plain, args = entry("sign").make()
     report = verify.check(f, *args, reference=plain, level="quick")
     text = str(report)
     assert "FAIL" in text
@@ -172,12 +181,12 @@ def test_report_is_readable_and_json():
 
 
 def square_rule(bwd):
-    return zoo.rule(lambda x: x * x, lambda x: (x * x, x), bwd)
+    return common.rule(lambda x: x * x, lambda x: (x * x, x), bwd)
 
 
 def test_without_a_reference_its_own_forward_is_differentiated():
     good, bad = square_rule(lambda x, d: (2 * x * d,)), square_rule(lambda x, d: (x * d,))
-    x = zoo.example(3, 4)
+    x = common.example(3, 4)
     report = verify.check(good, x, level="quick")
     assert (report.verdict, report.oracle) == ("pass", "own forward")
     assert verify.check(bad, x, level="quick").verdict == "fail"
@@ -190,7 +199,7 @@ def test_rules_inside_loops_and_branches_are_stripped():
         y, _ = lax.scan(lambda c, _: (inner(c) * 0.5, None), x, None, length=2)
         return jax.checkpoint(inner)(y) + lax.cond(x.sum() > 0, inner, jnp.sin, x)
 
-    report = verify.check(f, zoo.example(3, 4), level="quick")
+    report = verify.check(f, common.example(3, 4), level="quick")
     assert (report.verdict, report.oracle) == ("fail", "own forward")
 
 
@@ -200,11 +209,11 @@ def root(factor):
     def newton(x):
         return lax.while_loop(lambda s: (s[1] < 40).all(), lambda s: (0.5 * (s[0] + x / s[0]), s[1] + 1), (x, 0))[0]
 
-    return zoo.rule(newton, lambda x: (newton(x),) * 2, lambda y, d: (factor * d / y,))
+    return common.rule(newton, lambda x: (newton(x),) * 2, lambda y, d: (factor * d / y,))
 
 
 def test_finite_differences_where_nothing_else_goes():
-    x = jnp.abs(zoo.example(5)) + 0.5
+    x = jnp.abs(common.example(5)) + 0.5
     report = verify.check(root(0.5), x, level="quick")
     assert (report.verdict, report.oracle) == ("pass", "finite differences"), str(report)
     assert verify.check(root(0.501), x, level="quick").verdict == "fail"
@@ -218,7 +227,7 @@ def test_pair():
         x, i = r
         return jnp.zeros_like(x).at[i].add(2 * x[i] * d), None
 
-    args = zoo.example(6), zoo.ids(6, 4)
+    args = common.example(6), common.ids(6, 4)
     assert verify.check(verify.pair(fwd, bwd), *args, level="quick").verdict == "pass"
     wrong = verify.pair(fwd, lambda r, d: (bwd(r, d)[0] * 2, None))
     assert verify.check(wrong, *args, level="quick").verdict == "fail"
@@ -230,12 +239,12 @@ def test_pair():
 
 def test_reference_that_is_the_subject_or_has_rules_is_said():
     f = square_rule(lambda x, d: (2 * x * d,))
-    report = verify.check(f, zoo.example(3), reference=f, level="quick")
+    report = verify.check(f, common.example(3), reference=f, level="quick")
     assert "the reference is the subject itself" in str(report)
-    report = verify.check(zoo.RIGHT["relu_"]()[0], zoo.example(3, 4), reference=jax.nn.relu, level="quick")
+    report = verify.check(entry("relu_").make()[0], common.example(3, 4), reference=jax.nn.relu, level="quick")
     assert report.verdict == "pass", str(report)
     assert "the reference calls JAX's own custom rules (relu)" in str(report)
-    report = verify.check(f, zoo.example(3), reference=lambda x: f(x) + 0, level="quick")
+    report = verify.check(f, common.example(3), reference=lambda x: f(x) + 0, level="quick")
     assert "the reference calls custom rules (f)" in str(report)
 
 
@@ -251,8 +260,8 @@ def test_rules_of_jax_itself_are_trusted_within_others_and_judged_alone():
         g = 2 * d * jnp.logaddexp(x, y)
         return g * jax.nn.sigmoid(x - y), g * jax.nn.sigmoid(y - x)
 
-    args = zoo.example(5), zoo.example(5, seed=1)
-    rule = zoo.rule(pair, lambda x, y: (pair(x, y), (x, y)), bwd)
+    args = common.example(5), common.example(5, seed=1)
+    rule = common.rule(pair, lambda x, y: (pair(x, y), (x, y)), bwd)
     for reference in (pair, None):
         report = verify.check(rule, *args, reference=reference)
         assert report.verdict == "pass", str(report)
@@ -260,29 +269,29 @@ def test_rules_of_jax_itself_are_trusted_within_others_and_judged_alone():
 
 
 def test_a_function_without_a_rule_is_not_passed_on_its_own_word():
-    assert verify.check(jnp.sin, zoo.example(3), level="quick").verdict == "inconclusive"
+    assert verify.check(jnp.sin, common.example(3), level="quick").verdict == "inconclusive"
 
 
 def test_nothing_to_audit():
-    assert verify.check(lambda i: i + 1, zoo.ids(3, 4)).verdict == "inconclusive"
+    assert verify.check(lambda i: i + 1, common.ids(3, 4)).verdict == "inconclusive"
     with pytest.raises(verify.SubjectError, match="expected a function, a layer"):
-        verify.check(3, zoo.example(3))
+        verify.check(3, common.example(3))
     with pytest.raises(verify.SubjectError, match="expected one of"):
-        verify.check(jnp.sin, zoo.example(3), level="loud")
+        verify.check(jnp.sin, common.example(3), level="loud")
 
 
 def test_a_subject_that_raises_is_a_finding():
     def f(x):
         raise ValueError("no such thing")
 
-    report = verify.check(f, zoo.example(3))
+    report = verify.check(f, common.example(3))
     assert report.verdict == "fail"
     assert "no such thing" in report.findings[0].message
 
 
 def test_a_reference_without_finite_gradient_proves_nothing():
     f = square_rule(lambda x, d: (2 * x * d,))
-    report = verify.check(f, zoo.example(3, 4), reference=lambda x: x * x + jnp.sqrt(0 * x) * 0, level="quick")
+    report = verify.check(f, common.example(3, 4), reference=lambda x: x * x + jnp.sqrt(0 * x) * 0, level="quick")
     assert report.verdict == "inconclusive"
 
 
@@ -294,7 +303,7 @@ def test_global_settings_are_left_alone():
         seen.append(x.dtype)
         return x * x
 
-    verify.check(square_rule(lambda x, d: (2 * x * d,)), zoo.example(3), reference=plain, level="quick")
+    verify.check(square_rule(lambda x, d: (2 * x * d,)), common.example(3), reference=plain, level="quick")
     assert np.dtype("float64") in seen
     assert jax.config.read("jax_enable_x64") == before
 
@@ -313,7 +322,7 @@ def test_mixed_dtypes_and_keys():
         dw = jnp.where(keep, x, 0).T @ d
         return jnp.where(keep, d @ w.astype(d.dtype).T, 0), dw.astype(w.dtype), None
 
-    f = zoo.rule(plain, fwd, bwd)
-    args = zoo.example(4, 5).astype(jnp.bfloat16), zoo.example(5, 3), jax.random.key(0)
+    f = common.rule(plain, fwd, bwd)
+    args = common.example(4, 5).astype(jnp.bfloat16), common.example(5, 3), jax.random.key(0)
     report = verify.check(f, *args, reference=plain, level="quick")
     assert report.verdict == "pass", str(report)

@@ -6,82 +6,77 @@ One entry for each law and kind of input; `python -m benchmarks.verify.strangers
 import jax
 import jax.numpy as jnp
 import pytest
-import zoo
-import zoo_edges
-import zoo_right
 
 import verify
+from corpus import common, entry
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
 
-def audit(make, **options):
-    f, plain, args = make()
+def audit(name, **options):
+    f, plain, args = entry(name).make()
     return verify.check(f, *args, reference=plain, **options)
 
 
 @pytest.mark.parametrize(
-    ("make", "law", "diagnosis"),
+    ("name", "law", "diagnosis"),
     [
-        (zoo_edges.relu6_without_six, "dense", "only far out"),
-        (zoo_edges.variance_from_squares, "precision", ""),
-        (zoo_edges.minus_zero, "dense", "only at ties or zeros"),
-        (zoo_edges.scale_as_a_python_number, "dense", "constant factor 0.5"),
-        (zoo_edges.nothing_masked, "dense", ""),
-        (zoo_edges.complex_not_conjugated, "dense", ""),
-        (zoo_edges.second_output_ignored, "dense", "missing term: the cotangent of output 1"),
-        (zoo_edges.no_threshold_below_zero, "dense", ""),
-        (zoo_edges.a_sum_of_softmax_without_its_mean, "dense", ""),
-        (zoo_edges.two_numbers_of_three, "dense", ""),
+        ("relu6_without_six", "dense", "only far out"),
+        ("variance_from_squares", "precision", ""),
+        ("minus_zero", "dense", "only at ties or zeros"),
+        ("scale_as_a_python_number", "dense", "constant factor 0.5"),
+        ("nothing_masked", "dense", ""),
+        ("complex_not_conjugated", "dense", ""),
+        ("second_output_ignored", "dense", "missing term: the cotangent of output 1"),
+        ("no_threshold_below_zero", "dense", ""),
+        ("a_sum_of_softmax_without_its_mean", "dense", ""),
+        ("two_numbers_of_three", "dense", ""),
     ],
-    ids=lambda v: getattr(v, "__name__", None),
 )
-def test_values_and_settings(make, law, diagnosis):
-    errors = audit(make, level="quick").errors
+def test_values_and_settings(name, law, diagnosis):
+    errors = audit(name, level="quick").errors
     assert any(f.law == law and f.diagnosis.startswith(diagnosis) for f in errors), errors
 
 
 @pytest.mark.parametrize(
-    ("make", "law"),
+    ("name", "law"),
     [
-        (zoo_edges.beyond_512, "dense"),
-        pytest.param(zoo_edges.square_weights_not_transposed, "dense", marks=pytest.mark.slow),
-        pytest.param(zoo_edges.empty_batch, "finite", marks=pytest.mark.slow),
-        pytest.param(zoo_edges.bias_broadcast_over_rows, "dense", marks=pytest.mark.slow),
-        (zoo_edges.big_constant_in_half, "precision"),
-        (zoo_edges.batched_input_alone, "vmap"),
-        (zoo_edges.second_derivative_stopped, "twice"),
-        (zoo_edges.symbolic_zeros_swapped, "parts"),
-        (zoo.last_call_wins, "leaks"),
+        ("beyond_512", "dense"),
+        pytest.param("square_weights_not_transposed", "dense", marks=pytest.mark.slow),
+        pytest.param("empty_batch", "finite", marks=pytest.mark.slow),
+        pytest.param("bias_broadcast_over_rows", "dense", marks=pytest.mark.slow),
+        ("big_constant_in_half", "precision"),
+        ("batched_input_alone", "vmap"),
+        ("second_derivative_stopped", "twice"),
+        ("symbolic_zeros_swapped", "parts"),
+        ("last_call_wins", "leaks"),
     ],
-    ids=lambda v: getattr(v, "__name__", None),
 )
-def test_sizes_dtypes_and_transforms(make, law):
-    report = audit(make)
+def test_sizes_dtypes_and_transforms(name, law):
+    report = audit(name)
     assert law in {f.law for f in report.errors}, str(report)
 
 
 @pytest.mark.parametrize(
-    "make",
+    "name",
     [
-        pytest.param(zoo_right.clip_open_at_its_ends, marks=pytest.mark.slow),
-        pytest.param(zoo_right.logit_of_probabilities, marks=pytest.mark.slow),
-        pytest.param(zoo_right.scale_of_ones_is_positive, marks=pytest.mark.slow),
-        pytest.param(zoo_right.additive_mask, marks=pytest.mark.slow),
-        pytest.param(zoo_right.pointers_of_rows, marks=pytest.mark.slow),
-        pytest.param(zoo_right.labels_of_minus_one_are_ignored, marks=pytest.mark.slow),
-        pytest.param(zoo_right.quadratic_form, marks=pytest.mark.slow),
-        zoo_right.slope_as_a_setting,
-        pytest.param(zoo_right.symbolic_zeros, marks=pytest.mark.slow),
-        zoo_right.complex_square,
-        zoo_right.a_threshold_for_each_channel,
-        zoo_right.points_of_three_numbers,
-        zoo_right.a_sum_that_is_always_one,
+        pytest.param("clip_open_at_its_ends", marks=pytest.mark.slow),
+        pytest.param("logit_of_probabilities", marks=pytest.mark.slow),
+        pytest.param("scale_of_ones_is_positive", marks=pytest.mark.slow),
+        pytest.param("additive_mask", marks=pytest.mark.slow),
+        pytest.param("pointers_of_rows", marks=pytest.mark.slow),
+        pytest.param("labels_of_minus_one_are_ignored", marks=pytest.mark.slow),
+        pytest.param("quadratic_form", marks=pytest.mark.slow),
+        "slope_as_a_setting",
+        pytest.param("symbolic_zeros", marks=pytest.mark.slow),
+        "complex_square",
+        "a_threshold_for_each_channel",
+        "points_of_three_numbers",
+        "a_sum_that_is_always_one",
     ],
-    ids=lambda make: make.__name__,
 )
-def test_right_rules_that_look_suspicious_pass(make):
-    report = audit(make)
+def test_right_rules_that_look_suspicious_pass(name):
+    report = audit(name)
     assert report.verdict == "pass", str(report)
 
 
@@ -91,17 +86,17 @@ def test_what_cannot_be_called_is_said():
 
     says = r"cannot be called.*missing a required (keyword-only )?argument: 'scale'.*partial"
     with pytest.raises(verify.SubjectError, match=says):
-        verify.check(keywords, zoo.example(3))
+        verify.check(keywords, common.example(3))
     with pytest.raises(verify.SubjectError, match="expected a function of the same arguments"):
-        verify.check(jnp.sin, zoo.example(3), reference=3)  # pyright: ignore[reportArgumentType]
+        verify.check(jnp.sin, common.example(3), reference=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(verify.SubjectError, match="another structure than the example"):
-        verify.check(jnp.sin, zoo.example(3), reference=jnp.sin, captured=[(zoo.example(3), zoo.example(3))])
+        verify.check(jnp.sin, common.example(3), reference=jnp.sin, captured=[(common.example(3), common.example(3))])
 
 
 @pytest.mark.parametrize(
     ("f", "args", "text"),
     [
-        (lambda x: (x > 0).sum(), (zoo.example(3),), "no output has a gradient"),
+        (lambda x: (x > 0).sum(), (common.example(3),), "no output has a gradient"),
         (lambda x: x, (jnp.zeros((0, 3)),), "the example is empty"),
         (lambda x: x, (jnp.full(3, jnp.nan),), "no finite element"),
     ],
@@ -114,29 +109,28 @@ def test_nothing_to_compare_is_never_a_pass(f, args, text):
 
 def test_captured_arguments_are_tried():
     """Wrong only next to 77.7, which nobody would think of."""
-    make = zoo_edges.elementwise(jnp.sin, lambda x: jnp.where(jnp.abs(x - 77.7) < 0.01, 0, jnp.cos(x)))
-    f, plain, args = make
+    f, plain, args = common.elementwise(jnp.sin, lambda x: jnp.where(jnp.abs(x - 77.7) < 0.01, 0, jnp.cos(x)))
     assert verify.check(f, *args, reference=plain, level="quick").verdict == "pass"
     report = verify.check(f, *args, reference=plain, level="quick", captured=[(jnp.full((2, 3), 77.7),)])
     assert "captured 0" in str(report.errors[0])
 
 
 def test_a_survivor_says_what_it_needs():
-    blind = zoo.rule(lambda x: 0 * x, lambda x: (0 * x, x), lambda x, d: (0 * d,))
-    report = verify.check(blind, zoo.example(3), reference=lambda x: 0 * x, level="quick")
+    blind = common.rule(lambda x: 0 * x, lambda x: (0 * x, x), lambda x, d: (0 * d,))
+    report = verify.check(blind, common.example(3), reference=lambda x: 0 * x, level="quick")
     assert report.verdict == "inconclusive", str(report)
     assert "needed: " in str(report)
 
 
 def test_a_second_derivative_that_is_not_there_is_a_note():
-    report = audit(zoo_right.not_twice)
+    report = audit("not_twice")
     assert report.verdict == "pass", str(report)
     assert any(f.law == "twice" and f.severity == "note" for f in report.findings), str(report)
 
 
 @pytest.mark.skipif(jax.device_count() > 1, reason="there are devices to spread over")
 def test_what_was_skipped_is_said():
-    report = audit(zoo.relu_, level="quick")
+    report = audit("relu_", level="quick")
     assert "vmap" in report.tried["skipped"]
 
 
@@ -165,7 +159,7 @@ def test_a_function_that_looks_at_its_values_may_refuse_others():
 
     hinge.defvjp(forward, backward)
     labels = jnp.asarray([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]], "float32")
-    report = verify.check(hinge, zoo.example(2, 3), labels, reference=plain, level="quick")
+    report = verify.check(hinge, common.example(2, 3), labels, reference=plain, level="quick")
     assert report.verdict == "pass", report
 
 

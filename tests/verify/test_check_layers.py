@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import pytest
-import zoo
 
 import verify
+from corpus import common
 from jbp import Frozen, Repeat, Residual, Serial, Tied
 from jbp.layers import (
     BatchNorm,
@@ -41,18 +41,18 @@ CASES = [
 
 @pytest.mark.parametrize(("layer", "shape"), CASES, ids=lambda v: str(v)[:40])
 def test_layers_pass(layer, shape):
-    report = verify.check(layer, zoo.example(*shape), level="quick")
+    report = verify.check(layer, common.example(*shape), level="quick")
     assert report.verdict == "pass", str(report)
 
 
 def test_integers_have_no_cotangent():
-    assert verify.check(Embedding(7, 3), zoo.ids(7, 2, 4), level="quick").verdict == "pass"
-    x = zoo.example(4, 6), zoo.ids(6, 4)
+    assert verify.check(Embedding(7, 3), common.ids(7, 2, 4), level="quick").verdict == "pass"
+    x = common.example(4, 6), common.ids(6, 4)
     assert verify.check(SoftmaxCrossEntropy(), x, level="quick").verdict == "pass"
 
 
 def test_other_sizes_bring_other_parameters():
-    report = verify.check(Dense(3), zoo.example(4, 5))
+    report = verify.check(Dense(3), common.example(4, 5))
     assert report.verdict == "pass", str(report)
     assert any("[1027" in shape for shape in report.tried["shapes"])
 
@@ -96,12 +96,12 @@ class ApartOtherwise(Dense):
     ],
 )
 def test_faults_are_placed(layer, law, where):
-    report = verify.check(layer, zoo.example(4, 5), level="quick")
+    report = verify.check(layer, common.example(4, 5), level="quick")
     assert (report.errors[0].law, report.errors[0].where) == (law, where), str(report)
 
 
 def test_halves_must_agree_with_pull():
-    report = verify.check(ApartOtherwise(3), zoo.example(4, 5))
+    report = verify.check(ApartOtherwise(3), common.example(4, 5))
     assert {f.law for f in report.errors} == {"halves"}, str(report)
 
 
@@ -116,7 +116,7 @@ class Feedback(Dense):
 
 
 def test_estimators_are_measured_not_failed():
-    report = verify.check(Serial(Feedback(3), Tanh()), zoo.example(4, 5), level="quick")
+    report = verify.check(Serial(Feedback(3), Tanh()), common.example(4, 5), level="quick")
     assert report.verdict == "pass", str(report)
     (note,) = [f for f in report.findings if f.law == "dense"]
     assert (note.severity, note.where) == ("note", "x")
@@ -124,6 +124,6 @@ def test_estimators_are_measured_not_failed():
 
 
 def test_an_estimator_of_a_gradient_that_is_zero_is_measured_too():
-    report = verify.check(StraightThroughRound(), zoo.example(4, 5), level="quick")
+    report = verify.check(StraightThroughRound(), common.example(4, 5), level="quick")
     assert report.verdict == "pass", str(report)
     assert "the true gradient's 0" in report.findings[0].message

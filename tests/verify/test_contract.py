@@ -2,11 +2,9 @@
 
 import jax.numpy as jnp
 import pytest
-import zoo
-import zoo_edges
-import zoo_right
 
 import verify
+from corpus import common, entry
 from verify import Contract, ContractError, tokens
 from verify.contract import NAMED, Constraint
 from verify.parse import ParseError
@@ -17,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("lenient")
 def square_root():
     """Right above zero alone: below, the rule gives 0 where the definition, of |x|, has a slope."""
     plain = lambda x: jnp.sqrt(jnp.abs(x))  # noqa: E731
-    f = zoo.rule(plain, lambda x: (plain(x), x), lambda x, d: (jnp.where(x > 0, d * 0.5 / plain(x), 0),))
+    f = common.rule(plain, lambda x: (plain(x), x), lambda x, d: (jnp.where(x > 0, d * 0.5 / plain(x), 0),))
     return f, plain
 
 
@@ -43,7 +41,7 @@ def test_what_is_assumed_of_the_example_is_said_and_what_is_declared_counts():
 
 
 def test_laws_sizes_and_dtypes_that_are_not_promised():
-    f, plain, args = zoo_edges.second_derivative_stopped()
+    f, plain, args = entry("second_derivative_stopped").make()
     report = verify.check(f, *args, reference=plain, contract=Contract(without=("twice",), sizes=False, dtypes=()))
     assert report.verdict == "pass", str(report)
     assert "twice: not promised" in report.tried["skipped"]
@@ -52,7 +50,7 @@ def test_laws_sizes_and_dtypes_that_are_not_promised():
 
 
 def test_a_contract_that_does_not_fit_says_so():
-    f, plain, args = zoo_right.a_threshold_for_each_channel()
+    f, plain, args = entry("a_threshold_for_each_channel").make()
     check = lambda contract: verify.check(f, *args, reference=plain, contract=contract)  # noqa: E731
     with pytest.raises(ContractError, match=r"got a contract of \['y'\]; expected some of \['x', 't'\]"):
         check(Contract({"y": verify.real}))
@@ -69,7 +67,7 @@ def test_a_contract_that_does_not_fit_says_so():
 
 @pytest.mark.parametrize("name", NAMED)
 def test_each_constraint_is_what_it_says(name):
-    x = NAMED[name].keep(zoo.example(4, 4) + 0.3)
+    x = NAMED[name].keep(common.example(4, 4) + 0.3)
     assert NAMED[name].takes(x)
     shown = Constraint.of(x)
     inferred = {"real": "any numbers", "ordered": "any numbers", "unit_interval": "nothing below zero"}

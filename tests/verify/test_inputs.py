@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 
 import verify
+from corpus import common
 from verify import inputs, sizes
 from verify.contract import Constraint
 from verify.example import UNSHOWN, Case, Tag, ordinary, shares_out
@@ -27,40 +27,40 @@ def flat_of(f, *args):
 
 
 def test_axes_that_belong_together():
-    flat, case = flat_of(zoo.linear, zoo.example(5, 4), zoo.example(4, 4), zoo.example(4))
+    flat, case = flat_of(common.linear, common.example(5, 4), common.example(4, 4), common.example(4))
     found = {frozenset(g) for g in sizes.groups(flat, flat.primal, case)}
     assert found == {frozenset({(0, 0)}), frozenset({(0, 1), (1, 0)}), frozenset({(1, 1), (2, 0)})}
 
 
 def test_a_batch_is_told_from_as_many_heads():
     """Both axes of all arrays have the same size, and neither can have another in one of the arrays alone."""
-    flat, case = flat_of(lambda q, k, v: jnp.einsum("bhq,bhk,bhk->bhq", q, k, v), *(zoo.example(2, 2, 5),) * 3)
+    flat, case = flat_of(lambda q, k, v: jnp.einsum("bhq,bhk,bhk->bhq", q, k, v), *(common.example(2, 2, 5),) * 3)
     found = {frozenset(g) for g in sizes.groups(flat, flat.primal, case)}
     assert {frozenset({(0, a), (1, a), (2, a)}) for a in (0, 1)} <= found
 
 
 def test_no_array_becomes_longer_than_can_be_run():
-    flat, case = flat_of(lambda a: a @ a @ a, zoo.example(3, 3)[None, None] * jnp.ones((2, 2, 1, 1)))
+    flat, case = flat_of(lambda a: a @ a @ a, common.example(3, 3)[None, None] * jnp.ones((2, 2, 1, 1)))
     for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0)):
         assert max(map(np.size, new.floats)) <= sizes.MANY, new.label
 
 
 def test_no_array_on_the_way_becomes_longer_than_can_be_run():
     """All triples of a few are nothing, of a thousand they are a billion; the axis is still tried, less long."""
-    flat, case = flat_of(lambda x: jnp.abs(x[:, None, None] - x[:, None] * x).max((1, 2)), zoo.example(6))
+    flat, case = flat_of(lambda x: jnp.abs(x[:, None, None] - x[:, None] * x).max((1, 2)), common.example(6))
     tried = [new.floats[0].size for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))]
     assert 100 < max(tried) <= round(sizes.MUCH ** (1 / 3)), tried
 
 
 def test_lengths_reach_the_end_of_their_rows_and_no_further():
     labels, lengths = jnp.asarray([[1, 3, 3], [2, 4, 0]]), jnp.asarray([3, 2])
-    _, case = flat_of(lambda x, labels, lengths: x, zoo.example(2, 8, 5), labels, lengths)
+    _, case = flat_of(lambda x, labels, lengths: x, common.example(2, 8, 5), labels, lengths)
     tried = {new.label: new.others[1] for new in inputs.values(case, np.random.default_rng(0), ())}
     assert tried["all last in 1"].max() == 3
 
 
 def test_labels_stay_below_the_classes():
-    flat, case = flat_of(zoo.cross_entropy, zoo.example(5, 7), zoo.ids(7, 5))
+    flat, case = flat_of(common.cross_entropy, common.example(5, 7), common.ids(7, 5))
     for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0)):
         assert np.asarray(new.others[0]).max(initial=0) < max(new.floats[0].shape[1], 7)
         assert new.floats[0].shape[0] == new.others[0].shape[0] or Tag.BROADCAST in new.tags
@@ -164,7 +164,7 @@ def test_a_cotangent_that_sums_to_zero():
 
 
 def test_values_are_single_precision():
-    case = Case("example", (np.asarray(zoo.example(3, 4)),), ())
+    case = Case("example", (np.asarray(common.example(3, 4)),), ())
     for new in inputs.values(case, np.random.default_rng(0), (0,)):
         assert (new.floats[0] == new.floats[0].astype(np.float32)).all(), new.label
 
@@ -249,16 +249,16 @@ def test_an_axis_less_where_the_definition_gives_the_same_of_each():
         each = sizes.ranked(flat.primal, case, np.random.default_rng(0))
         return [new.floats[0].shape for new in each if np.ndim(new.floats[0]) < np.ndim(case.floats[0])]
 
-    assert tried(lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True), zoo.example(3, 4)) == [(4,)]
-    assert tried(lambda x: x / x.sum(), zoo.example(3, 4)) == []
-    assert tried(lambda x: x @ x.T, zoo.example(3, 4)) == []
+    assert tried(lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True), common.example(3, 4)) == [(4,)]
+    assert tried(lambda x: x / x.sum(), common.example(3, 4)) == []
+    assert tried(lambda x: x @ x.T, common.example(3, 4)) == []
 
 
 def test_axes_that_a_setting_divides_are_tried_at_other_multiples_of_it():
     def squares(x, groups):
         return (x.reshape(len(x), groups, -1) ** 2).sum(-1)
 
-    flat, case = flat_of(squares, zoo.example(3, 8), 4)
+    flat, case = flat_of(squares, common.example(3, 8), 4)
     tried = [new.floats[0].shape for new in sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))]
     found = [shape[1] for shape in tried if len(shape) == 2]
     others = [n for n in found if n != 8]
@@ -268,7 +268,7 @@ def test_axes_that_a_setting_divides_are_tried_at_other_multiples_of_it():
 
 
 def test_more_numbers_than_16_bits_count():
-    flat, case = flat_of(lambda x: x * x, zoo.example(3, 4))
+    flat, case = flat_of(lambda x: x * x, common.example(3, 4))
     each = [list(sizes.shapes(flat, flat.primal, case, np.random.default_rng(0), many=many)) for many in (True, False)]
     most = [max(new.floats[0].size for new in found) for found in each]
     assert most[0] > 2**16 > most[1]
@@ -276,7 +276,7 @@ def test_more_numbers_than_16_bits_count():
 
 def test_counts_that_share_out_an_axis_keep_their_sum():
     """Also with groups that have none, and where the axis has another length."""
-    x, w, counts = zoo.example(7, 4), zoo.example(3, 4, 5), jnp.asarray([2, 4, 1])
+    x, w, counts = common.example(7, 4), common.example(3, 4, 5), jnp.asarray([2, 4, 1])
     flat, case = flat_of(jax.lax.ragged_dot, x, w, counts)
     assert shares_out(case, case.others[0])
     assert not shares_out(case, np.array([2, 4, 2]))

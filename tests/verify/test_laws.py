@@ -1,16 +1,16 @@
 """Each law has a canary, and on an ordinary subject every canary dies by its own law."""
 
 import pytest
-import zoo
 
 import verify
+from corpus import common, entry
 from verify.laws import LAWS
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
 
 def test_every_law_has_a_canary_that_dies():
-    f, plain, args = zoo.RIGHT["linear_"]()
+    f, plain, args = entry("linear_").make()
     report = verify.check(f, *args, reference=plain)
     killed = {c.law for c in report.canaries if c.fate == "killed"}
     # only layers have halves; here are no settings, symbolic zeros or Pallas kernels, and seldom more devices than one
@@ -22,7 +22,7 @@ def test_every_law_has_a_canary_that_dies():
 
 
 def laws_broken(name, level="quick"):
-    f, plain, args = zoo.WRONG[name]()
+    f, plain, args = entry(name).make()
     return {f.law: f.message for f in verify.check(f, *args, reference=plain, level=level).errors}
 
 
@@ -48,7 +48,7 @@ def test_a_gradient_that_is_zero_everywhere_is_said():
         dx = d - d.mean(0, keepdims=True)
         return dx, dx.sum(0)
 
-    f = zoo.rule(plain, lambda x, b: (plain(x, b), None), bwd)
-    report = verify.check(f, zoo.example(5, 3), zoo.example(3, seed=1), reference=plain, level="quick")
+    f = common.rule(plain, lambda x, b: (plain(x, b), None), bwd)
+    report = verify.check(f, common.example(5, 3), common.example(3, seed=1), reference=plain, level="quick")
     assert report.verdict == "pass", str(report)
     assert "its gradient is zero, but for rounding" in str(report)
