@@ -232,7 +232,7 @@ def test_the_index_has_every_layer_with_its_equations():
 
 def test_the_readme_has_the_recorded_figures():
     text = README.read_text()
-    found = json.loads((ROOT / "benchmarks/verify/results/strangers.json").read_text())
+    found = json.loads((ROOT / "benchmarks/verify/results/corpus.json").read_text())
     wrong, right = ([r for r in found if r["kind"] == kind] for kind in ("WRONG", "RIGHT"))
     told = [int(n) for n in re.search(r"Of (\d+) mistakes.*?finds (\d+).*?none of (\d+)", text, re.DOTALL).groups()]
     assert told == [len(wrong), sum(r["verify"] == "fail" for r in wrong), len(right)]

@@ -226,6 +226,28 @@ def test_imports_run_one_way():
     assert not uphill(below, "from jbp.numerics import along\nfrom jbp.params import Buffer")
 
 
+def sideways(source):
+    """What a module of the corpus imports beside libraries and what its families share."""
+    inside = [m for m in modules(ast.parse(source)) if m.split(".")[0] == "corpus" and m[:14] != "corpus.common."]
+    return inside + foreign(source, {"jax", "numpy", "scipy", "corpus"})
+
+
+def test_the_corpus_knows_neither_half_nor_its_families_each_other():
+    sources = {p: p.read_text() for p in sorted((ROOT / "corpus").glob("*.py"))}
+    assert sources
+    assert not {p: found for p, s in sources.items() if (found := sideways(s))}
+    assert sideways("from corpus.norms import unit_") == ["corpus.norms.unit_"]
+    assert sideways("import corpus, verify") == ["corpus", "verify"]
+    assert not sideways("import scipy.special\nfrom corpus.common import right")
+
+
+def test_no_benchmark_imports_a_test():
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        source = path.read_text()
+        assert "tests" not in {m.split(".")[0] for m in modules(ast.parse(source))}, path
+        assert "sys.path" not in source, path
+
+
 def unchecked(source):
     """Classes whose own `__post_init__` does not begin with the check of the fields."""
     found = []

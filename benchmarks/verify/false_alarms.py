@@ -1,6 +1,6 @@
 """python -m benchmarks.verify.false_alarms: right rules at many examples; every verdict but "pass" is an alarm.
 
-The rules are those of the zoo in tests/verify: half precision, kinks, huge ranges and ill-conditioned ones among them.
+The rules are those of `corpus`: half precision, kinks, huge ranges and ill-conditioned ones among them.
 An audit takes one of them at an example drawn anew. Figures go into results/.
 """
 
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 import verify
-from benchmarks.verify.strangers import RESULTS, is_float, zoo
+from benchmarks.verify.corpus import RESULTS, is_float
+from corpus import entries, entry
 from verify.contract import Constraint
 from verify.example import single
 from verify.safely import Pool
@@ -47,7 +48,7 @@ def some(names: list[str], seed: int, level: str) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         begun = time.process_time()
-        f, plain, args = zoo().RIGHT[name]()
+        f, plain, args = entry(name).make()
         if seed and name not in PINNED:
             args = drawn(args, np.random.default_rng(seed))
         report = verify.check(f, *args, reference=plain, seed=seed, level=level)
@@ -74,7 +75,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--level", default="quick")
     options = parser.parse_args()
-    names, rows = list(zoo().RIGHT), []
+    names, rows = [e.name for e in entries(right=True)], []
     shares = [(names[i::8], seed) for seed in range(options.first, options.first + options.seeds) for i in range(8)]
     with Pool(options.jobs, timeout=3600) as pool:
         parts = [(share, seed, options.level) for share, seed in shares]

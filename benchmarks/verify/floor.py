@@ -1,6 +1,6 @@
 """python -m benchmarks.verify.floor: how small a mistake in one element may be and still be found, as a curve.
 
-Right rules of the zoo in tests/verify are benched as `verify.check` does at level standard. Then one element of one
+Right rules of `corpus` are benched as `verify.check` does at level standard. Then one element of one
 cotangent is multiplied by 1 + r in every result that comes in one dtype, rounded to that dtype, and the laws of numbers
 (LAWED) are asked again. r = 0 is the rule as it is: what is found there is a false alarm. The element is drawn among
 those that are no smaller than a tenth of the leaf's largest. Where the plain definition's own gradient in that dtype,
@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.verify.strangers import RESULTS, zoo
+from benchmarks.verify.corpus import RESULTS
+from corpus import entries, entry
 from verify.bench import Bench, Refused, Sample
 from verify.budget import off
 from verify.check import benched, planned
@@ -80,7 +81,7 @@ def noticed(bench: Bench, plan: Plan) -> bool:
 @np.errstate(all="ignore")  # overflow is what some inputs are for
 def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
     """One rule: how many of some elements are found wrong, for each dtype and size of the mistake."""
-    f, plain, args = zoo().RIGHT[name]()
+    f, plain, args = entry(name).make()
     bench, _ = benched(*subject(f, args, plain, seed), INFERRED)
     tried, rng, rows = planned(bench, seed, "standard", ()), np.random.default_rng(seed), []
     places = [p for p in (one_element(bench, tried, rng) for _ in range(elements)) if p]
@@ -156,13 +157,13 @@ def table(told: Told, rules: int) -> str:
 
 
 def chosen(count: int) -> Iterable[str]:
-    names = list(zoo().RIGHT)
+    names = [e.name for e in entries(right=True)]
     return names[:: max(1, len(names) // count)][:count]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rules", type=int, default=30, help="how many rules of the zoo")
+    parser.add_argument("--rules", type=int, default=30, help="how many right rules")
     parser.add_argument("--elements", type=int, default=4, help="elements of each rule, one at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)

@@ -135,8 +135,8 @@ def parity_modules() -> str:
 # benchmarks/verify/results
 
 
-def strangers() -> str:
-    wrong, right = ([r for r in audits("strangers") if r["kind"] == kind] for kind in ("WRONG", "RIGHT"))
+def corpus() -> str:
+    wrong, right = ([r for r in audits("corpus") if r["kind"] == kind] for kind in ("WRONG", "RIGHT"))
     rows = []
     for checker in ("verify", "check_grads", "gradcheck", "gradcheck fast", "allclose"):
         found, raised = (sum(r[checker] == word for r in wrong) for word in ("fail", "raised"))
@@ -225,6 +225,6 @@ MADE: dict[str, Callable[[], str]] = {
     for f in (
         *(setting, means, both, backward, training, missed),
         *(parity, parity_faults, parity_unsaid, parity_modules),
-        *(strangers, floor, alarms, located, mutants, networks, planted, released, credit),
+        *(corpus, floor, alarms, located, mutants, networks, planted, released, credit),
     )
 }

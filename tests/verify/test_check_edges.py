@@ -1,6 +1,6 @@
 """Mistakes that show only in one way of calling, at one setting or in one dtype; right rules that look suspicious.
 
-One entry for each law and kind of input; `python -m benchmarks.verify.strangers` audits them all.
+One entry for each law and kind of input; `python -m benchmarks.verify.corpus` audits them all.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """What judges wrote who had not seen the auditor: the mistakes that it once missed, the right rules that it flagged.
 
-The most telling ones; `python -m benchmarks.verify.strangers` audits them all.
+The most telling ones; `python -m benchmarks.verify.corpus` audits them all.
 """
 
 import subprocess

@@ -1,9 +1,9 @@
-"""python -m benchmarks.verify.strangers: rules as strangers write them, audited beside the known checkers.
+"""python -m benchmarks.verify.corpus: rules as strangers write them, audited beside the known checkers.
 
-Every entry of the zoo in tests/verify (a function with a custom rule, its plain definition, one example in float32)
-goes through verify.check at level standard and, in the same process, through `jax.test_util.check_grads` in float32,
-PyTorch's `gradcheck` slow and fast in float64, and an allclose of the float32 gradients at the example. Figures go into
-results/.
+Every entry of `corpus` (a function with a custom rule, its plain definition, one example in float32) goes through
+verify.check at level standard and, in the same process, through `jax.test_util.check_grads` in float32, PyTorch's
+`gradcheck` slow and fast in float64, and an allclose of the float32 gradients at the example. Figures of all of them go
+into results/.
 """
 
 import argparse
@@ -22,18 +22,10 @@ from rich.console import Console
 from rich.progress import track
 
 import verify
+from corpus import FAMILIES, entries, entry
 from verify.safely import Pool
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
-
-
-def zoo() -> Any:
-    """The zoo with all of its entries."""
-    sys.path[:0] = [str(ROOT / "tests" / "verify")]
-    for name in ("zoo_edges", "zoo_right", "zoo_judged", "zoo_judged_right"):
-        importlib.import_module(name)
-    return importlib.import_module("zoo")
 
 
 def is_float(x: Any) -> bool:
@@ -110,14 +102,16 @@ CHECKERS = {
 }
 
 
-def one(kind: str, name: str, seed: int, beside: bool) -> dict[str, Any]:
+def one(name: str, seed: int, beside: bool) -> dict[str, Any]:
     """What each checker says of one entry: "pass", "fail", "inconclusive", or "raised"."""
     begun, spent = time.perf_counter(), time.process_time()
-    f, plain, args = getattr(zoo(), kind)[name]()
+    told = entry(name)
+    f, plain, args = told.make()
     report = verify.check(f, *args, reference=plain, seed=seed)
     said = {
-        "kind": kind,
+        "kind": "WRONG" if told.mistake else "RIGHT",
         "name": name,
+        "family": told.family,
         "seconds": round(time.perf_counter() - begun, 2),
         "cpu": round(time.process_time() - spent, 2),
         "verify": report.verdict,
@@ -125,7 +119,7 @@ def one(kind: str, name: str, seed: int, beside: bool) -> dict[str, Any]:
         "findings": [str(f) for f in report.findings],
     }
     for checker, run in CHECKERS.items() if beside else ():
-        f, plain, args = getattr(zoo(), kind)[name]()  # what keeps a state starts anew
+        f, plain, args = told.make()  # what keeps a state starts anew
         try:
             said[checker] = "pass" if run(f, plain, args) else "fail"
         except Exception as error:  # noqa: BLE001 - raising is an answer too: the user is warned
@@ -139,25 +133,26 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="entries whose name contains this")
+    parser.add_argument("--family", choices=FAMILIES, help="entries of one family")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th of these entries")
     parser.add_argument("--alone", action="store_true", help="without the other checkers")
     options = parser.parse_args()
     if not options.alone:
         importlib.import_module("torch")  # said here, once, and not by every check
-    table = zoo()
-    jobs = [(k, n) for k in ("WRONG", "RIGHT") for n in getattr(table, k) if options.only in n]
-    rows, keep = [], not options.only and not options.alone
+    names = [e.name for e in entries(options.family) if options.only in e.name][:: options.every]
+    rows, keep = [], options.every == 1 and not (options.only or options.family or options.alone)
     RESULTS.mkdir(exist_ok=True)
     with Pool(options.jobs, timeout=3600) as pool:
-        parts = [(*job, options.seed, not options.alone) for job in jobs]
-        for _, row in track(pool.sure(one, parts), "audits", len(jobs)):
+        parts = [(name, options.seed, not options.alone) for name in names]
+        for _, row in track(pool.sure(one, parts), "audits", len(names)):
             rows.append(row)
             rows.sort(key=lambda row: (row["kind"], row["name"]))
             if keep:  # what is interrupted is not lost
-                (RESULTS / "strangers.json").write_text(json.dumps(rows, indent=1) + "\n")
+                (RESULTS / "corpus.json").write_text(json.dumps(rows, indent=1) + "\n")
     text = summary(rows)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     if keep:
-        (RESULTS / "strangers.md").write_text(text + "\n")
+        (RESULTS / "corpus.md").write_text(text + "\n")
     wrong = [r for r in rows if r["verify"] != ("pass" if r["kind"] == "RIGHT" else "fail")]
     return 1 if wrong else 0
 
