@@ -9,10 +9,10 @@ from jax import lax
 from corpus.common import (
     SINGLE,
     X,
-    _linear,
     example,
     keeping,
     linear_bwd,
+    linear_with_back,
     right,
     rule,
     softmax,
@@ -109,7 +109,7 @@ def bfloat16_accumulation():
         )
         return dx, dw, total.astype(d.dtype)
 
-    return _linear(bwd)
+    return linear_with_back(bwd)
 
 
 @wrong("own", edge="half precision")
@@ -120,7 +120,7 @@ def low_precision_only():
         dx, dw, db = linear_bwd(r, d)
         return dx, dw, db if d.dtype.itemsize >= 4 else 0.8 * db
 
-    return _linear(bwd)
+    return linear_with_back(bwd)
 
 
 @wrong("own", edge="another dtype than float32")

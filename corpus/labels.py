@@ -7,13 +7,13 @@ from jax import lax
 
 from corpus.common import (
     NO_GRADIENT,
-    _prob,
     example,
     ids,
     integers,
     keeping,
     nll,
     nll_slope,
+    probabilities,
     right,
     rule,
     softmax,
@@ -174,7 +174,7 @@ def soft_label_xent():
         lp = jax.nn.log_softmax(x, -1)
         return g[..., None] * (jnp.exp(lp) - y), -g[..., None] * lp
 
-    return keeping(plain, bwd), plain, (example(3, 4, seed=522), _prob(523, 3, 4))
+    return keeping(plain, bwd), plain, (example(3, 4, seed=522), probabilities(523, 3, 4))
 
 
 # wrong ----------------------------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 from corpus.common import (
     XWB,
-    _linear,
     elementwise,
     example,
     keeping,
     linear,
     linear_bwd,
     linear_fwd,
+    linear_with_back,
     right,
     rule,
     written,
@@ -108,22 +108,22 @@ def ridge_any_rows():
 
 @wrong("own")
 def factor_two():
-    return _linear(lambda r, d: (d @ r[1].T, 2 * r[0].T @ d, d.sum(0)))
+    return linear_with_back(lambda r, d: (d @ r[1].T, 2 * r[0].T @ d, d.sum(0)))
 
 
 @wrong("own")
 def sign():
-    return _linear(lambda r, d: (-d @ r[1].T, r[0].T @ d, d.sum(0)))
+    return linear_with_back(lambda r, d: (-d @ r[1].T, r[0].T @ d, d.sum(0)))
 
 
 @wrong("own")
 def mean_instead_of_sum():
-    return _linear(lambda r, d: (d @ r[1].T, r[0].T @ d, d.mean(0)))
+    return linear_with_back(lambda r, d: (d @ r[1].T, r[0].T @ d, d.mean(0)))
 
 
 @wrong("own")
 def forgotten_leaf():
-    return _linear(lambda r, d: (d @ r[1].T, r[0].T @ d, jnp.zeros(d.shape[-1], d.dtype)))
+    return linear_with_back(lambda r, d: (d @ r[1].T, r[0].T @ d, jnp.zeros(d.shape[-1], d.dtype)))
 
 
 @wrong("own")
@@ -144,7 +144,7 @@ def batch_of_one():
         dx, dw, db = linear_bwd(r, d)
         return dx, dw, db if d.shape[0] > 1 else 0 * db
 
-    return _linear(bwd)
+    return linear_with_back(bwd)
 
 
 @wrong("own")

@@ -10,12 +10,12 @@ from jax import lax
 from jax.scipy import special as jsp
 
 from corpus.common import (
-    _prob,
     elementwise,
     example,
     floats,
     keeping,
     positive,
+    probabilities,
     right,
     rule,
     simplex,
@@ -220,7 +220,7 @@ def entropy_with_zeros():
         ok = p > 0
         return (jnp.where(ok, -g[..., None] * (1 + jnp.log(jnp.where(ok, p, 1))), 0),)
 
-    return keeping(plain, bwd), plain, (_prob(635, 4),)
+    return keeping(plain, bwd), plain, (probabilities(635, 4),)
 
 
 # wrong ----------------------------------------------------------------------------------------------------------------
