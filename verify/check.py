@@ -15,7 +15,7 @@ from verify import measure, oracles
 from verify.bench import Bench, Refused
 from verify.canaries import canaries
 from verify.contract import INFERRED, Constraint, Contract, ContractError
-from verify.example import Case, is_key, single
+from verify.example import Case, is_key, single, stored
 from verify.findings import blind, note, told
 from verify.guard import ExitError, contained, watching_interrupts
 from verify.law import Breach, Law, Plan
@@ -132,7 +132,9 @@ def benched(what: Subject, args: tuple, contract: Contract) -> tuple[Bench, list
         raise Nothing("the example is empty: give arrays with elements")
     if not all(np.isfinite(x).any() for x in floats if np.size(x)):
         raise Nothing("an argument of the example has no finite element")
-    example = replace(example, constraints=contract.of(layout.floats, example.floats))
+    constraints = contract.of(layout.floats, example.floats)
+    kept = tuple(stored(x, c) for x, c in zip(example.floats, constraints, strict=True))
+    example = replace(example, floats=kept, constraints=constraints)
     oracle, more = oracles.find(flat, *example.at("float64"))
     return Bench(flat, oracle, example, native(floats), contract), notes + more
 

@@ -101,6 +101,11 @@ def single(x: Any) -> np.ndarray:
         return np.asarray(np.asarray(x, np.float64).astype(np.float32), np.float64)
 
 
+def stored(x: Any, domain: Constraint) -> np.ndarray:
+    """x with values that float32 can hold; but what sums to one, or has length one, does so in float64."""
+    return domain.keep(single(x)) if domain.simplex or domain.unit else single(x)
+
+
 def is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
@@ -110,7 +115,7 @@ def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0)
     example's own values in another order, next to where they were; if it is 2, a hundredth beside the example."""
     draw = (like, _near, _beside)[near]
     each = ((x, example.constraint(k)) for k, x in enumerate(example.floats))
-    floats = tuple(single(held(x, draw(x, rng, c if np.size(x) else Constraint()))) for x, c in each)
+    floats = tuple(stored(held(x, draw(x, rng, c if np.size(x) else Constraint())), c) for x, c in each)
     others = tuple(
         shared_out(x.size, int(x.sum()), rng).astype(x.dtype) if i in example.shares else _other_like(x, rng)
         for i, x in enumerate(example.others)

@@ -24,6 +24,7 @@ from verify.example import (
     pointers,
     rising,
     single,
+    stored,
 )
 
 
@@ -240,8 +241,8 @@ def _in_leaf(case: Case, i: int, x: np.ndarray, tags: frozenset[Tag] = frozenset
 
 def _changed(change, rng, example, i, x):
     """Leaf i of an ordinary draw, changed and brought back to where the example lives."""
-    x = np.where(np.isfinite(x), x, 0.0)
-    return single(held(example.floats[i], example.constraint(i).keep(change(np.asarray(x, np.float64), rng))))
+    x, domain = np.where(np.isfinite(x), x, 0.0), example.constraint(i)
+    return stored(held(example.floats[i], domain.keep(change(np.asarray(x, np.float64), rng))), domain)
 
 
 def _beyond(example: Case, x: Any, into: set[int] | None) -> Iterator[tuple[Any, ...]]:

@@ -16,6 +16,8 @@ from verify.budget import Draw, blur, largest, usual
 from verify.oracles import brief
 from verify.subject import StructureError
 
+# What a machine's compiler has not got; and callbacks of larger arrays run in threads of XLA's that know no float64
+MISSING = "Unsupported|UNIMPLEMENTED|Incorrect output dtype for return value .* Expected: float64"
 # Laws by which the gradient of an estimator is measured, not judged
 ESTIMATED = "dense", "adjoint", "precision", "finite"
 
@@ -77,7 +79,7 @@ def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "fl
     where = error.where if isinstance(error, StructureError) else ""
     law = "structure" if where else law
     # what this machine's compiler, or JAX, has not got is nobody's mistake
-    missing = type(error).__name__ == "JaxRuntimeError" and bool(re.search("Unsupported|UNIMPLEMENTED", str(error)))
+    missing = type(error).__name__ == "JaxRuntimeError" and bool(re.search(MISSING, str(error)))
     note = note or missing or isinstance(error, NotImplementedError)
     return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, note, where, str(dtype))
 

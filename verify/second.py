@@ -90,8 +90,8 @@ def _singly(bench: Bench, plan: Plan) -> Iterator[Breach]:
     for draw in sorted(draws, key=lambda d: not d[0].tags & {Tag.ZERO, Tag.END})[:POINTS]:
         try:
             right = _smooth(bench, draw)
-            own = bench.second("own", draw, _along(bench)) if right else None
-            if own and finite(own.cotangents):  # what is not is heard
+            own = right and bench.second("own", draw, _along(bench))
+            if right and own and finite(own.cotangents):  # what is not is heard
                 yield from _differs(bench, draw, own, right)
         except Refused:
             continue

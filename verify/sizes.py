@@ -26,6 +26,7 @@ from verify.example import (
     rising,
     shared_out,
     single,
+    stored,
 )
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
@@ -194,7 +195,7 @@ def resized(
     if not drawn:
         return case
     each = ((x, example.constraint(k), np.size(example.floats[k])) for k, x in enumerate(case.floats))
-    floats = tuple(single(like(x, rng, domain if known else Constraint.of(x))) for x, domain, known in each)
+    floats = tuple(stored(like(x, rng, domain if known else Constraint.of(x)), domain) for x, domain, known in each)
     return replace(case, floats=floats, others=tuple(case.others))
 
 
@@ -241,7 +242,10 @@ def shapes(
             for some in (sized.sizes, *_less(sized.sizes)):
                 if accepts(flat, f, example, some):
                     case = resized(flat, example, some, rng, sized.label)
-                    floats = tuple(map(_large_at_the_end, case.floats)) if Tag.MANY in sized.tags else case.floats
+                    floats = case.floats
+                    if Tag.MANY in sized.tags:
+                        domains = [example.constraint(i) for i in range(len(floats))]
+                        floats = tuple(d.keep(_large_at_the_end(x)) for d, x in zip(domains, floats, strict=True))
                     yield replace(case, floats=floats, tags=sized.tags | {Tag.SIZE}, leaf=sized.leaf)
                     break
 
@@ -394,7 +398,8 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
     highest, everyone = ([r >= max(n, 1) for r in ranks] for n in (high, 1))
     for more in ([i == first for i in range(len(leaves))], highest, everyone):
         new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
-        case = Case("", tuple(single(like(x, rng, Constraint.of(x))) for x in new[:count]), tuple(new[count:]))
+        drawn = (like(x, rng, Constraint.of(x)) for x in new[:count])
+        case = Case("", tuple(stored(x, Constraint.of(x)) for x in drawn), tuple(new[count:]))
         tag = _rank(f, case, more) if high and more not in tried else None
         if tag and (tag is Tag.BATCH or more == highest):
             label = "one axis more, of a batch" if tag is Tag.BATCH else "one axis more"
@@ -414,7 +419,7 @@ def _part(example: Case, less: list[bool], i: int) -> tuple[tuple, tuple]:
 
 def _first(example: Case, less: list[bool], rng: np.random.Generator) -> Case:
     floats, others = _part(ordinary(example, rng, ""), less, 0)
-    return Case("", tuple(map(single, floats)), others)
+    return Case("", tuple(stored(x, example.constraint(k)) for k, x in enumerate(floats)), others)
 
 
 def _is_part(f: Callable, example: Case, less: list[bool]) -> bool:
