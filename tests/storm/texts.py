@@ -66,7 +66,7 @@ def stranger(rng: random.Random, folder: str = "/tmp") -> tuple[Report, str]:
     made = Report(
         text(), verdict, (finding,), text(), text(), {"inputs": [text(), text()], text(): text()},
         (Canary(text(), text(), text(), "survived", text()),), 1, 0.5,
-        (Measured(text(), "float64", text(), text(), 0.1, 1e-9),), (Heat(text(), text(), (1, 1), ((0.5,),)),),
+        (Measured(text(), "float64", text(), text(), 0.1, 1e-9, True),), (Heat(text(), text(), (1, 1), ((0.5,),)),),
         (f"{folder}/{text()}".replace("\x00", ""), rng.choice([3, 0, -1])) if rng.random() < 0.8 else None,
     )  # fmt: skip
     return made, text()
