@@ -20,6 +20,13 @@ def softplus(x):
 erf = jax.scipy.special.erf
 
 
+def power(x, p):
+    """xᵖ of x ≥ 0."""
+    ok = x > 0
+    y = jnp.where(ok, x, 1.0) ** p
+    return jnp.where(ok, y, jnp.where(p == 1, x, 0.0))
+
+
 # right ----------------------------------------------------------------------------------------------------------------
 
 
@@ -193,10 +200,7 @@ def log1mexp_negative():
 def power_with_zero_base():
     """x**p for x >= 0; at zero the slope one for p = 1 and zero above."""
 
-    def plain(x, p):
-        ok = x > 0
-        y = jnp.where(ok, x, 1.0) ** p
-        return jnp.where(ok, y, jnp.where(p == 1, x, 0.0))
+    plain = power
 
     def bwd(r, g):
         x, p = r
@@ -353,10 +357,7 @@ def power_zero_base():
     """x**p for x >= 0, the derivative in x set to zero at x = 0 for every p.
     Re-creates: "gradient of pow at zero"."""
 
-    def plain(x, p):
-        ok = x > 0
-        y = jnp.where(ok, x, 1.0) ** p
-        return jnp.where(ok, y, jnp.where(p == 1, x, 0.0))
+    plain = power
 
     def bwd(res, g):
         x, p = res

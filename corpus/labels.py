@@ -21,15 +21,20 @@ from corpus.common import (
     wrong,
 )
 
+
+def over_labelled(z, y):
+    """Cross entropy, the mean over the labels that are not below zero."""
+    keep = (y >= 0).astype(z.dtype)
+    rows = jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, jnp.maximum(y, 0)[:, None], -1)[:, 0]
+    return (rows * keep).sum() / jnp.maximum(keep.sum(), 1)
+
+
 # right ----------------------------------------------------------------------------------------------------------------
 
 
 @right("own")
 def labels_of_minus_one_are_ignored():
-    def plain(z, y):
-        keep = (y >= 0).astype(z.dtype)
-        rows = jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, jnp.maximum(y, 0)[:, None], -1)[:, 0]
-        return (rows * keep).sum() / jnp.maximum(keep.sum(), 1)
+    plain = over_labelled
 
     def bwd(r, d):
         z, y = r
@@ -184,10 +189,7 @@ def soft_label_xent():
 def ignored_labels_counted():
     """Labels of −1 are left out of the mean; with none left in, the way back divides by zero."""
 
-    def plain(z, y):
-        keep = (y >= 0).astype(z.dtype)
-        rows = jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, jnp.maximum(y, 0)[:, None], -1)[:, 0]
-        return (rows * keep).sum() / jnp.maximum(keep.sum(), 1)
+    plain = over_labelled
 
     def bwd(r, d):
         z, y = r

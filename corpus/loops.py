@@ -36,6 +36,16 @@ def before(h, first):
     return jnp.concatenate([first[None], h[:-1]])
 
 
+def gated(a, x):
+    """h = a h + x, step by step: all h."""
+
+    def step(h, ax):
+        h = ax[0] * h + ax[1]
+        return h, h
+
+    return lax.scan(step, jnp.zeros((), x.dtype), (a, x))[1]
+
+
 # right ----------------------------------------------------------------------------------------------------------------
 
 
@@ -224,12 +234,7 @@ def decays_of_a_scan():
 def gated_recurrence_adjoint():
     """h = a h + x, with the states kept; the gates may be zero. State space models."""
 
-    def run(a, x):
-        def step(h, ax):
-            h = ax[0] * h + ax[1]
-            return h, h
-
-        return lax.scan(step, jnp.zeros((), x.dtype), (a, x))[1]
+    run = gated
 
     f = jax.custom_vjp(run)
 
@@ -310,12 +315,7 @@ def recurrence_reversed_state():
     """h = a h + x, the states rebuilt backwards by division by the gate.
     Re-creates: "reversible scan / minGRU wrong when the forget gate saturates"."""
 
-    def plain(a, x):
-        def step(h, ax):
-            h = ax[0] * h + ax[1]
-            return h, h
-
-        return lax.scan(step, jnp.zeros((), x.dtype), (a, x))[1]
+    plain = gated
 
     f = jax.custom_vjp(plain)
 

@@ -12,6 +12,10 @@ def _sym(seed, n):
     return 0.5 * (a + a.T)
 
 
+def symmetric_cholesky(a):
+    return jnp.linalg.cholesky(0.5 * (a + a.T))
+
+
 # right ----------------------------------------------------------------------------------------------------------------
 
 
@@ -70,8 +74,7 @@ def exponential_of_a_symmetric_matrix():
 def cholesky_symmetrized():
     """Cholesky with the symmetric cotangent (Murray's formula)."""
 
-    def plain(a):
-        return jnp.linalg.cholesky(0.5 * (a + a.T))
+    plain = symmetric_cholesky
 
     f = jax.custom_vjp(plain)
 
@@ -192,8 +195,7 @@ def expm_commuting():
 def cholesky_half_diagonal():
     """Cholesky; the diagonal of L.T@g is not halved. Linear algebra."""
 
-    def plain(a):
-        return jnp.linalg.cholesky(0.5 * (a + a.T))
+    plain = symmetric_cholesky
 
     f = jax.custom_vjp(plain)
 

@@ -9,7 +9,7 @@ An input outside of the contract is not tried. Its repr is a program, so that a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,11 @@ class Constraint:
         """Whether it is only that nothing below zero was shown."""
         plain = not self.binary and not self.simplex and self.rising is None
         return self.sign == 1 and plain and not self.declared
+
+    @property
+    def shapeless(self) -> bool:
+        """Whether no more is known than on which side of what its numbers are: each may be drawn by itself."""
+        return replace(self, sign=0, high=np.inf, columns=(), declared=False) == Constraint()
 
     def takes(self, x: Any) -> bool:
         """Whether these numbers live there."""

@@ -164,7 +164,7 @@ def values(
     alone = [row for row in GENERATORS if row.alone or Tag.EXTREME in row.tags]
     for i, row in itertools.product(inputs if several else (), alone):
         base = ordinary(example, rng, f"{row.name} in leaf {i}")
-        yield _in_leaf(base, i, _changed(row.make, rng, example, i, base.floats[i]), row.tags)
+        yield in_leaf(base, i, _changed(row.make, rng, example, i, base.floats[i]), row.tags)
     shapes = Counter(np.shape(x) for x in example.floats if np.size(x))
     largest = max((shape for shape, n in shapes.items() if n > 1), key=math.prod, default=None)
     if largest is not None:
@@ -177,12 +177,9 @@ def values(
     knots = [i for i, x in enumerate(example.floats) if np.ndim(x) == 1 and example.constraint(i).rising is not None]
     for j, i in itertools.product(knots[:1], inputs):
         domain = example.constraint(i)
-        if (
-            np.ndim(example.floats[i])
-            and replace(domain, sign=0, high=np.inf, columns=(), declared=False) == Constraint()
-        ):
+        if np.ndim(example.floats[i]) and domain.shapeless:
             base = ordinary(example, rng, f"at leaf {j} in leaf {i}")
-            yield _in_leaf(base, i, domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i]))))
+            yield in_leaf(base, i, domain.keep(rng.choice(base.floats[j], np.shape(example.floats[i]))))
     signed = [i for i, x in enumerate(example.floats) if np.size(x) and example.constraint(i).signed]
     most = max((np.size(x) for x in example.floats), default=0)
     for some in dict.fromkeys((tuple(signed), *((i,) for i in signed[:2]))):
@@ -194,11 +191,11 @@ def values(
     for i in inputs:
         for c in _ends(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
             base = ordinary(example, rng, f"both sides of {c:g} in leaf {i}")
-            yield _in_leaf(base, i, _turned(base.floats[i], c, rng), frozenset({Tag.OUTLYING}))
+            yield in_leaf(base, i, _turned(base.floats[i], c, rng), frozenset({Tag.OUTLYING}))
         for c in _within(np.asarray(example.floats[i]), example.constraint(i), asks.get(i, set())):
             base = ordinary(example, rng, f"{c:g} in leaf {i}")
             half = rng.random(np.shape(base.floats[i])) < 0.5  # a half of it, or a number that is alone
-            yield _in_leaf(base, i, single(np.where(half | (half.size < 2), c, base.floats[i])), frozenset({Tag.END}))
+            yield in_leaf(base, i, single(np.where(half | (half.size < 2), c, base.floats[i])), frozenset({Tag.END}))
     for i, x in enumerate(example.others):
         if i in example.shares:
             for name, changed in _shares(np.asarray(x)):
@@ -220,7 +217,7 @@ def values(
             rest = np.where(np.arange(scores.shape[-1]) == first, -np.inf, scores)
             np.put_along_axis(scores, first, np.logaddexp.reduce(rest, -1, keepdims=True) + 7.5, -1)
             others = (*base.others[:i], likely.astype(x.dtype), *base.others[i + 1 :])
-            yield replace(_in_leaf(base, j, single(scores)), others=others, constraints=())
+            yield replace(in_leaf(base, j, single(scores)), others=others, constraints=())
 
 
 def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> Iterator[Case]:
@@ -230,10 +227,10 @@ def holes(example: Case, rng: np.random.Generator, inputs: tuple[int, ...]) -> I
             continue  # what is not a number is neither above nor below
         base = ordinary(example, rng, f"NaN in leaf {i}")
         x = np.where(rng.random(np.shape(base.floats[i])) < 0.5, np.nan, base.floats[i])
-        yield _in_leaf(base, i, single(x))
+        yield in_leaf(base, i, single(x))
 
 
-def _in_leaf(case: Case, i: int, x: np.ndarray, tags: frozenset[Tag] = frozenset()) -> Case:
+def in_leaf(case: Case, i: int, x: np.ndarray, tags: frozenset[Tag] = frozenset()) -> Case:
     """The case with x for float leaf i."""
     floats = (*case.floats[:i], x, *case.floats[i + 1 :])
     return replace(case, floats=floats, ordinary=False, tags=tags, leaf=i)
@@ -276,7 +273,7 @@ def _ends(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
 
 def _within(x: np.ndarray, domain: Constraint, asked: set[float]) -> list[float]:
     """The numbers for which is asked and which leaf x may be: there many a formula has a case of its own."""
-    if not x.size or domain.declared or domain != Constraint(domain.sign, domain.high, columns=domain.columns):
+    if not x.size or domain.declared or not domain.shapeless:
         return []
     may = [c for c in asked if 1e-3 < abs(c) < 1e4 and domain.keep(np.asarray(c)) == c]
     return sorted(may, key=abs)[:3]
@@ -320,7 +317,7 @@ def _scores(example: Case, x: Any) -> list[int]:
         j
         for j, v in enumerate(example.floats)
         if np.ndim(v) and np.shape(v)[:-1] == np.shape(x) and 1 < np.max(x) + 1 <= np.shape(v)[-1]
-        if replace(example.constraint(j), columns=(), declared=False) == Constraint()
+        if example.constraint(j).shapeless and not example.constraint(j).sign and example.constraint(j).high == np.inf
     ][:1]
 
 

@@ -11,7 +11,6 @@ from ml_dtypes import finfo
 from verify import budget
 from verify.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
 from verify.budget import Draw, largest, off
-from verify.contract import Constraint
 from verify.example import UNSHOWN, Leaves, Tag, ordinary, single
 from verify.excuses import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
 from verify.law import Breach, Plan, leaves
@@ -201,7 +200,7 @@ def _raised(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
 def _all_raised(bench: Bench, draw: Draw) -> Draw | None:
     """The draw with all arrays raised by as much that may be any numbers, or any of one sign; None if there is none."""
     domains = [bench.example.constraint(k) for k in leaves(bench)]
-    free = [replace(d, sign=0, columns=(), declared=False) == Constraint() for d in domains]
+    free = [d.shapeless and d.high == np.inf for d in domains]
     real = [k for k, x in enumerate(bench.example.floats) if np.size(x) > 1 and free[k]]
     signs = {domains[k].sign for k in real} - {0}
     if not real or len(signs) > 1:

@@ -35,14 +35,14 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
             truth = [bench.second("truth", d, _along(bench)) for d in draws]
         except Refused:
             return
-        if not all(np.isfinite(c).all() for t in truth for c in t.cotangents):
+        if not all(finite(t.cotangents) for t in truth):
             return
         try:
             own = [bench.second("own", d, _along(bench)) for d in draws]
         except Refused as refused:
             yield refusal("twice", draws[0], refused, note=True)
             return
-        if not all(np.isfinite(c).all() for s in own for c in s.cotangents):
+        if not all(finite(s.cotangents) for s in own):
             text = "differentiated once more, the result is not finite: not made for this, and it is heard"
             yield Breach("twice", None, np.inf, text, draws[0], note=True)
             return
@@ -118,10 +118,8 @@ def _alike(*samples: Sample) -> bool:
     """Whether these are finite and the same, but for what a small step changes."""
     one, *others = samples
     size = max(map(largest, one.cotangents), default=0.0)
-    return all(
-        np.isfinite(a).all() and np.isfinite(b).all() and off(a, b) <= SMOOTH * size
-        for other in others
-        for a, b in zip(one.cotangents, other.cotangents, strict=True)
+    return all(finite(s.cotangents) for s in samples) and all(
+        off(a, b) <= SMOOTH * size for other in others for a, b in zip(one.cotangents, other.cotangents, strict=True)
     )
 
 

@@ -28,6 +28,7 @@ from verify.example import (
     single,
     stored,
 )
+from verify.inputs import in_leaf
 from verify.jaxprs import again, equations, jaxpr_of, overruns
 from verify.subject import Flat, wide
 
@@ -371,9 +372,7 @@ def reshaped(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[C
         if np.ndim(x) == 1 and np.size(x) in tall:
             for name, new in (("column", np.reshape(x, (-1, 1))), ("number", x[0])):
                 base = ordinary(example, rng, f"broadcast {i} as a {name}")
-                floats = (*base.floats[:i], single(new), *base.floats[i + 1 :])
-                tags = frozenset({Tag.SIZE, Tag.BROADCAST, Tag.RESHAPED})
-                case = replace(base, floats=floats, ordinary=False, tags=tags, leaf=i)
+                case = in_leaf(base, i, single(new), frozenset({Tag.SIZE, Tag.BROADCAST, Tag.RESHAPED}))
                 before, now = (_made(f, c) for c in (base, case))
                 if before is not None and before == now:
                     yield case
@@ -402,7 +401,7 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
         case = Case("", tuple(stored(x, Constraint.of(x)) for x in drawn), tuple(new[count:]))
         tag = _rank(f, case, more) if high and more not in tried else None
         if tag and (tag is Tag.BATCH or more == highest):
-            label = "one axis more, of a batch" if tag is Tag.BATCH else "one axis more"
+            label = "one axis more, of a batch" if tag is Tag.BATCH else "another rank, one axis more"
             yield replace(case, label=label, tags=frozenset({tag, Tag.SIZE}))
         tried.append(more)
     for less in (highest, everyone) if high > 1 else ():
@@ -413,6 +412,7 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
 
 
 def _part(example: Case, less: list[bool], i: int) -> tuple[tuple, tuple]:
+    """The i-th of a batch: (floats, others), without its axis where there is `less` of it."""
     leaves = [x[i] if m else x for x, m in zip((*example.floats, *example.others), less, strict=True)]
     return tuple(leaves[: len(example.floats)]), tuple(leaves[len(example.floats) :])
 
@@ -453,13 +453,10 @@ def _rank(f: Callable, case: Case, more: list[bool]) -> Tag | None:
     def run(floats, others):
         return again(jaxpr_of(f, floats, others), drawn_alike)(floats, others) if draws else f(floats, others)
 
-    def part(i):
-        leaves = [x[i] if m else x for x, m in zip((*case.floats, *case.others), more, strict=True)]
-        return run(tuple(leaves[: len(case.floats)]), tuple(leaves[len(case.floats) :]))
-
     tag = Tag.BATCH
     with suppress(Exception), wide("float64"):  # as in `accepts`
-        for y, each in zip(run(case.floats, case.others), zip(*map(part, range(3)), strict=True), strict=True):
+        parts = [run(*_part(case, more, i)) for i in range(3)]
+        for y, each in zip(run(case.floats, case.others), zip(*parts, strict=True), strict=True):
             several = np.stack(each)
             if y.shape not in (several.shape, several.shape[1:]):
                 return None

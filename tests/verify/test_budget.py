@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+from audited import audit
 
 import verify
 from corpus import common, entry
@@ -66,14 +67,9 @@ def test_what_tells_little_in_half_precision_is_not_flagged(name, x):
 
 
 def test_kinks_accept_any_subgradient_but_not_two_of_them():
-    assert "kink" in {f.law for f in audit("relu_with_half_at_zero").findings}
-    assert audit("max_to_the_first").verdict == "pass"
-    assert audit("ties_all_get_it").verdict == "fail"
-
-
-def audit(name):
-    f, plain, args = entry(name).make()
-    return verify.check(f, *args, reference=plain, level="quick")
+    assert "kink" in {f.law for f in audit("relu_with_half_at_zero", "quick").findings}
+    assert audit("max_to_the_first", "quick").verdict == "pass"
+    assert audit("ties_all_get_it", "quick").verdict == "fail"
 
 
 def test_each_element_of_the_output_chooses_its_side_of_a_kink():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from audited import audit
 from jax import lax
 
 import verify
@@ -46,10 +47,8 @@ WRONG = [
 ]  # fmt: skip
 
 
-def audit(name):
-    f, plain, args = entry(name).make()
-    level = "standard" if name in STANDARD else "quick"
-    return verify.check(f, *args, reference=plain, level=level)
+def at_its_level(name):
+    return audit(name, "standard" if name in STANDARD else "quick")
 
 
 LONG = {"cross_entropy_", "layer_norm_", "bfloat16_accumulation", "batch_of_one", "low_precision_only"}
@@ -63,14 +62,14 @@ def marked(names):
 
 @pytest.mark.parametrize("name", marked(RIGHT))
 def test_right_rules_pass(name):
-    report = audit(name)
+    report = at_its_level(name)
     assert report.verdict == "pass", str(report)
     assert any(c.fate == "killed" for c in report.canaries)
 
 
 @pytest.mark.parametrize("name", marked(WRONG))
 def test_wrong_rules_fail(name):
-    report = audit(name)
+    report = at_its_level(name)
     assert report.verdict == "fail", str(report)
     with pytest.raises(verify.AuditError, match="FAIL"):
         report.raise_if_failed()
@@ -94,7 +93,7 @@ def test_wrong_rules_fail(name):
     ],
 )
 def test_kind_of_mistake(name, where, diagnosis):
-    findings = audit(name).errors
+    findings = at_its_level(name).errors
     assert any(f.where == where and re.match(diagnosis, f.diagnosis) for f in findings), findings
     assert not any(f.where not in (where, "") for f in findings), findings
 

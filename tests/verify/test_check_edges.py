@@ -6,16 +6,12 @@ One entry for each law and kind of input; `python -m benchmarks.verify.corpus` a
 import jax
 import jax.numpy as jnp
 import pytest
+from audited import audit
 
 import verify
-from corpus import common, entry
+from corpus import common
 
 pytestmark = pytest.mark.usefixtures("lenient")
-
-
-def audit(name, **options):
-    f, plain, args = entry(name).make()
-    return verify.check(f, *args, reference=plain, **options)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from audited import audit
 
 import verify
 from benchmarks.verify.false_alarms import some
@@ -15,11 +16,6 @@ from corpus import entry
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("lenient")
-
-
-def audit(name, level):
-    f, plain, args = entry(name).make()
-    return verify.check(f, *args, reference=plain, level=level)
 
 
 @pytest.mark.parametrize(
