@@ -229,7 +229,8 @@ class Bench:
 
     @property
     def asked(self) -> dict[int, set[float]]:
-        """By leaf, counted over floats and others, the numbers for which the definition asks, or the rule."""
+        """By leaf, counted over floats and others, the numbers for which the definition asks, and of floats the rule:
+        an integer for which the rule alone asks is one that it may refuse, as past the end of an axis."""
         if "asked" not in self.memo:
             floats, others = self.example.at("float64")
             dy = tuple(np.ones(s.shape, s.dtype) for s in self.outputs(self.example, "float64"))
@@ -239,7 +240,8 @@ class Bench:
                 with suppress(Refused):
                     of_one = self.guarded(stage, lambda f=f: asked(jaxpr_of(f, floats, others)), "float64")
                     for leaf, numbers in of_one.items():
-                        found.setdefault(leaf, set()).update(numbers)
+                        if stage == "reference" or leaf < len(floats):
+                            found.setdefault(leaf, set()).update(numbers)
             self.memo["asked"] = found
         return self.memo["asked"]
 

@@ -213,7 +213,8 @@ def _skipped(plan: Plan) -> list[str]:
     left = [law.name for law in LAWS if not plan.thorough and law.name not in QUICK]
     alone = jax.device_count() < 2 and plan.thorough
     devices = 'sharded: one device (jax.config.update("jax_num_cpu_devices", 4) first of all makes four of it)'
-    return left + [devices] * alone
+    one = plan.thorough and len({d[0].shapes for d in plan.all}) == 1
+    return left + [devices] * alone + ["other sizes: the definition takes none"] * one
 
 
 def _nothing(name: str, text: str, begun: float) -> Report:

@@ -152,7 +152,7 @@ def _bare(flat: Flat, example: Case, sizes: dict[Axis, int]) -> Case:
 
 def _traced(f: Callable, case: Case) -> Any:
     with wide("float64"):
-        return jax.make_jaxpr(f)(case.floats, case.others)
+        return jax.make_jaxpr(f)(*case.at("float64"))
 
 
 def _largest(closed: Any) -> int:

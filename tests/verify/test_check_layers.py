@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -55,6 +56,18 @@ def test_other_sizes_bring_other_parameters():
     report = verify.check(Dense(3), common.example(4, 5))
     assert report.verdict == "pass", str(report)
     assert any("[1027" in shape for shape in report.tried["shapes"])
+    assert not any("other sizes" in left for left in report.tried["skipped"])
+
+
+def test_where_no_other_size_is_taken_the_report_says_so():
+    @jax.custom_vjp
+    def f(x):
+        return jnp.sin(x.reshape(3, 5))
+
+    f.defvjp(lambda x: (f(x), x), lambda x, dy: ((jnp.cos(x.reshape(3, 5)) * dy).reshape(x.shape),))
+    report = verify.check(f, common.example(3, 5))
+    assert report.verdict == "pass", str(report)
+    assert "other sizes: the definition takes none" in report.tried["skipped"]
 
 
 @dataclass(frozen=True, repr=False)

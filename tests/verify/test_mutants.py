@@ -99,7 +99,7 @@ def test_what_is_in_the_journal_is_not_done_again(tmp_path, monkeypatch):
     journal, parts = tmp_path / "journal", mutants.choose("jbp", ("Sigmoid", "Tanh"), 6, 0)
     by = iter(["first", "again"])
 
-    def batch(name, number, chosen, reasons):
+    def batch(name, number, chosen, reasons, way):
         said = next(by)
         return [mutants.Fate(str(number), str(i), "sign", i, "killed", said) for i in chosen]
 
