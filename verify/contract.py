@@ -96,21 +96,22 @@ class Constraint:
         return bool(np.allclose(self.keep(x), x, 1e-5, 1e-6, equal_nan=True))
 
     def keep(self, x: np.ndarray) -> np.ndarray:
-        """x brought back to where the example lives."""
-        if self.hot and x.size:
+        """x brought back to where the example lives. Of a number alone, in no row, nothing is known of rows."""
+        rows = np.ndim(x) > 0
+        if self.hot and x.size and rows:
             return (np.arange(x.shape[-1]) == np.argmax(np.abs(x), -1)[..., None]).astype(np.float64)
         if self.binary:
             return (np.abs(x) > 0.5).astype(np.float64)
         if self.least is not None:
             return self._symmetric(x)
         x = np.minimum(self.sign * np.abs(x) if self.sign else x, self.high)
-        if self.simplex:
+        if self.simplex and rows:
             total = x.sum(-1, keepdims=True)
             x = np.where(total > 0, x / np.where(total > 0, total, 1), 1 / max(x.shape[-1], 1))
-        if self.unit:
+        if self.unit and rows:
             length = np.sqrt((x * x).sum(-1, keepdims=True))
             x = np.where(length > 0, x / np.where(length > 0, length, 1), 1 / max(x.shape[-1], 1) ** 0.5)
-        if self.rising is not None:
+        if self.rising is not None and rows:
             steps = np.maximum(np.diff(np.sort(x, axis=-1), axis=-1), self.rising)
             x = x[..., :1] + np.concatenate([np.zeros_like(x[..., :1]), np.cumsum(steps, -1)], -1)
         return x

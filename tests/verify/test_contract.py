@@ -1,6 +1,9 @@
 """What a function promises: declared, or inferred and said; what lies outside is not tried, what lies inside counts."""
 
+from itertools import product
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import verify
@@ -83,3 +86,12 @@ def test_a_contract_is_a_program_that_a_token_and_a_shell_read():
     assert tokens.contracted("Contract({'t': positive}, ranks=False, without=('twice',))") == contract
     with pytest.raises(ParseError, match="expected a contract"):
         tokens.contracted("positive")
+
+
+@pytest.mark.parametrize("constraint", NAMED.values(), ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (2, 3, 3), *product((0, 1, 3), repeat=2)], ids=str)
+def test_numbers_of_any_shape_are_brought_where_they_live(constraint, shape):
+    """Sizes take axes away, and rows with them: what is known of rows is then known of nothing."""
+    kept = constraint.keep(np.random.default_rng(0).normal(size=shape))
+    assert kept.shape == shape
+    assert constraint.takes(kept)
