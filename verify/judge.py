@@ -15,6 +15,7 @@ from verify.protocol import is_float, is_none, join, replace_at, split
 CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
 RAISES = "the sweep raises"  # how the difference of one that does begins
 LAST_PLACE = 1e-12  # of the largest number there is
+FAR = 1e100  # between layers; cubes of larger numbers are infinite, and which formula squares what then decides
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
     was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
     numbers: that is as much in float32, but for the size of the last place.
+    Where numbers are FAR out, between layers or in the gradient, formulas overflow, each in its own place: then no
+    difference counts.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
     has made up its mind nothing is left but the rounding of what was subtracted.
     """
@@ -127,6 +130,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
         return Outcome(())
     plain = beyond_last_places(wrong, true, dy)
     finite = all(d.error < np.inf for d in plain)
+    if finite and _is_far(layer, params, x, true):
+        return Outcome(tuple(wrong), "overflow")
     rounding = finite and (not plain or _is_rounding(plain, layer, params, x, dy, ours, true, rng))
     return Outcome(tuple(wrong), "rounding" if rounding else "")
 
@@ -135,6 +140,17 @@ def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Diff
     """Those that are more than the last places of the largest number in the truth or in the error from above."""
     largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
     return [d for d in wrong if not d.error <= LAST_PLACE * largest]  # NaN is more
+
+
+def _is_far(layer, params, x, true):
+    sizes = [_largest(true)]
+    layer = replace_at(layer, lambda _, node: Met(node.layer, node, sizes) if isinstance(node, Compiled) else node)
+    layer.forward(params, x)
+    return max(sizes) > FAR
+
+
+def _largest(tree):
+    return max((float(np.abs(v).max(initial=0)) for v in jax.tree.leaves(tree) if is_float(v)), default=0.0)
 
 
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
@@ -162,6 +178,19 @@ def _is_cancellation(wrong, layer, params, x, dy, true):
     pairs = zip(jax.tree.leaves_with_path(true), jax.tree.leaves(rough), strict=True)
     lost = {gradient_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
     return all(d.error <= SAFETY * DOWN * lost[d.leaf] for d in wrong)
+
+
+@dataclass(frozen=True)
+class Met(Compiled):
+    """A layer that writes down how large its outputs are."""
+
+    inner: Any
+    sizes: list[float]
+
+    def forward(self, params, x):
+        y, residuals = self.inner.forward(params, x)
+        self.sizes.append(_largest(y))
+        return y, residuals
 
 
 @dataclass(frozen=True)

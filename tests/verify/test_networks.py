@@ -24,7 +24,7 @@ from verify.__main__ import main
 from verify.architectures import EVEN, Array, Network, catalogue, networks
 from verify.compiled import compilations, hand_and_true
 from verify.journal import Book, JournalError
-from verify.judge import audit
+from verify.judge import audit, judge
 from verify.locate import locate
 from verify.protocol import children, leaves, nodes
 from verify.safely import Pool
@@ -346,6 +346,24 @@ def test_what_a_journal_holds_is_told_by_how_coverage_grew(tmp_path):
     journal.write_text("no journal")
     with pytest.raises(JournalError, match="expected the journal of a campaign"):
         campaign.recorded(journal)
+
+
+class DoubledGradient(jbp.layers.Dense):
+    def gradient(self, x, dy, /):
+        return jax.tree.map(lambda g: 2 * g, super().gradient(x, dy))
+
+
+@pytest.mark.parametrize(("size", "remark"), [(1.0, ""), (1e90, ""), (1e120, "overflow"), (1e200, "overflow")])
+def test_no_difference_counts_where_numbers_are_so_large_that_formulas_overflow(size, remark):
+    """A sweep of state spaces that had grown to 1e159 below an InstanceNorm was taken for wrong once."""
+    net = jbp.Serial(DoubledGradient(4), jbp.layers.Tanh(), jbp.layers.Dense(2))
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(2, 3))
+        params = net.init(jax.random.key(0), x)
+        params[-1]["w"] *= size
+        outcome = judge(net, params, x, np.random.default_rng(0))
+    assert outcome.remark == remark
+    assert outcome.disagrees == (not remark)
 
 
 def test_neighbours_are_counted_where_one_follows_the_other():
