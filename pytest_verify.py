@@ -54,7 +54,7 @@ def _debugs(config):
 
 def _reports(item):
     """What became of a test in the other process, phase by phase."""
-    from verify.safely import Failed, Pool
+    from verify.processes.safely import Failed, Pool
 
     config = item.config
     if _pool not in config.stash:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from verify import outputs
+from verify.report import outputs
 
 
 def told(lines: Iterable[str], title: str, about: str, output: Path | None) -> None:

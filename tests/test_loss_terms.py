@@ -26,7 +26,7 @@ from jbp.losses import (
 from jbp.params import trainable
 from jbp.train import State
 from jbp.train.watch import cause
-from verify.protocol import children, replace_at
+from verify.architectures.protocol import children, replace_at
 
 
 @partial(jax.jit, static_argnums=0)

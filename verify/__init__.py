@@ -12,11 +12,14 @@ One call audits one function at one example, another a random network of catalog
 """
 
 import verify.needs  # noqa: F401  # pyright: ignore[reportUnusedImport] - an error that says what to install
-from verify.architectures import Network, networks
-from verify.cases import case, parametrize
+from verify.architectures.comparison import Comparison, compare
+from verify.architectures.judge import audit
+from verify.architectures.locate import locate
+from verify.architectures.networks import Network, networks
 from verify.check import check
-from verify.comparison import Comparison, compare
-from verify.contract import (
+from verify.cli.cases import case, parametrize
+from verify.report.report import AuditError, Canary, Finding, Report
+from verify.subject.contract import (
     Constraint,
     Contract,
     ContractError,
@@ -32,10 +35,7 @@ from verify.contract import (
     unit_interval,
     unit_vector,
 )
-from verify.judge import audit
-from verify.locate import locate
-from verify.report import AuditError, Canary, Finding, Report
-from verify.subject import Pair, SubjectError, pair
+from verify.subject.subject import Pair, SubjectError, pair
 
 __all__ = [
     "AuditError",

@@ -12,18 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from verify import commands, counts, outputs, shell
-from verify.architectures import CatalogueError
+from verify.architectures.further import EVERY
 from verify.check import LEVELS
-from verify.command import CommandError
-from verify.escape import visible
-from verify.further import EVERY
-from verify.guard import keep_interrupts
-from verify.journal import JournalError
-from verify.mutants import MutantsError
-from verify.parse import ParseError
-from verify.subject import SubjectError
-from verify.tokens import TokenError
+from verify.cli import commands, counts, shell
+from verify.mutation.mutants import MutantsError
+from verify.naming.catalogues import CatalogueError
+from verify.naming.named import CommandError
+from verify.naming.parse import ParseError
+from verify.naming.tokens import TokenError
+from verify.processes.guard import keep_interrupts
+from verify.processes.journal import JournalError
+from verify.report import outputs
+from verify.report.escape import visible
+from verify.subject.subject import SubjectError
 
 REFUSALS = (
     CatalogueError, CommandError, JournalError, MutantsError, ParseError, SubjectError, TokenError, outputs.OutputError,

@@ -11,20 +11,22 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport] - with it the BLAS that jax would load later
 from threadpoolctl import threadpool_limits
 
-from verify import measure, oracles
-from verify.bench import Bench, Refused
-from verify.canaries import canaries
-from verify.contract import INFERRED, Constraint, Contract, ContractError
-from verify.example import Case, is_key, single, stored
-from verify.findings import blind, note, told
-from verify.guard import ExitError, contained, watching_interrupts
-from verify.law import Breach, Law, Plan
-from verify.laws import LAWS, QUICK
+from verify.inputs.case import Case, is_key, single, stored
+from verify.laws.law import Breach, Law, Plan
+from verify.laws.table import LAWS, QUICK
+from verify.naming.tokens import modules, token
 from verify.plan import arranged, native, plan
-from verify.progress import say
-from verify.report import Canary, Finding, Report
-from verify.subject import Flat, Subject, SubjectError, subject
-from verify.tokens import modules, token
+from verify.processes.guard import ExitError, contained, watching_interrupts
+from verify.processes.progress import say
+from verify.report.report import Canary, Finding, Report
+from verify.run.bench import Bench, Refused
+from verify.subject import oracles
+from verify.subject.contract import INFERRED, Constraint, Contract, ContractError
+from verify.subject.flat import Flat
+from verify.subject.subject import Subject, SubjectError, subject
+from verify.verdict import measure
+from verify.verdict.canaries import canaries
+from verify.verdict.findings import blind, note, told
 
 LEVELS = ("quick", "standard")
 

@@ -9,14 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from verify import inputs, oracles, sizes
-from verify.admitted import admitted
-from verify.bench import LINALG, LOOPS, Bench, Refused, finite, narrow
-from verify.calls import uncompiled
-from verify.example import Case, Tag, is_key, ordinary, shares_out, single
-from verify.jaxprs import ISNAN, SUMS, jaxpr_of, summed
-from verify.law import Draw, Plan
-from verify.subject import Flat, Layout, Subject, SubjectError, lay_out, wide
+from verify.inputs import generators, sizes
+from verify.inputs.case import Case, Tag, is_key, ordinary, shares_out, single
+from verify.jaxpr.interpret import ISNAN, SUMS, jaxpr_of, summed
+from verify.laws.calls import uncompiled
+from verify.laws.law import Draw, Plan
+from verify.processes.guard import wide
+from verify.run.bench import LINALG, LOOPS, Bench, Refused, finite, narrow
+from verify.subject import oracles
+from verify.subject.flat import Flat
+from verify.subject.layout import Layout, lay_out
+from verify.subject.subject import Subject, SubjectError
+from verify.tolerance.admitted import admitted
 
 LARGE = 250  # equations; a program with more takes seconds to compile for each size, and so does one with random bits
 
@@ -152,9 +156,10 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
         bench.example = replace(bench.example, shares=_shares(bench))
     example, thorough = bench.example, level != "quick"
     draws = [
-        (example, label, dy) for label, dy in inputs.cotangents(bench.outputs(example, "float64"), rng, several=True)
+        (example, label, dy)
+        for label, dy in generators.cotangents(bench.outputs(example, "float64"), rng, several=True)
     ]
-    draws += ((example, *aligned) for aligned in inputs.parallel(bench.truth(*draws[0]).y, example.floats[:4]))
+    draws += ((example, *aligned) for aligned in generators.parallel(bench.truth(*draws[0]).y, example.floats[:4]))
     whole = finite(bench.truth(*draws[0]).cotangents)
     case, label, dy = _anew(bench, rng, "like the example", whole, run=False)[0]
     larger = case, f"{label}, times 8", tuple(8 * d for d in dy)  # what is kept of the first call is too small for it
@@ -202,7 +207,7 @@ def _anew(bench: Bench, rng: np.random.Generator, label: str, whole: bool, run: 
     subject may be `run`, where its own output is not."""
     for near in (0, 1, 2):
         case = ordinary(bench.example, rng, label, near)
-        ((name, dy),) = inputs.cotangents(bench.outputs(case, "float64"), rng, several=False)
+        ((name, dy),) = generators.cotangents(bench.outputs(case, "float64"), rng, several=False)
         if whole and not finite(bench.truth(case, name, dy).cotangents):
             continue
         if not whole or not run or not _outside(bench, (case, name, dy)):
@@ -233,7 +238,7 @@ def _with_noise(bench: Bench, cases: Any, rng: np.random.Generator) -> Iterator[
             shapes = bench.outputs(case, "float64")
         except Refused:
             continue  # the subject says that it does not take this size; that is its right
-        yield from ((case, label, dy) for label, dy in inputs.cotangents(shapes, rng, False))
+        yield from ((case, label, dy) for label, dy in generators.cotangents(shapes, rng, False))
 
 
 def _given(bench: Bench) -> list[int]:
@@ -249,10 +254,10 @@ def _values(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     beyond |= {Tag.FAR} if inner == "float16" else set()
     beyond |= {Tag.HUGE} if LINALG & bench.either else set()
     counts = tuple(n for n in bench.flat.layout.static if isinstance(n, int) and not isinstance(n, bool))
-    cases = inputs.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts, bench.asked)
+    cases = generators.values(bench.example, rng, tuple(own[:6]), bench.pointing, counts, bench.asked)
     yield from _with_noise(bench, (case for case in cases if not case.tags & beyond), rng)
     if {ISNAN, "is_finite"} & bench.defined:
-        yield from _with_noise(bench, inputs.holes(bench.example, rng, tuple(own[:6])), rng)
+        yield from _with_noise(bench, generators.holes(bench.example, rng, tuple(own[:6])), rng)
 
 
 def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:

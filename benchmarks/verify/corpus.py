@@ -23,7 +23,7 @@ from rich.progress import track
 
 import verify
 from corpus import FAMILIES, entries, entry
-from verify.safely import Pool
+from verify.processes.safely import Pool
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from verify import outputs
-from verify.campaign import Tally, expected, neighbours, recorded
+from verify.architectures.campaign import Tally, expected, neighbours, recorded
+from verify.report import outputs
 
 OUTPUT = Path(__file__).parent / "results" / "networks.json"
 OFTEN = 1000  # times that everything has to be met

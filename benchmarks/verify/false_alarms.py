@@ -18,9 +18,9 @@ from rich.progress import track
 import verify
 from benchmarks.verify.corpus import RESULTS, is_float
 from corpus import entries, entry
-from verify.contract import Constraint
-from verify.example import single
-from verify.safely import Pool
+from verify.inputs.case import single
+from verify.processes.safely import Pool
+from verify.subject.contract import Constraint
 
 
 def drawn(args: tuple, rng: np.random.Generator) -> tuple:

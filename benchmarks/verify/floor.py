@@ -22,15 +22,15 @@ from rich.progress import track
 
 from benchmarks.verify.corpus import RESULTS
 from corpus import entries, entry
-from verify.bench import Bench, Refused, Sample
-from verify.budget import off
 from verify.check import benched, planned
-from verify.contract import INFERRED
-from verify.law import Plan
-from verify.laws import LAWS
-from verify.outputs import write
-from verify.safely import Pool
-from verify.subject import subject
+from verify.laws.law import Plan
+from verify.laws.table import LAWS
+from verify.processes.safely import Pool
+from verify.report.outputs import write
+from verify.run.bench import Bench, Refused, Sample
+from verify.subject.contract import INFERRED
+from verify.subject.subject import subject
+from verify.tolerance.budget import off
 
 SIZES = {
     "float64": (0.0, *np.logspace(-13, -8, 11)),

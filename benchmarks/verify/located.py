@@ -25,9 +25,9 @@ from rich.progress import track
 import jbp
 import verify
 from benchmarks.verify.faults import FAULTS
-from verify import outputs
-from verify.architectures import Array, Network, draw_inputs
-from verify.protocol import leaves
+from verify.architectures.networks import Array, Network, draw_inputs
+from verify.architectures.protocol import leaves
+from verify.report import outputs
 
 INPUT = {0: Array((4, 5), below=5), 2: Array((3, 5)), 3: Array((2, 3, 5)), 4: Array((2, 4, 3, 2))}
 SMOOTH = jbp.layers.Tanh(), jbp.layers.Sigmoid(), jbp.layers.Sin(), jbp.layers.SiLU(), jbp.layers.Softplus()

@@ -30,11 +30,13 @@ from benchmarks.verify.faults import FAULTS
 from jbp import combinators, layers
 from jbp.combinators import graph
 from jbp.numerics import scan
-from verify import campaign, outputs
-from verify.architectures import catalogue
-from verify.chapters import forget, lengths
-from verify.compiled import compilations
-from verify.protocol import substitute
+from verify.architectures import campaign
+from verify.architectures.chapters import lengths
+from verify.architectures.compiled import compilations
+from verify.architectures.protocol import substitute
+from verify.naming.catalogues import catalogue
+from verify.processes.memory import forget
+from verify.report import outputs
 
 PROGRAMS = 1500
 MOST = 200  # networks within which a fault has to be rejected

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import track
 
 import verify
-from verify import command, outputs
-from verify.command import CommandError
+from verify.naming import named
+from verify.naming.named import CommandError
+from verify.report import outputs
 
 
 @dataclass(frozen=True)
@@ -153,17 +154,17 @@ def found(rule: Rule) -> Any:
     """The function of a rule. Raises CommandError where the package is not installed."""
     module, _, name = rule.name.partition(":")
     if not module.endswith(".py"):
-        return command.function(rule.name)
+        return named.function(rule.name)
     home = importlib.util.find_spec(module.partition("/")[0])
     if home is None or not home.submodule_search_locations:
         raise CommandError(f"{rule.package} is not installed")
     file = Path(home.submodule_search_locations[0]).parent / module
-    return command.function(f"{file}:{name}")
+    return named.function(f"{file}:{name}")
 
 
 def audit(rule: Rule, level: str) -> verify.Report:
     f = rule.call(found(rule))
-    args = rule.change(command.example(rule.example, 0))
+    args = rule.change(named.example(rule.example, 0))
     return verify.check(f, *args, reference=rule.plain, level=level)
 
 

@@ -168,7 +168,7 @@ def _index(name: str) -> str:
 
 def _laws() -> str:
     """What each law of the auditor asks: the head of its function's docstring."""
-    from verify.laws import LAWS, QUICK
+    from verify.laws.table import LAWS, QUICK
 
     rows = []
     for law in LAWS:

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Iterator
 
 from tests.storm.told import Tried
-from verify import campaign
-from verify.cases import of_catalogue
-from verify.chapters import LONGEST
-from verify.served import held, tidy
+from verify.architectures import campaign
+from verify.architectures.chapters import LONGEST
+from verify.cli.cases import of_catalogue
+from verify.processes.memory import held, tidy
 
 GROWS = 1.1  # times what was held after the first tenth
 

@@ -17,8 +17,9 @@ from xml.etree import ElementTree
 from rich.console import Console
 
 from tests.storm.told import Tried
-from verify import outputs, shell
-from verify.report import Canary, Finding, Heat, Measured, Report
+from verify.cli import shell
+from verify.report import outputs
+from verify.report.report import Canary, Finding, Heat, Measured, Report
 
 PIECES = (
     "]]>", "<script>alert(1)</script>", "</td>", "<!--", "-->", "&lt;", "\x1b[31m", "\x00", "\x0b", "\r\n", "\ud800",

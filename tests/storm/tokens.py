@@ -14,13 +14,14 @@ from typing import Any
 from unittest import mock
 
 from tests.storm.told import Tried
-from verify import campaign, tokens as words
-from verify.architectures import CatalogueError
-from verify.command import CommandError
-from verify.journal import Book, JournalError, opened
-from verify.parse import ParseError
-from verify.subject import SubjectError
-from verify.tokens import TokenError
+from verify.architectures import campaign
+from verify.naming import tokens as words
+from verify.naming.catalogues import CatalogueError
+from verify.naming.named import CommandError
+from verify.naming.parse import ParseError
+from verify.naming.tokens import TokenError
+from verify.processes.journal import Book, JournalError, opened
+from verify.subject.subject import SubjectError
 
 TYPED = TokenError, ParseError, CommandError, CatalogueError, SubjectError
 MOST = 1.0  # seconds of the processor, for the machine may have much else to do

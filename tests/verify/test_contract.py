@@ -8,9 +8,10 @@ import pytest
 
 import verify
 from corpus import common, entry
-from verify import Contract, ContractError, tokens
-from verify.contract import NAMED, Constraint
-from verify.parse import ParseError
+from verify import Contract, ContractError
+from verify.naming import tokens
+from verify.naming.parse import ParseError
+from verify.subject.contract import NAMED, Constraint
 
 pytestmark = pytest.mark.usefixtures("lenient")
 

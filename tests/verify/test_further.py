@@ -7,9 +7,10 @@ import jax
 import pytest
 
 import jbp
-from verify import campaign, further
 from verify.__main__ import main
-from verify.architectures import Array, Network, catalogue, values
+from verify.architectures import campaign, further
+from verify.architectures.networks import Array, Network, values
+from verify.naming.catalogues import catalogue
 
 SOURCE = catalogue()
 

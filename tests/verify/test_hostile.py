@@ -7,9 +7,11 @@ import sys
 import pytest
 
 from tests.storm.subjects import package
-from verify import __main__ as shell, outputs, tokens
+from verify import __main__ as shell
 from verify.__main__ import main
-from verify.report import Report
+from verify.naming import tokens
+from verify.report import outputs
+from verify.report.report import Report
 
 RULES = "exits_at_once", "exits", "raises_a_text", "hangs_in_python"
 

@@ -9,11 +9,13 @@ import pytest
 
 import verify
 from corpus import common
-from verify import inputs, sizes
-from verify.contract import Constraint
-from verify.example import UNSHOWN, Case, Tag, ordinary, shares_out
-from verify.jaxprs import asked, points
-from verify.subject import Flat, lay_out, subject
+from verify.inputs import generators, sizes
+from verify.inputs.case import UNSHOWN, Case, Tag, ordinary, shares_out
+from verify.jaxpr.interpret import asked, points
+from verify.subject.contract import Constraint
+from verify.subject.flat import Flat
+from verify.subject.layout import lay_out
+from verify.subject.subject import subject
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
@@ -55,7 +57,7 @@ def test_no_array_on_the_way_becomes_longer_than_can_be_run():
 def test_lengths_reach_the_end_of_their_rows_and_no_further():
     labels, lengths = jnp.asarray([[1, 3, 3], [2, 4, 0]]), jnp.asarray([3, 2])
     _, case = flat_of(lambda x, labels, lengths: x, common.example(2, 8, 5), labels, lengths)
-    tried = {new.label: new.others[1] for new in inputs.values(case, np.random.default_rng(0), ())}
+    tried = {new.label: new.others[1] for new in generators.values(case, np.random.default_rng(0), ())}
     assert tried["all last in 1"].max() == 3
 
 
@@ -71,7 +73,7 @@ def test_values_keep_the_domain():
     positive, mask, rows = np.array([0.2, 3.0, 1.5, 2.0]), np.array([0.0, 1.0, 1.0]), np.full((3, 4), 0.25)
     rows[:, 0], rows[:, 1] = 0.3, 0.2
     case = Case("example", (positive, mask, rows), ())
-    for new in inputs.values(case, rng, (0, 1, 2)):
+    for new in generators.values(case, rng, (0, 1, 2)):
         if new.tags & UNSHOWN:
             continue
         assert (new.floats[0] >= 0).all(), new.label
@@ -87,7 +89,7 @@ def test_matrices_knots_and_unit_rows_stay_what_they_are():
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
     case = Case("example", (definite, knots, rows), ())
     drawn = [ordinary(case, rng, "drawn", near) for near in (0, 1, 2)]
-    for new in (*drawn, *inputs.values(case, rng, (0, 1, 2))):
+    for new in (*drawn, *generators.values(case, rng, (0, 1, 2))):
         if new.tags & {*UNSHOWN, Tag.HUGE, Tag.TINY}:
             continue  # float32 holds no eigenvalues there
         k, t, u = new.floats
@@ -139,7 +141,7 @@ def test_directions_stay_where_the_example_lives():
 def test_integers_stay_below_the_end_of_what_they_point_into(places, counts, top):
     """The axis itself, if it is a leaf's or counted by a setting; else no more than the least of those."""
     case = Case("example", (np.ones((9, 8)),), (np.array([0, 2, 4, 1]),))
-    tried = list(inputs.values(case, np.random.default_rng(0), (0,), {0: places}, counts))
+    tried = list(generators.values(case, np.random.default_rng(0), (0,), {0: places}, counts))
     assert max(np.max(new.others[0]) for new in tried if not new.tags & UNSHOWN) == top
     past = [np.max(new.others[0]) for new in tried if Tag.PAST in new.tags]
     assert past == [n for n in [max(places, default=0)] if n > 4]
@@ -157,7 +159,7 @@ def test_how_many_places_there_are_where_integers_point():
 
 def test_a_cotangent_that_sums_to_zero():
     shapes = tuple(jax.ShapeDtypeStruct(s, "float64") for s in ((3, 5), (4,), ()))
-    found = dict(inputs.cotangents(shapes, np.random.default_rng(0), several=True))["balanced"]
+    found = dict(generators.cotangents(shapes, np.random.default_rng(0), several=True))["balanced"]
     assert [d.shape for d in found] == [(3, 5), (4,), ()]
     assert [float(d.sum()) for d in found] == [0.0, 0.0, 0.0]
     assert all(d.any() for d in found[:2])
@@ -165,14 +167,14 @@ def test_a_cotangent_that_sums_to_zero():
 
 def test_values_are_single_precision():
     case = Case("example", (np.asarray(common.example(3, 4)),), ())
-    for new in inputs.values(case, np.random.default_rng(0), (0,)):
+    for new in generators.values(case, np.random.default_rng(0), (0,)):
         assert (new.floats[0] == new.floats[0].astype(np.float32)).all(), new.label
 
 
 def test_permutations_and_key_bits_are_left_alone():
     rng = np.random.default_rng(0)
     case = Case("example", (), (np.arange(5), np.asarray([7, 9], np.uint32), jnp.arange(3) > 0))
-    labels = [c.label for c in inputs.values(case, rng, (), pointers={0: set(), 1: set()})]
+    labels = [c.label for c in generators.values(case, rng, (), pointers={0: set(), 1: set()})]
     assert not any(label.endswith((" in 0", " in 1")) for label in labels)
     assert "all true in 2" in labels
 
@@ -227,7 +229,7 @@ def test_where_the_example_shows_one_side_the_other_is_tried():
     case = Case("example", (np.array([0.2, 0.4, 0.9]),), (np.array([1, 0, 2]),))
     tried = {
         new.label: new
-        for new in inputs.values(case, np.random.default_rng(0), (0,), asks={0: {0.5, 1.0, 1e-9}, 1: {0, -100}})
+        for new in generators.values(case, np.random.default_rng(0), (0,), asks={0: {0.5, 1.0, 1e-9}, 1: {0, -100}})
     }
     beyond = tried["both sides of 1 in leaf 0"].floats[0]
     assert 1 < beyond.max() <= 2
@@ -237,7 +239,7 @@ def test_where_the_example_shows_one_side_the_other_is_tried():
 
 def test_cotangents_along_the_outputs_and_what_is_shaped_like_them():
     y, x = (np.arange(6.0).reshape(2, 3), np.ones(2)), (np.ones((2, 3)), np.ones(5), np.array([np.inf, 1.0]))
-    found = dict(inputs.parallel(y, x))
+    found = dict(generators.parallel(y, x))
     assert set(found) == {"along the outputs", "along input 0"}
     np.testing.assert_array_equal(found["along the outputs"][0], y[0])
     assert not found["along input 0"][1].any()
@@ -283,7 +285,7 @@ def test_counts_that_share_out_an_axis_keep_their_sum():
     assert not shares_out(case, np.array([0, 3, 7]))  # which cut it, instead
     case = replace(case, shares=(0,))
     drawn = [ordinary(case, np.random.default_rng(seed), "") for seed in range(20)]
-    tried = [*drawn, *inputs.values(case, np.random.default_rng(0), (0,))]
+    tried = [*drawn, *generators.values(case, np.random.default_rng(0), (0,))]
     tried += sizes.shapes(flat, flat.primal, case, np.random.default_rng(0))
     for new in tried:
         assert new.others[0].sum() == new.floats[0].shape[0] or np.ndim(new.floats[0]) != 2, new.label
@@ -294,7 +296,8 @@ def test_counts_that_share_out_an_axis_keep_their_sum():
 
 def test_vectors_that_have_lost_a_part():
     tried = {
-        new.label: new for new in inputs.values(Case("example", (np.ones((2, 4)),), ()), np.random.default_rng(0), (0,))
+        new.label: new
+        for new in generators.values(Case("example", (np.ones((2, 4)),), ()), np.random.default_rng(0), (0,))
     }
     assert np.count_nonzero(tried["first alone"].floats[0]) == 2
     assert tried["first alone"].floats[0][:, 0].all()

@@ -5,8 +5,9 @@ import resource
 
 import pytest
 
-from verify import campaign, journal
-from verify.journal import Book, JournalError
+from verify.architectures import campaign
+from verify.processes import journal
+from verify.processes.journal import Book, JournalError
 
 
 def squares(path, parts, code=None, say=lambda text: None):

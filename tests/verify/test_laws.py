@@ -4,7 +4,7 @@ import pytest
 
 import verify
 from corpus import common, entry
-from verify.laws import LAWS
+from verify.laws.table import LAWS
 
 pytestmark = pytest.mark.usefixtures("lenient")
 

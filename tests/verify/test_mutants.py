@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import jbp
-from verify import by_networks, counts, mutants
 from verify.__main__ import main
-from verify.architectures import Array, Network, catalogue, values
-from verify.journal import JournalError
-from verify.mutate import apply, mutants as mistakes, way_back
-from verify.protocol import nodes
+from verify.architectures.networks import Array, Network, values
+from verify.architectures.protocol import nodes
+from verify.cli import counts
+from verify.mutation import by_networks, mutants
+from verify.mutation.mutate import apply, mutants as mistakes, way_back
+from verify.naming.catalogues import catalogue
+from verify.processes.journal import JournalError
 
 KINDS = list(dict.fromkeys(type(c.layer) for c in (*catalogue().layers, *catalogue().losses)))
 X = Array((3, 8))

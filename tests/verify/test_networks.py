@@ -19,15 +19,16 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 import jbp
 from benchmarks.verify import covered, planted
 from benchmarks.verify.faults import FAULTS, broken
-from verify import campaign, chapters
 from verify.__main__ import main
-from verify.architectures import EVEN, Array, Network, catalogue, networks
-from verify.compiled import compilations, hand_and_true
-from verify.journal import Book, JournalError
-from verify.judge import audit, judge
-from verify.locate import locate
-from verify.protocol import children, leaves, nodes
-from verify.safely import Pool
+from verify.architectures import campaign, chapters
+from verify.architectures.compiled import compilations, hand_and_true
+from verify.architectures.judge import audit, judge
+from verify.architectures.locate import locate
+from verify.architectures.networks import EVEN, Array, Network, networks
+from verify.architectures.protocol import children, leaves, nodes
+from verify.naming.catalogues import catalogue
+from verify.processes.journal import Book, JournalError
+from verify.processes.safely import Pool
 
 DRAWN = settings(
     deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate], backend=EVEN
@@ -136,9 +137,9 @@ def test_networks_are_valid_and_agree(network):
 @given(networks())
 def test_a_compiled_network_is_the_network(network):
     """What a campaign runs, pieces compiled one by one, is what a user runs: the whole network under one jit."""
-    from verify.architectures import values
-    from verify.compiled import compiled
-    from verify.judge import gradients, output_error, truth
+    from verify.architectures.compiled import compiled
+    from verify.architectures.judge import gradients, output_error, truth
+    from verify.architectures.networks import values
 
     params, x, rng = values(network)
     y, _ = network.layer.forward(params, x)

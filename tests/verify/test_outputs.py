@@ -12,8 +12,9 @@ import pytest
 
 import verify
 from tests.storm import texts, told
-from verify import measure, outputs, page
 from verify.__main__ import main
+from verify.report import outputs, page
+from verify.verdict import measure
 
 pytestmark = pytest.mark.usefixtures("lenient")
 

@@ -7,10 +7,11 @@ import pytest
 import jbp
 from tests.storm import tokens as storm, told
 from tests.storm.tokens import TEXTS
-from verify import tokens
-from verify.architectures import Array, catalogue
-from verify.command import CommandError
-from verify.parse import ParseError, parse, table
+from verify.architectures.networks import Array
+from verify.naming import tokens
+from verify.naming.catalogues import catalogue
+from verify.naming.named import CommandError
+from verify.naming.parse import ParseError, parse, table
 
 TABLE = table(catalogue().names)
 

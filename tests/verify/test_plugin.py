@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import verify
-from verify.cases import of_catalogue
-from verify.command import CommandError
+from verify.cli.cases import of_catalogue
+from verify.naming.named import CommandError
 
 ROOT = Path(__file__).parents[2]
 

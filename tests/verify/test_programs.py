@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from verify import programs
-from verify.safely import Pool
+from verify.processes import programs
+from verify.processes.safely import Pool
 
 
 def compiled(_: int) -> int:

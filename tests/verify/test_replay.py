@@ -12,9 +12,10 @@ import pytest
 
 import jbp
 import verify
-from verify import campaign, chapters, tokens
 from verify.__main__ import main
-from verify.journal import Book, JournalError
+from verify.architectures import campaign, chapters
+from verify.naming import tokens
+from verify.processes.journal import Book, JournalError
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).with_name("corpus.txt")

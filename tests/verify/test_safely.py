@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from verify import safely
-from verify.safely import Failed, Pool
-from verify.subject import SubjectError
+from verify.processes import safely
+from verify.processes.safely import Failed, Pool
+from verify.subject.subject import SubjectError
 
 ROOT = Path(__file__).parents[2]
 

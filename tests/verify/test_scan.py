@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from verify import command, scan
 from verify.__main__ import main
+from verify.cli import scan
+from verify.naming import named
 
 pytestmark = pytest.mark.usefixtures("lenient")
 
@@ -115,10 +116,10 @@ def test_examples_of_the_user_are_taken(package, capsys):
 
 
 def test_an_example_may_hold_constants():
-    x, axis, word, flag = command.example("f32[2], -1, 'mean', True", 0)
+    x, axis, word, flag = named.example("f32[2], -1, 'mean', True", 0)
     assert (x.shape, axis, word, flag) == ((2,), -1, "mean", True)
-    with pytest.raises(command.CommandError, match="Python constant"):
-        command.example("f32[2], nonsense(", 0)
+    with pytest.raises(named.CommandError, match="Python constant"):
+        named.example("f32[2], nonsense(", 0)
 
 
 def test_it_runs_from_a_shell(package):

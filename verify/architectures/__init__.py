@@ -1,0 +1,1 @@
+"""Random networks: drawn, compiled, judged, located, by the million."""

@@ -1,0 +1,213 @@
+"""One network's hand-written sweep against `jax.vjp` of its definition, in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from verify.architectures.compiled import Compiled, compiled
+from verify.architectures.networks import Network, values
+from verify.architectures.protocol import is_float, is_none, join, replace_at, split
+from verify.tolerance.budget import DOWN, SAFETY
+
+CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
+RAISES = "the sweep raises"  # how the difference of one that does begins
+LAST_PLACE = 1e-12  # of the largest number there is
+FAR = 1e100  # between layers; cubes of larger numbers are infinite, and which formula squares what then decides
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one leaf of a gradient is from the truth: the largest error, against the largest true element."""
+
+    leaf: str
+    error: float
+    scale: float
+
+    def __str__(self):
+        if not self.error < np.inf:
+            return self.leaf if self.error == np.inf and not self.scale else f"{self.leaf}: not finite"
+        return f"{self.leaf}: off by {self.error:.1e} where the largest true element is {self.scale:.1e}"
+
+
+def gradients(layer: Any, params: Any, x: Any, dy: Any) -> Any:
+    """(dx, dparams) by the hand-written sweep."""
+    _, residuals = layer.forward(params, x)
+    return layer.pull(params, residuals, dy)
+
+
+def truth(layer: Any, params: Any, x: Any, dy: Any) -> Any:
+    """(dx, dparams) by `jax.vjp` of the definition; None where nothing is differentiated."""
+    moves, rest = split((params, x))
+    _, pullback = jax.vjp(lambda moves: layer.reference(*join(moves, rest)), moves)
+    dparams, dx = pullback(dy)[0]
+    return dx, dparams
+
+
+def output_error(y: Any, rng: np.random.Generator) -> Any:
+    """A random error dy for the output y: signed, None where y is not floating."""
+    return jax.tree.map(lambda y: np.asarray(rng.normal(size=y.shape), y.dtype) if is_float(y) else None, y)
+
+
+def gradient_name(path: Any) -> str:
+    """The name of a leaf of (dx, dparams)."""
+    side, *rest = path
+    return ("dx" if side.idx == 0 else "d params") + jax.tree_util.keystr(tuple(rest))
+
+
+def compare(ours: Any, true: Any, called: Callable[[Any], str] = gradient_name) -> list[Difference]:
+    """The leaves on which the gradients differ by more than CLOSE; the tree itself if the trees are not alike."""
+    flat, tree = jax.tree.flatten_with_path(true, is_leaf=is_none)
+    try:
+        mine = tree.flatten_up_to(ours)
+    except ValueError as error:
+        return [Difference(f"the tree ({error})", np.inf, 0.0)]
+    wrong = []
+    for (path, a), b in zip(flat, mine, strict=True):
+        name = called(path)
+        if a is None or b is None:
+            if a is not b:
+                wrong.append(Difference(f"{name} ({'missing' if b is None else 'expected None'})", np.inf, 0.0))
+            continue
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            came, expected = f"{b.dtype}{list(b.shape)}", f"{a.dtype}{list(a.shape)}"
+            wrong.append(Difference(f"{name} (got {came}, expected {expected})", np.inf, 0.0))
+        elif a.size:
+            scale, error = float(np.abs(a).max()), float(np.abs(a - b).max())
+            if not error <= CLOSE * scale:
+                wrong.append(Difference(name, error, scale))
+    return wrong
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one network: its differences from the truth, if any, and a remark where they do not count."""
+
+    differences: tuple[Difference, ...]
+    remark: str = ""
+
+    @property
+    def disagrees(self) -> bool:
+        return bool(self.differences) and not self.remark
+
+
+def audit(network: Network) -> Outcome:
+    """One network's gradient by its own sweep against the truth, every element of every leaf."""
+    with jax.enable_x64(True):
+        params, x, rng = values(network)
+        return judge(network.layer, params, x, rng)
+
+
+def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
+    """The layer's sweep against the truth for one random error from above.
+
+    A difference no larger than what rounding the inputs does to either gradient is rounding itself: a bias below a
+    BatchNorm, whose gradient is zero but for rounding, or equal values in a maximum that come out in another order.
+    It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
+    was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
+    numbers: that is as much in float32, but for the size of the last place.
+    Where numbers are FAR out, between layers or in the gradient, formulas overflow, each in its own place: then no
+    difference counts.
+    So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
+    has made up its mind nothing is left but the rounding of what was subtracted.
+    """
+    layer = compiled(layer)
+    y, residuals = layer.forward(params, x)
+    dy = output_error(y, rng)
+    true = truth(layer, params, x, dy)
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(true)):
+        return Outcome((), "not finite")
+    try:
+        ours = layer.pull(params, residuals, dy)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        said = f"{RAISES} {type(error).__name__}: {error}".splitlines()[0]
+        return Outcome((Difference(said, np.inf, 0.0),))
+    wrong = compare(ours, true)
+    if not wrong:
+        return Outcome(())
+    plain = beyond_last_places(wrong, true, dy)
+    finite = all(d.error < np.inf for d in plain)
+    if finite and _is_far(layer, params, x, true):
+        return Outcome(tuple(wrong), "overflow")
+    rounding = finite and (not plain or _is_rounding(plain, layer, params, x, dy, ours, true, rng))
+    return Outcome(tuple(wrong), "rounding" if rounding else "")
+
+
+def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Difference]:
+    """Those that are more than the last places of the largest number in the truth or in the error from above."""
+    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
+    return [d for d in wrong if not d.error <= LAST_PLACE * largest]  # NaN is more
+
+
+def _is_far(layer, params, x, true):
+    sizes = [_largest(true)]
+    layer = replace_at(layer, lambda _, node: Met(node.layer, node, sizes) if isinstance(node, Compiled) else node)
+    layer.forward(params, x)
+    return max(sizes) > FAR
+
+
+def _largest(tree):
+    return max((float(np.abs(v).max(initial=0)) for v in jax.tree.leaves(tree) if is_float(v)), default=0.0)
+
+
+def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
+    noise = dict.fromkeys((d.leaf for d in wrong), 0.0)
+    moves, rest = split((params, x))
+    between = replace_at(layer, lambda _, node: Rounded(node.layer, node, rng) if isinstance(node, Compiled) else node)
+    for _ in range(8):
+        params_, x_ = join(rounded(moves, rng), rest)
+        for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
+            raise_noise(noise, before, now)
+    wrong = [d for d in wrong if d.error > 16 * noise[d.leaf]]
+    return not wrong or _is_cancellation(wrong, layer, params, x, dy, true)
+
+
+def raise_noise(noise: dict[str, float], before: Any, now: Any, called: Callable[[Any], str] = gradient_name) -> None:
+    """The largest change of each leaf that `noise` names, where it is larger than what stands there."""
+    for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
+        if (name := called(path)) in noise:
+            noise[name] = max(noise[name], float(np.abs(a - b).max()))
+
+
+def _is_cancellation(wrong, layer, params, x, dy, true):
+    """Whether the truth in float32 is so far from the truth that in float64 as much would be lost as `wrong` is off."""
+    rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, (params, x, dy)))
+    pairs = zip(jax.tree.leaves_with_path(true), jax.tree.leaves(rough), strict=True)
+    lost = {gradient_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
+    return all(d.error <= SAFETY * DOWN * lost[d.leaf] for d in wrong)
+
+
+@dataclass(frozen=True)
+class Met(Compiled):
+    """A layer that writes down how large its outputs are."""
+
+    inner: Any
+    sizes: list[float]
+
+    def forward(self, params, x):
+        y, residuals = self.inner.forward(params, x)
+        self.sizes.append(_largest(y))
+        return y, residuals
+
+
+@dataclass(frozen=True)
+class Rounded(Compiled):
+    """A layer whose output, error one layer down and gradient come rounded in some other way."""
+
+    inner: Any
+    rng: np.random.Generator
+
+    def forward(self, params, x):
+        y, residuals = self.inner.forward(params, x)
+        return rounded(y, self.rng), residuals
+
+    def pull(self, params, x, dy):
+        return rounded(self.inner.pull(params, x, dy), self.rng)
+
+
+def rounded(tree: Any, rng: np.random.Generator) -> Any:
+    """The tree's floating leaves, each up or down by two units in the last place, or as it is."""
+    return jax.tree.map(lambda v: v * (1 + 4e-16 * rng.choice((-1, 0, 1), size=v.shape)) if is_float(v) else v, tree)

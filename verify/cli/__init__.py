@@ -1,0 +1,1 @@
+"""The command line, lists of cases and scans of packages."""

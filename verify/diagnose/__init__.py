@@ -1,0 +1,1 @@
+"""Which kind of mistake it is, read off its numbers."""

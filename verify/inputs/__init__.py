@@ -1,0 +1,1 @@
+"""What an adversary would try: values, sizes and ranks around an example."""

@@ -1,0 +1,1 @@
+"""Mistakes made in layers on purpose: is the auditor itself sharp?"""

@@ -1,0 +1,1 @@
+"""What is audited, what it promises, and the oracle that says what it should give."""

@@ -1,0 +1,1 @@
+"""How far off a right answer may be, and what is nobody's mistake."""
