@@ -6,6 +6,7 @@ Each check is a function of source text (or of the list), and a planted violatio
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ from jbp.sweep import children
 
 ROOT = Path(jbp.__file__).parent.parent
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "jbp").rglob("*.py"))}
+AUDITOR = {path: path.read_text() for path in sorted((ROOT / "verify").rglob("*.py"))}
 
 DERIVATIVES = {
     "grad", "value_and_grad", "vjp", "vjp3", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian",
@@ -107,7 +109,7 @@ def foreign(source, allowed):
     return sorted(roots - allowed - sys.stdlib_module_names)
 
 
-ORDER = (
+JBP = (
     ("errors",),
     ("arrays", "fields", "programs"),
     ("layer",),
@@ -124,18 +126,35 @@ ORDER = (
 )
 
 
+VERIFY = (
+    ("needs", "jaxpr", "processes", "report"),
+    ("subject",),
+    ("naming", "inputs"),
+    ("run",),
+    ("tolerance",),
+    ("laws", "architectures"),
+    ("diagnose",),
+    ("verdict",),
+    ("plan",),
+    ("check",),
+    ("mutation",),
+    ("cli",),
+)
+FLOORS = {"jbp": JBP, "verify": VERIFY}
+
+
 def uphill(path, source):
-    """Imports of a module of jbp that do not run down DESIGN.md's order."""
-    rank = {part: i for i, parts in enumerate(ORDER) for part in parts}
-    own = path.relative_to(ROOT / "jbp").with_suffix("").parts[0]
-    if own not in rank:  # the front door and the list of cases stand above all
+    """Imports of a module of either half that do not run down its floors."""
+    half, own = path.relative_to(ROOT).with_suffix("").parts[:2]
+    rank = {part: i for i, parts in enumerate(FLOORS[half]) for part in parts}
+    if own not in rank:  # the front door, the command and the list of cases stand above all
         return []
     found = []
     for name in modules(ast.parse(source)):
         root, *rest = name.split(".")
         if (own, name) == ("layer", "jbp.bridge.as_function"):  # inside of `__call__`: the last word is of the first
             continue
-        if root == "jbp" and (not rest or rank.get(rest[0], 99) >= rank[own]) and rest[:1] != [own]:
+        if root == half and (not rest or rank.get(rest[0], 99) >= rank[own]) and rest[:1] != [own]:
             found.append(f"{own} imports {name}")
     return found
 
@@ -210,20 +229,63 @@ def test_the_two_halves_do_not_know_each_other():
     bridges |= {ROOT / "jbp" / "saves.py": {"orbax"}, ROOT / "jbp" / "private.py": {"dp_accounting"}}
     bridges[ROOT / "jbp" / "watch.py"] = {"matplotlib"}
     assert not {str(p): f for p, s in SOURCES.items() if (f := foreign(s, allowed | bridges.get(p, set())))}
-    auditor = {p: p.read_text() for p in (ROOT / "verify").rglob("*.py")}
-    assert not [p for p, s in auditor.items() if "jbp" in {m.split(".")[0] for m in modules(ast.parse(s))}]
+    assert not [p for p, s in AUDITOR.items() if "jbp" in {m.split(".")[0] for m in modules(ast.parse(s))}]
     assert foreign("import verify.laws", allowed) == ["verify"]
     assert foreign("def f():\n    from flax import nnx\n    import torch", allowed) == ["flax", "torch"]
 
 
 def test_imports_run_one_way():
-    assert not [line for path, source in SOURCES.items() for line in uphill(path, source)]
+    sources = SOURCES | AUDITOR
+    assert not [line for path, source in sources.items() for line in uphill(path, source)]
+    assert {path.relative_to(ROOT / "verify").with_suffix("").parts[0] for path in AUDITOR} == {
+        *itertools.chain(*VERIFY), "__init__", "__main__",
+    }  # fmt: skip
     below = ROOT / "jbp" / "layers" / "linear" / "dense.py"
     assert uphill(below, "from jbp.combinators import Serial") == ["layers imports jbp.combinators.Serial"]
     assert uphill(below, "import jbp")
     assert uphill(ROOT / "jbp" / "layer.py", "from jbp.params import Buffer")
     assert uphill(ROOT / "jbp" / "train" / "step.py", "from jbp.readers.norms import x")
     assert not uphill(below, "from jbp.numerics import along\nfrom jbp.params import Buffer")
+    law = ROOT / "verify" / "laws" / "calls.py"
+    assert uphill(law, "def f():\n    from verify.verdict.findings import told") == [
+        "laws imports verify.verdict.findings.told"
+    ]
+    assert uphill(law, "from verify.architectures import judge")
+    assert not uphill(law, "from verify.laws.law import Law\nfrom verify.run.bench import Bench")
+
+
+LAST_WORD = {"verify.report.report": "verify.report.page"}  # `report.to_html()`, where the import is inside
+
+
+def circle(sources):
+    """Modules of the auditor of which each imports the next, and the last the first; [] if there are none."""
+    named = {".".join(p.relative_to(ROOT).with_suffix("").parts): s for p, s in sources.items()}
+    edges = {}
+    for module, source in named.items():
+        into = {path if path in named else path.rpartition(".")[0] for path in modules(ast.parse(source))}
+        edges[module] = (into & set(named)) - {module, LAST_WORD.get(module)}
+    seen = {}
+
+    def follow(module, way):
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module not in seen:
+            seen[module] = next(filter(None, (follow(m, [*way, module]) for m in sorted(edges[module]))), [])
+        return seen[module]
+
+    return next(filter(None, (follow(m, []) for m in sorted(edges))), [])
+
+
+def test_the_auditor_has_no_circles_and_no_file_that_needs_a_map():
+    assert circle(AUDITOR) == []
+    assert not {str(p): n for p, s in AUDITOR.items() if (n := len(s.splitlines())) > 400}
+    a, b, c = (ROOT / "verify" / "laws" / f"{name}.py" for name in "abc")
+    planted = {
+        a: "from verify.laws import b",
+        b: "def f():\n    from verify.laws.c import g",
+        c: "import verify.laws.b",
+    }
+    assert circle(planted) == ["verify.laws.b", "verify.laws.c", "verify.laws.b"]
 
 
 def sideways(source):
@@ -377,11 +439,14 @@ RUNNERS = {
     "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib",
 }  # fmt: skip
 MAY_RUN = {
-    ("verify/command.py", "import_module"): "a function that the user has named, on the command line or with --allow",
-    ("verify/command.py", "exec_module"): "a file that the user has named on the command line",
-    ("verify/scan.py", "import_module"): "the modules of the package that the user has named",
-    ("verify/mutate.py", "exec"): "the source of a layer that is imported already, with one mistake in it",
-    ("verify/mutate.py", "compile"): "the same",
+    (
+        "verify/naming/named.py",
+        "import_module",
+    ): "a function that the user has named, on the command line or with --allow",
+    ("verify/naming/named.py", "exec_module"): "a file that the user has named on the command line",
+    ("verify/cli/scan.py", "import_module"): "the modules of the package that the user has named",
+    ("verify/mutation/mutate.py", "exec"): "the source of a layer that is imported already, with one mistake in it",
+    ("verify/mutation/mutate.py", "compile"): "the same",
 }
 
 

@@ -5,7 +5,7 @@
 
 writes benchmarks/verify/results/networks.json, out of which the site makes its tables, `python -m docs.tools.figures`
 the figure, and a table in networks.md. A pair of neighbours is possible if the second takes arrays with as many axes as
-the first makes, out of some case of the catalogue: `verify.campaign.neighbours`.
+the first makes, out of some case of the catalogue: `verify.architectures.campaign.neighbours`.
 """
 
 import argparse

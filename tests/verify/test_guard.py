@@ -122,12 +122,12 @@ def test_a_copy_may_be_changed():
 
 LOST = """
 import gc, signal, sys, time
-import verify.guard
+import verify.processes.guard
 def press(phase, info):
     gc.callbacks.remove(press)
     signal.raise_signal(signal.SIGINT)
 if sys.argv[1] == "kept":
-    verify.guard.keep_interrupts()
+    verify.processes.guard.keep_interrupts()
 gc.callbacks.append(press)
 gc.collect()
 time.sleep(1)

@@ -235,7 +235,7 @@ def test_a_failing_network_shrinks_to_its_fault():
 
 def test_a_campaign_reports_and_replays_a_failure(monkeypatch, capsys):
     broken_catalogue = _with_broken_tanh()
-    for module in ("verify.campaign", "verify.architectures"):
+    for module in ("verify.architectures.campaign", "verify.architectures.networks"):
         monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": broken_catalogue)
     tally = campaign.run(100, 3)
     assert tally.failures

@@ -189,6 +189,6 @@ def test_each_reader_sees_what_is_not_escaped(name, monkeypatch):
     bare = lambda text: str(text)  # noqa: E731
     monkeypatch.setattr(outputs, "visible", bare)
     monkeypatch.setattr(page, "escape", bare)
-    monkeypatch.setattr("verify.report.line", bare)
-    monkeypatch.setattr("verify.shell.visible", bare)
+    monkeypatch.setattr("verify.report.report.line", bare)
+    monkeypatch.setattr("verify.cli.shell.visible", bare)
     assert not all(one.wrong == () for one in texts.texts(5, 0) if one.kind == name)

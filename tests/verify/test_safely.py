@@ -57,7 +57,7 @@ def test_each_way_to_give_no_result_is_told_and_the_others_go_on(tmp_path):
 
 PARENT = """
 import os, sys, time
-from verify.safely import Pool
+from verify.processes.safely import Pool
 
 if __name__ == "__main__":
     with Pool(1) as pool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.architectures.protocol import is_float, is_none, join, split
-from verify.run.compile import has_keys, quick_options
+from verify.run.options import has_keys, quick_options
 from verify.subject.subject import is_estimator
 
 CLOSE = 1e-9  # float64 carries 2e-16; deep networks lose six digits of it and more, a mistake is larger by far

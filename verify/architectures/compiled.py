@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from verify.architectures.protocol import children, is_buffer, is_float, is_none, join, replace_at, scans, split
 from verify.processes.memory import forgets
-from verify.run.compile import quick_options
+from verify.run.options import quick_options
 
 
 @dataclass(frozen=True)

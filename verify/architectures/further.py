@@ -29,7 +29,7 @@ from verify.architectures.judge import (
 )
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, join, split
-from verify.run.compile import has_keys, quick_options
+from verify.run.options import has_keys, quick_options
 
 EVERY = 250  # one network in so many is asked one question
 SLACK = 64  # times what rounding the inputs does to either side

@@ -161,7 +161,8 @@ def replayed(word: str, allowed: tuple[str, ...]) -> tuple[str, str]:
     """(what to tell, the verdict) of the audit that a token holds: runs in any process."""
     held = tokens.unpack(word)
     if tokens.is_check(held):
-        report = tokens.again(held, allowed)
+        f, args, asked = tokens.call(held, allowed)
+        report = check(f, *args, **asked)
         return str(report), report.verdict
     network = from_token(word)
     outcome, _ = audit_and_ask(catalogue(held[0]), network, every=1)

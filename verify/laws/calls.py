@@ -1,4 +1,4 @@
-"""The laws of how a backward pass is called: compiled or not, again, batched, looped, twice, in parts, in halves."""
+"""The laws of how a backward pass is called: what it returns, again and again, uncompiled, with others in between."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -1,7 +1,4 @@
-"""The laws of a backward pass: first those of its numbers in float64, then those of its cotangent, then all laws.
-
-Those of how it is called are in `calls`, those of lower precision in `precision`.
-"""
+"""The laws of numbers in float64: of each element, of the output, of the cotangent, of other settings."""
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress

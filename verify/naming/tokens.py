@@ -20,7 +20,6 @@ import numpy as np
 from verify.naming import named
 from verify.naming.catalogues import catalogue, catalogues
 from verify.naming.parse import ParseError, parse, table
-from verify.report.report import Report
 from verify.subject.contract import NAMED, Constraint, Contract
 from verify.subject.subject import Pair
 
@@ -69,13 +68,12 @@ def is_check(held: Any) -> bool:
     return isinstance(held, list) and len(held) in (6, 7) and held[0] == "check"
 
 
-def again(held: Any, allowed: Sequence[str] = ()) -> Report:
-    """The audit that a token holds, once more. Subjects are imported from the `allowed` modules, and those in them.
+def call(held: Any, allowed: Sequence[str] = ()) -> tuple[Any, list[Any], dict[str, Any]]:
+    """(f, example arguments, options): the call of `verify.check` that a token holds. Subjects are imported from the
+    `allowed` modules, and those in them.
 
     Raises TokenError, or CommandError where the subject is gone.
     """
-    from verify.check import check
-
     try:
         _, f, reference, args, seed, level, *more = held
         contract = contracted(more[0]) if more else None
@@ -90,7 +88,7 @@ def again(held: Any, allowed: Sequence[str] = ()) -> Report:
         raise TokenError(f"got a token that holds no audit, or one of another version. ({error!r})") from error
     if hasattr(functions[0], "init"):
         modest(functions[0], made[-1] if made else None)
-    return check(functions[0], *made, reference=functions[1], seed=seed, level=level, contract=contract)
+    return functions[0], made, {"reference": functions[1], "seed": seed, "level": level, "contract": contract}
 
 
 def contracted(text: str) -> Contract:

@@ -1,4 +1,4 @@
-"""The inside of a process that works for `verify.safely`: it takes calls, one after the other, and answers each."""
+"""The inside of a process that works for `safely`: it takes calls, one after the other, and answers each."""
 
 import ctypes
 import os

@@ -16,7 +16,7 @@ from verify.inputs.case import Case, Leaves, is_float, is_key
 from verify.jaxpr.interpret import asked, inner_jaxprs, jaxpr_of, look, open_jaxpr, points
 from verify.jaxpr.kinks import sided
 from verify.processes.guard import wide
-from verify.run.compile import quick_options
+from verify.run.options import quick_options
 from verify.subject.contract import INFERRED, Contract
 from verify.subject.flat import Flat
 from verify.subject.oracles import Oracle, without_rules
