@@ -55,7 +55,7 @@ def one_element(bench: Bench, plan: Plan, rng: np.random.Generator) -> tuple[int
 def planted(leaf: int, place: int, r: float, dtype: str) -> Any:
     """What makes element `place` of cotangent `leaf` wrong by the factor 1 + r in results of this dtype."""
 
-    def spoil(s: Sample, dy: Any, mode: str, n: int) -> Sample:
+    def corrupt(s: Sample, dy: Any, mode: str, n: int) -> Sample:
         if s.types[leaf][1:] != (dtype,) or not s.cotangents[leaf].size or mode != "jit":
             return s
         c = s.cotangents[leaf].copy()
@@ -63,7 +63,7 @@ def planted(leaf: int, place: int, r: float, dtype: str) -> Any:
         c.flat[at] = np.asarray(c.flat[at] * (1 + r)).astype(jax.numpy.dtype(dtype)).astype(np.float64)
         return replace(s, cotangents=(*s.cotangents[:leaf], c, *s.cotangents[leaf + 1 :]))
 
-    return spoil
+    return corrupt
 
 
 def loss(bench: Bench, plan: Plan, leaf: int, dtype: str) -> float:
@@ -92,7 +92,7 @@ def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
             lost = [loss(bench, tried, leaf, dtype) for leaf, _ in places]
         except Refused:
             continue  # no such dtype for this rule: eigenvalues in bfloat16
-        # where the cotangent of a bfloat16 comes in float32 there is no result in bfloat16 to spoil
+        # where the cotangent of a bfloat16 comes in float32 there is no result in bfloat16 to corrupt
         first = tried.noisy[0]
         told = [
             (place, gone)
@@ -101,7 +101,7 @@ def rows_of(name: str, elements: int, seed: int) -> list[dict[str, Any]]:
         ]
         for r in sizes:
             for place, gone in told[: 1 if r == 0 else None]:
-                found = noticed(bench.spoiled(planted(*place, r, dtype)), tried)
+                found = noticed(bench.corrupted(planted(*place, r, dtype)), tried)
                 row = {"rule": name, "dtype": dtype, "size": float(r), "leaf": place[0], "element": place[1]}
                 rows.append(row | {"found": found, "kept": bool(not r or gone <= r / 4)})
     return rows

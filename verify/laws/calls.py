@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from verify.inputs.case import Case, Leaves
-from verify.laws.law import Breach, Plan, refusal, spoiled_in
+from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, sample
 from verify.subject.flat import Flat
 from verify.tolerance import budget
@@ -82,11 +82,11 @@ def drifting(bench: Bench, plan: Plan):
 
 def eager(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Compiled or not, and with other calls in between, the result is the same but for rounding."""
-    for part in (_uncompiled, _poisoned, _outgrown):
-        found = list(part(bench, plan))
-        yield from found
-        if found:  # what follows would be of the same making
-            return
+    found = list(_uncompiled(bench, plan))
+    yield from found
+    if found:  # what follows would be of the same making
+        return
+    yield from bench.once("eager, after others", lambda: list(_poisoned(bench, plan)) or list(_outgrown(bench, plan)))
 
 
 def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -98,7 +98,7 @@ def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
         return
     for draw, got in zip(draws if len(found) == len(draws) else (first, turned), found, strict=True):
-        got = bench.spoil(got, draw[2], "eager", 0) if bench.spoil else got
+        got = bench.came(got, draw[2], "eager")
         compiled = bench.pull(*draw, plan.native)
         for k, (a, b) in enumerate(zip(got.cotangents, compiled.cotangents, strict=True)):
             bench.comparisons += 1
@@ -134,7 +134,7 @@ def uncompiled(bench: Bench) -> list[Sample]:
 
 def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """A cotangent that has overflowed leaves nothing behind for the next call."""
-    if bench.spoil or DECOMPOSED & bench.either:
+    if DECOMPOSED & bench.either:
         return
     draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
     with suppress(Refused):  # what refuses an infinity is free to
@@ -150,7 +150,7 @@ def _poisoned(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """A forward pass at another size leaves nothing behind for the backward pass of a call before it."""
-    if bench.spoil or bench.random:
+    if bench.random:
         return
     draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
     resized = [case for case, _, _ in plan.others if case.shapes != bench.example.shapes]
@@ -206,8 +206,6 @@ def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = (), betwe
 
 def settled(bench: Bench, other: Bench, draw: Draw) -> Iterator[Breach]:
     """Two calls with different settings, one within the other, do not know of each other."""
-    if bench.spoil:
-        return
     with suppress(Refused):
         flats = bench.flat, other.flat
         alone = [interleaved(bench, draw, nested=(flat,))[0] for flat in flats]
@@ -232,4 +230,4 @@ def as_arrays(leaves: Leaves) -> Leaves:
 
 def eager_only(bench: Bench, plan: Plan):
     if "eager" in bench.memo:
-        yield "wrong uncompiled", None, spoiled_in("eager", bench, max(0.01, 64 * budget.eps(plan.native)))
+        yield "wrong uncompiled", None, corrupted_in("eager", bench, max(0.01, 64 * budget.eps(plan.native)))

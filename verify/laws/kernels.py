@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from verify.jaxpr.interpret import strip
-from verify.laws.law import Breach, Plan, refusal, spoiled_in
+from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import Bench, Refused, Sample, sample
 from verify.tolerance import budget
 from verify.tolerance.budget import largest, off
@@ -33,17 +33,15 @@ def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield Breach("kernels", None, 1.0, f"two grid points race: {races}", draw, dtype=str(bench.native))
         return
     right = bench.pull(*draw, bench.native)
-    got = bench.spoil(got, draw[2], "kernels", 0) if bench.spoil else got
+    got = bench.came(got, draw[2], "kernels")
     for k, (a, b) in enumerate(zip(got.cotangents, right.cotangents, strict=True)):
         bench.comparisons += 1
         gap, size = off(a, b), budget.scale(bench, draw[0], draw[2], k, b)
         if gap > 256 * budget.eps(bench.native) * size:
             text = f"on two cores, with NaN in all memory that was not written, the result is off by {gap:.2g}"
             yield Breach("kernels", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(bench.native))
-    if bench.spoil:
-        return
     try:
-        _, races = _interpreted(bench, plan, declared=False)
+        _, races = bench.once("kernels, all axes", lambda: _interpreted(bench, plan, declared=False))
     except Refused:
         return
     if races:
@@ -96,4 +94,4 @@ def _first_race(text: str) -> str:
 
 def raced_only(bench: Bench, plan: Plan):
     if "kernels" in bench.memo:
-        yield "wrong on two cores", None, spoiled_in("kernels", bench)
+        yield "wrong on two cores", None, corrupted_in("kernels", bench)

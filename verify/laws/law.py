@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from verify.run.bench import Bench, Refused, Spoil
+from verify.run.bench import Bench, Corrupt, Refused
 from verify.subject.layout import StructureError
 from verify.subject.oracles import brief
 from verify.tolerance.budget import Draw, blur, largest, usual
@@ -62,11 +62,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Law:
-    """check(bench, plan) yields breaches; canaries(bench, plan) gives wrong backwards (name, leaf, spoil) to reject."""
+    """check(bench, plan) yields breaches; canaries(bench, plan) wrong backwards, (name, leaf, corrupt), to reject."""
 
     name: str
     check: Callable[[Bench, Plan], Iterator[Breach]]
-    canaries: Callable[[Bench, Plan], Iterator[tuple[str, int | None, Spoil]]]
+    canaries: Callable[[Bench, Plan], Iterator[tuple[str, int | None, Corrupt]]]
 
 
 def leaves(bench: Bench) -> range:
@@ -84,7 +84,7 @@ def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "fl
     return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, note, where, str(dtype))
 
 
-def spoiled_in(mode: str, bench: Bench, little: float = 0.01) -> Spoil:
+def corrupted_in(mode: str, bench: Bench, little: float = 0.01) -> Corrupt:
     """Every cotangent wrong by a little, but only where the subject is called in this way."""
 
     def wrong(s, dy, how, n):

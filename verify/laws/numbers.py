@@ -11,7 +11,7 @@ from verify.inputs.case import SHAPED, UNSHOWN, Case, Tag, single
 from verify.laws import calls
 from verify.laws.law import Breach, Plan, leaves, refusal
 from verify.processes.guard import wide
-from verify.run.bench import LOOPS, Bench, Refused, Sample, Spoil, changed, finite
+from verify.run.bench import LOOPS, Bench, Corrupt, Refused, Sample, changed, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
 from verify.tolerance.waivers import Place, alike, chosen, excuse, parted
@@ -115,7 +115,7 @@ def _smooth(draw: Draw) -> bool:
     return case.ordinary and Tag.ANEW in case.tags and not met
 
 
-def spoils(bench: Bench, plan: Plan) -> Iterator[tuple[str, int | None, Spoil]]:
+def corruptions(bench: Bench, plan: Plan) -> Iterator[tuple[str, int | None, Corrupt]]:
     """The usual mistakes, leaf by leaf: zero, sign, 1 %, one element, shifted, transposed."""
     exact = not budget.inner_eps(bench) and not bench.oracle.slack
     much = max(0.01, 2 * budget.blur(bench))
@@ -313,7 +313,7 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
     cotangents are still the truth's."""
     names = bench.flat.layout.floats
     for i, (other, draw) in enumerate(_settings(bench)):
-        varied = other.spoiled(bench.spoil) if bench.spoil else other
+        varied = bench.also(other)
         try:
             for breach in _compared(varied, plan, draw):
                 leaf = None if breach.leaf is None else names.index(other.flat.layout.floats[breach.leaf])
@@ -322,7 +322,7 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
         except Refused as refused:
             yield refusal("settings", draw, refused, note=True)
         if not i and other.flat.layout.names == bench.flat.layout.names:
-            yield from calls.settled(bench, other, draw)
+            yield from bench.once("settled", lambda other=other, draw=draw: list(calls.settled(bench, other, draw)))
         bench.comparisons += 1
 
 

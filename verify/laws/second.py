@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from verify.inputs.case import Leaves, Tag
-from verify.laws.law import Breach, Plan, leaves, refusal, spoiled_in
+from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
@@ -67,7 +67,7 @@ def _along(bench: Bench) -> Leaves:
 
 def _differs(bench: Bench, draw: Draw, got: Sample, true: Sample) -> Iterator[Breach]:
     """Leaves whose second derivative is another."""
-    got = bench.spoil(got, draw[2], "twice", 0) if bench.spoil else got
+    got = bench.came(got, draw[2], "twice")
     size, beside = (max(map(largest, s.cotangents), default=0.0) for s in (true, bench.truth(*draw)))
     beside = max(beside, budget.whole(bench, draw))
     for k in leaves(bench):
@@ -125,4 +125,4 @@ def _alike(*samples: Sample) -> bool:
 
 def twice_only(bench: Bench, plan: Plan):
     if bench.memo.get("twice"):
-        yield "wrong once more", None, spoiled_in("twice", bench)
+        yield "wrong once more", None, corrupted_in("twice", bench)

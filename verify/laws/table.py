@@ -5,7 +5,7 @@ from verify.laws.law import Law
 
 LAWS = (
     Law("structure", calls.structure, calls.other_dtype),
-    Law("dense", numbers.dense, numbers.spoils),
+    Law("dense", numbers.dense, numbers.corruptions),
     Law("value", numbers.value, numbers.wrong_value),
     Law("linear", numbers.linear, numbers.nonlinear),
     Law("zero", numbers.zero, numbers.added),

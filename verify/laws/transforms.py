@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from verify.inputs.case import Leaves, is_key
-from verify.laws.law import Breach, Plan, leaves, refusal, spoiled_in
+from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import Bench, Refused, Sample, sample
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
@@ -42,7 +42,7 @@ def batched(bench: Bench, plan: Plan) -> Iterator[Breach]:
             continue
         draws, together = bench.memo[key]
         for i, draw in enumerate(draws):
-            got = bench.spoil(together[i], draw[2], "vmap", i) if bench.spoil else together[i]
+            got = bench.came(together[i], draw[2], "vmap", i)
             yield from _as_alone(bench, draw, got, "vmap", f"under vmap over {name}")
 
 
@@ -123,7 +123,7 @@ def _vmaps(bench: Bench, draws: list[Draw], axes: Axes) -> bool:
 
 def vmap_only(bench: Bench, plan: Plan):
     if any(key[0] == "batched" for key in bench.memo):
-        yield "wrong under vmap", None, spoiled_in("vmap", bench)
+        yield "wrong under vmap", None, corrupted_in("vmap", bench)
 
 
 def looped(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -140,7 +140,7 @@ def looped(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return
     draws, together = bench.memo["loop"]
     for i, draw in enumerate(draws):
-        got = bench.spoil(together[i], draw[2], "loop", i) if bench.spoil else together[i]
+        got = bench.came(together[i], draw[2], "loop", i)
         yield from _as_alone(bench, draw, got, "loop", "in a loop, rematerialized,")
 
 
@@ -164,7 +164,7 @@ def _scanned(bench: Bench, draws: list[Draw]) -> list[Sample]:
 
 def loop_only(bench: Bench, plan: Plan):
     if "loop" in bench.memo:
-        yield "wrong in a loop", None, spoiled_in("loop", bench)
+        yield "wrong in a loop", None, corrupted_in("loop", bench)
 
 
 def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -195,7 +195,7 @@ def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return
     for how, got in zip(("differentiated alone", "with one output at a time"), bench.memo["parts"], strict=True):
         got = sample((), got)
-        got = bench.spoil(got, dy, "parts", 0) if bench.spoil else got
+        got = bench.came(got, dy, "parts")
         whole = bench.pull(*draw)
         for k, (a, b) in enumerate(zip(got.cotangents, whole.cotangents, strict=False)):
             bench.comparisons += 1
@@ -207,24 +207,22 @@ def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def parts_only(bench: Bench, plan: Plan):
     if "parts" in bench.memo and len(leaves(bench)) <= 6:
-        yield "wrong alone", None, spoiled_in("parts", bench)
+        yield "wrong alone", None, corrupted_in("parts", bench)
 
 
 def leaks(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """Nothing of one trace is kept beyond it (jax.checking_leaks)."""
     case, _, dy = plan.ordinary[0]
     values = (*case.at(bench.native), bench.cotangent(case, dy, bench.native))
-    kept = []
 
-    def leaky(floats, others, dy):
-        kept.append(floats[0] + 0 if bench.spoil else None)
-        return bench.flat.vjp(floats, others, dy)
+    def traced(floats, others, dy):
+        return bench.came(Sample(*bench.flat.vjp(floats, others, dy), ()), dy, "leaks").cotangents
 
     def run(check):
         gc.freeze()  # the check walks over every object that there is: those from before cannot be of this trace
         try:
             with jax.checking_leaks() if check else nullcontext():
-                jax.jit(lambda *values: leaky(*values)).trace(*values)  # a new function, or what was traced is kept
+                jax.jit(lambda *values: traced(*values)).trace(*values)  # a new function, or what was traced is kept
         finally:
             gc.unfreeze()
 
@@ -237,7 +235,14 @@ def leaks(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 def leaking(bench: Bench, plan: Plan):
-    yield "a leak", None, lambda s, dy, mode, n: s
+    kept = []
+
+    def leak(s, dy, mode, n):
+        if mode == "leaks":
+            kept.append(s.cotangents)
+        return s
+
+    yield "a leak", None, leak
 
 
 def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -268,8 +273,7 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield refusal("sharded", draw, refused, note=False)
         return
     got = bench.memo["sharded"]
-    got = bench.spoil(got, dy, "sharded", 0) if bench.spoil else got
-    own = bench.spoil or any(word in name for name in bench.primitives for word in APART)
+    got, own = bench.came(got, dy, "sharded"), _divides(bench)
     for breach in _as_alone(bench, draw, got, "sharded", "spread over devices"):
         why = "" if own else "; of XLA's own operations alone, so that this is XLA's mistake in dividing them"
         yield replace(breach, text=breach.text + why, note=not own)
@@ -278,9 +282,14 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
 APART = ("pallas", "callback", "ffi", "custom_call", "partition", "shard", "axis_index", "psum", "all_", "ppermute")
 
 
+def _divides(bench: Bench) -> bool:
+    """Whether anything but XLA's own operations has to be divided among devices."""
+    return any(word in name for name in bench.primitives for word in APART)
+
+
 def sharded_only(bench: Bench, plan: Plan):
-    if "sharded" in bench.memo:
-        yield "wrong on several devices", None, spoiled_in("sharded", bench)
+    if "sharded" in bench.memo and _divides(bench):
+        yield "wrong on several devices", None, corrupted_in("sharded", bench)
 
 
 def apart(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -298,4 +307,4 @@ def apart(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def apart_only(bench: Bench, plan: Plan):
     if bench.flat.subject.apart is not None:
-        yield "wrong apart", None, spoiled_in("apart", bench)
+        yield "wrong apart", None, corrupted_in("apart", bench)

@@ -43,7 +43,7 @@ class Sample:
     types: tuple[tuple[tuple[int, ...], str], ...]
 
 
-Spoil = Callable[[Sample, Leaves, str, int], Sample]
+Corrupt = Callable[[Sample, Leaves, str, int], Sample]
 
 
 def sample(y: Any, cotangents: Any) -> Sample:
@@ -59,14 +59,14 @@ def finite(leaves: Leaves) -> bool:
 class Bench:
     """Runs the subject ("jit", "apart"), the truth in float64, and the plain definition in any dtype.
 
-    `spoil` is what a canary does to every result of the subject: (sample, dy, mode, how many calls before) -> sample.
+    `corrupt` is what a canary does to every result of the subject: (sample, dy, mode, how many calls before) -> sample.
     """
 
     def __init__(
         self, flat: Flat, oracle: Oracle, example: Case, native: tuple[Any, ...], contract: Contract = INFERRED
     ):
         self.flat, self.oracle, self.example, self.native, self.contract = flat, oracle, example, native, contract
-        self.spoil: Spoil | None = None
+        self.corrupt: Corrupt | None = None
         self.calls = 0
         self.comparisons = 0
         self.memo: dict[Any, Any] = {}
@@ -80,11 +80,25 @@ class Bench:
         """f compiled with little optimization: every shape is run a few times only."""
         return jax.jit(f, compiler_options=quick_options(self.random))
 
-    def spoiled(self, spoil: Spoil) -> "Bench":
+    def corrupted(self, corrupt: Corrupt) -> "Bench":
         """The same bench with a subject that is wrong in one way. Results already computed are shared."""
         other = copy.copy(self)
-        other.spoil, other.calls = spoil, 0
+        other.corrupt, other.calls = corrupt, 0
         return other
+
+    def came(self, got: Sample, dy: Leaves, mode: str, call: int = 0) -> Sample:
+        """What a law gets to see of the subject's answer to this call: all answers come through here."""
+        return self.corrupt(got, dy, mode, call) if self.corrupt else got
+
+    def also(self, other: "Bench") -> "Bench":
+        """Another bench whose subject is wrong in the way in which this one's is, if it is."""
+        return other.corrupted(self.corrupt) if self.corrupt else other
+
+    def once(self, key: Any, run: Callable[[], Any]) -> Any:
+        """run(), which does not depend on what is made wrong: done once for a law and all its canaries."""
+        if key not in self.memo:
+            self.memo[key] = run()
+        return self.memo[key]
 
     def outputs(self, case: Case, dtype: Any) -> tuple:
         """The shapes and dtypes of the subject's float outputs."""
@@ -111,7 +125,7 @@ class Bench:
             self.memo[key] = (got, case)  # holding the case keeps its id its own
         got = self.memo[key][0]
         self.calls += 1
-        return self.spoil(got, dy, mode, self.calls - 1) if self.spoil else got
+        return self.came(got, dy, mode, self.calls - 1)
 
     def _one_array(self, case: Case, mode: str) -> Callable[..., Any] | None:
         """For a case with one array in several places: a layer called so, which can tell. (A custom rule cannot.)"""
@@ -137,7 +151,7 @@ class Bench:
         return self.memo[key][0]
 
     def own(self, case: Case, label: str, dy: Leaves, dtype: Any = "float64") -> Sample:
-        """The subject's answer in float64 at the values that `dtype` can hold, as it is without `spoil`."""
+        """The subject's answer in float64 at the values that `dtype` can hold, as it is without `corrupt`."""
         key = ("own", id(case), label, str(dtype))
         if key not in self.memo:
             floats, others = (tuple(map(_widened, leaves)) for leaves in case.at(dtype))

@@ -17,25 +17,25 @@ def canaries(bench: Bench, plan: Plan, laws: Iterable[Law], broken: set[str]) ->
     for law in laws:
         if law.name in broken or (estimates and law.name in ESTIMATED):
             continue
-        for name, leaf, spoil in law.canaries(bench, plan):
+        for name, leaf, corrupt in law.canaries(bench, plan):
             where = bench.flat.layout.floats[leaf] if leaf is not None else ""
-            fate = _fate(bench, plan, law, leaf, spoil)
+            fate = _fate(bench, plan, law, leaf, corrupt)
             yield Canary(law.name, name, where, fate, _needed(law.name, where) if fate == "survived" else "")
 
 
-def _fate(bench: Bench, plan: Plan, law: Law, leaf: int | None, spoil: Any) -> str:
-    spoiled = bench.spoiled(spoil)
+def _fate(bench: Bench, plan: Plan, law: Law, leaf: int | None, corrupt: Any) -> str:
+    corrupted = bench.corrupted(corrupt)
     try:
-        if any(not breach.note for breach in law.check(spoiled, plan)):
+        if any(not breach.note for breach in law.check(corrupted, plan)):
             return "killed"
     except Refused:
         return "survived"
     if leaf is None:  # where no gradient is more than rounding, a factor in all of them changes nothing
         return "equivalent" if all(blind_leaf(bench, plan, k) for k in leaves(bench)) else "survived"
-    return "equivalent" if _same(bench, plan, leaf, spoil) else "survived"
+    return "equivalent" if _same(bench, plan, leaf, corrupt) else "survived"
 
 
-def _same(bench: Bench, plan: Plan, leaf: int, spoil: Any) -> bool:
+def _same(bench: Bench, plan: Plan, leaf: int, corrupt: Any) -> bool:
     """Whether the canary changes nothing: one element cannot be shifted, a leaf without a gradient not scaled."""
     if blind_leaf(bench, plan, leaf):
         return True
@@ -44,7 +44,7 @@ def _same(bench: Bench, plan: Plan, leaf: int, spoil: Any) -> bool:
             ours = bench.pull(*draw)
         except Refused:
             continue
-        there, here = spoil(ours, draw[2], "jit", 0).cotangents[leaf], ours.cotangents[leaf]
+        there, here = corrupt(ours, draw[2], "jit", 0).cotangents[leaf], ours.cotangents[leaf]
         if not np.allclose(there, here, rtol=1e-9, atol=budget.TIGHT * budget.largest(here), equal_nan=True):
             return False
     return True
