@@ -128,7 +128,7 @@ JBP = (
 
 
 VERIFY = (
-    ("needs", "jaxpr", "processes", "report"),
+    ("needs", "jaxpr", "processes", "report", "thresholds"),
     ("subject",),
     ("naming", "inputs"),
     ("run",),
@@ -281,6 +281,29 @@ def test_no_law_asks_whether_it_is_being_tested():
     """What is made wrong for a canary comes in through `Bench.came`, and `also` for another bench, and nowhere else."""
     asks = {p.name for p, s in AUDITOR.items() if re.search(r"\.corrupt\b", s)}
     assert asks == {"bench.py"}
+
+
+JUDGING = ("laws", "tolerance", "diagnose", "verdict", "architectures/judge", "architectures/comparison")
+COUNTED = {0, 0.5, 1, 2, 3, 4}  # halves, counts and ranks
+
+
+def bare(source):
+    """Numbers in comparisons that are written where they are used."""
+    compared = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare)]
+    inside = [n for node in compared for n in ast.walk(node)]
+    times = [part for n in inside if isinstance(n, ast.BinOp) for part in (n.left, n.right)]
+    numbers = [n.value for n in inside if isinstance(n, ast.Constant) and isinstance(n.value, float)]
+    numbers += [n.value for n in times if isinstance(n, ast.Constant) and type(n.value) is int]
+    return [n for n in numbers if abs(n) not in {*COUNTED, 1e-300}]  # the least that may divide
+
+
+def test_what_decides_is_written_in_one_file():
+    judges = {str(p.relative_to(ROOT / "verify")): s for p, s in AUDITOR.items()}
+    judges = {p: s for p, s in judges.items() if p.startswith(JUDGING)}
+    assert len(judges) > 15
+    assert not {p: found for p, s in judges.items() if (found := bare(s))}
+    assert bare("if gap > 1e-6 * largest(b):\n    pass\ny = a > 8 * b") == [1e-6, 8]
+    assert not bare("x = 1e-6 * y if a.ndim > 1 else 0.3")
 
 
 def test_the_auditor_has_no_circles_and_no_file_that_needs_a_map():

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify import thresholds as th
 from verify.architectures.protocol import is_float, is_none, join, split
 from verify.run.options import has_keys, quick_options
 from verify.subject.subject import is_estimator
-
-CLOSE = 1e-9  # float64 carries 2e-16; deep networks lose six digits of it and more, a mistake is larger by far
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        return all(leaf.error <= CLOSE for leaf in self.leaves)
+        return all(leaf.error <= th.ALONG for leaf in self.leaves)
 
     def __str__(self):
         shown = [str(leaf) for leaf in self.leaves[:10]] + ["..."] * (len(self.leaves) > 10)

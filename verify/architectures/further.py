@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from verify import thresholds as th
 from verify.architectures.compiled import zeros_for_none
 from verify.architectures.judge import (
     Difference,
@@ -32,7 +33,6 @@ from verify.architectures.protocol import is_float, join, split
 from verify.run.options import has_keys, quick_options
 
 EVERY = 250  # one network in so many is asked one question
-SLACK = 64  # times what rounding the inputs does to either side
 DRAWS = 4
 
 Question = Callable[[Any, Any, Any, Any], tuple[Any, Any] | None]
@@ -137,7 +137,7 @@ def asked(layer: Any, name: str, ask: Question, params: Any, x: Any, rng: np.ran
         params_, x_ = join(rounded(moves, rng), rest)
         for before, now in zip(pair, run(params_, x_, dy), strict=True):
             raise_noise(noise, before, now, partial(_name, name))
-    return Outcome(tuple(wrong), "" if any(d.error > SLACK * noise[d.leaf] for d in wrong) else "rounding")
+    return Outcome(tuple(wrong), "" if any(d.error > th.SLACK * noise[d.leaf] for d in wrong) else "rounding")
 
 
 def _name(question, path):

@@ -7,15 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from verify import thresholds as th
 from verify.architectures.compiled import Compiled, compiled
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, is_none, join, replace_at, split
-from verify.tolerance.budget import DOWN, SAFETY
 
-CLOSE = 1e-11  # of the largest element of a leaf: float64 carries 2e-16, a chain of layers loses two or three digits
 RAISES = "the sweep raises"  # how the difference of one that does begins
-LAST_PLACE = 1e-12  # of the largest number there is
-FAR = 1e100  # between layers; cubes of larger numbers are infinite, and which formula squares what then decides
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def compare(ours: Any, true: Any, called: Callable[[Any], str] = gradient_name) 
             wrong.append(Difference(f"{name} (got {came}, expected {expected})", np.inf, 0.0))
         elif a.size:
             scale, error = float(np.abs(a).max()), float(np.abs(a - b).max())
-            if not error <= CLOSE * scale:
+            if not error <= th.CLOSE * scale:
                 wrong.append(Difference(name, error, scale))
     return wrong
 
@@ -109,7 +106,7 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
     was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
     numbers: that is as much in float32, but for the size of the last place.
-    Where numbers are FAR out, between layers or in the gradient, formulas overflow, each in its own place: then no
+    Where numbers are far out, between layers or in the gradient, formulas overflow, each in its own place: then no
     difference counts.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
     has made up its mind nothing is left but the rounding of what was subtracted.
@@ -139,14 +136,14 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
 def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Difference]:
     """Those that are more than the last places of the largest number in the truth or in the error from above."""
     largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
-    return [d for d in wrong if not d.error <= LAST_PLACE * largest]  # NaN is more
+    return [d for d in wrong if not d.error <= th.LAST_PLACE * largest]  # NaN is more
 
 
 def _is_far(layer, params, x, true):
     sizes = [_largest(true)]
     layer = replace_at(layer, lambda _, node: Met(node.layer, node, sizes) if isinstance(node, Compiled) else node)
     layer.forward(params, x)
-    return max(sizes) > FAR
+    return max(sizes) > th.CUBES
 
 
 def _largest(tree):
@@ -161,7 +158,7 @@ def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
         params_, x_ = join(rounded(moves, rng), rest)
         for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):
             raise_noise(noise, before, now)
-    wrong = [d for d in wrong if d.error > 16 * noise[d.leaf]]
+    wrong = [d for d in wrong if d.error > th.MOVED * noise[d.leaf]]
     return not wrong or _is_cancellation(wrong, layer, params, x, dy, true)
 
 
@@ -177,7 +174,7 @@ def _is_cancellation(wrong, layer, params, x, dy, true):
     rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, (params, x, dy)))
     pairs = zip(jax.tree.leaves_with_path(true), jax.tree.leaves(rough), strict=True)
     lost = {gradient_name(path): float(np.abs(a - np.asarray(b, a.dtype)).max(initial=0)) for (path, a), b in pairs}
-    return all(d.error <= SAFETY * DOWN * lost[d.leaf] for d in wrong)
+    return all(d.error <= th.SAFETY * th.DOWN * lost[d.leaf] for d in wrong)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from verify import thresholds as th
 from verify.diagnose import fits
 from verify.diagnose.terms import Told, misread, missing
 from verify.inputs.case import Leaves, Tag, is_key
@@ -148,8 +149,8 @@ def _inside(bench: Bench, breaches: list[Breach]) -> str:
 
     anywhere = any(draw[0].ordinary for draw, _, _ in told)
     try:
-        name = missing(bench, leaf, told, away, fits.FINE, factor)
-        return name or (misread(bench, leaf, told, fits.FINE) if anywhere else "")
+        name = missing(bench, leaf, told, away, th.FINE, factor)
+        return name or (misread(bench, leaf, told, th.FINE) if anywhere else "")
     except Refused:
         return ""
 
@@ -173,7 +174,7 @@ def _masked(breaches: list[Breach]) -> str:
     for b in breaches:
         assert b.shown is not None
         assert b.draw is not None
-        wrong = np.abs(b.shown[0] - b.shown[1]) > fits.FINE * fits.gap(b.shown)
+        wrong = np.abs(b.shown[0] - b.shown[1]) > th.FINE * fits.gap(b.shown)
         masks = [np.asarray(m) for m in b.draw[0].others if not is_key(m) and np.asarray(m).dtype == bool]
         masks += [m > 0 for m in map(np.asarray, b.draw[0].floats) if m.size > 1 and np.isin(m, (0, 1)).all()]
         masks = [m for m in masks if m.ndim and wrong.shape[: m.ndim] == m.shape and not m.all()]
@@ -199,7 +200,7 @@ def _repeated(bench: Bench, breaches: list[Breach]) -> str:
 
 
 def _gross(breaches: list[Breach]) -> bool:
-    return any(b.size > 0.2 for b in breaches)
+    return any(b.size > th.PLAIN for b in breaches)
 
 
 def _unbounded(breaches: list[Breach]) -> str:

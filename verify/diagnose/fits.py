@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from verify import thresholds as th
 from verify.laws.law import Breach
 from verify.tolerance.budget import largest
 
 Pair = tuple[np.ndarray, np.ndarray]
-FINE = 1e-3  # how much of what is wrong a kind may leave unexplained
 
 
 def _arrays(breaches: list[Breach]) -> list[Pair]:
@@ -26,7 +26,7 @@ def _arrays(breaches: list[Breach]) -> list[Pair]:
 
 def same(a: np.ndarray, b: np.ndarray, gap: float) -> bool:
     """Whether a and b differ by next to nothing of `gap`, which is how wrong the sample is."""
-    return a.shape == b.shape and largest(a - b) <= FINE * gap + 1e-13
+    return a.shape == b.shape and largest(a - b) <= th.FINE * gap + th.ZERO
 
 
 def gap(pair: Pair) -> float:
@@ -50,7 +50,7 @@ def factor(breaches: list[Breach]) -> str:
     if not factors:
         return ""
     cs = np.array(factors)
-    if np.all(np.abs(cs) < 1e-6):
+    if np.all(np.abs(cs) < th.OTHER):
         return "zero"
     if len(cs) < 2 and all(truth.size < 2 for _, truth in _arrays(breaches)):
         return ""  # any number is a multiple of any other
@@ -59,8 +59,8 @@ def factor(breaches: list[Breach]) -> str:
 
 def factor_of(cs: np.ndarray, sizes: list[dict[str, int]]) -> str:
     """What the numbers cs are, one for each sample, of which sizes are the axes."""
-    constant = np.ptp(cs) <= 1e-6 * np.abs(cs).max() and np.ptp(cs) <= 0.01 * np.abs(cs - 1).max()
-    if constant and abs(cs[0] + 1) < 1e-6:
+    constant = np.ptp(cs) <= th.OTHER * np.abs(cs).max() and np.ptp(cs) <= th.KEPT * np.abs(cs - 1).max()
+    if constant and abs(cs[0] + 1) < th.OTHER:
         return "sign"
     if constant and (len({tuple(s.items()) for s in sizes}) > 1 or not sizes):
         return f"constant factor {cs[0]:.10g}"
@@ -141,7 +141,7 @@ def off_by_one(breaches: list[Breach]) -> str:
                 break
             hits += 1
         else:
-            if hits and largest(pairs[0][0]) > 1e-6:
+            if hits and largest(pairs[0][0]) > th.OTHER:
                 return f"off by one along axis {a}"
     return ""
 
@@ -150,7 +150,7 @@ def part(breaches: list[Breach]) -> str:
     """Always the same few elements are wrong, one, the first or last along an axis, or all from some index on; and how,
     where a sign or a zero is all that is wrong with them."""
     pairs = [(o, t) for o, t in _arrays(breaches) if o.size > 2 and min(o.shape) > 1]  # of one, the part is the whole
-    masks = [np.abs(o - t) > FINE * gap((o, t)) for o, t in pairs]
+    masks = [np.abs(o - t) > th.FINE * gap((o, t)) for o, t in pairs]
     if not masks:
         return ""
     for shape in {m.shape for m in masks}:
@@ -218,6 +218,6 @@ def rounding(breaches: list[Breach]) -> str:
     signs = np.concatenate([np.sign(o - t).ravel() for o, t in _arrays(breaches)])
     worst = max(map(largest, gaps))
     mixed = signs.size > 8 and abs(signs.mean()) < 0.5
-    if mixed and 1e-9 < worst < 2e-6:
+    if mixed and th.FLOAT32[0] < worst < th.FLOAT32[1]:
         return "precision loss: about float32"
     return ""

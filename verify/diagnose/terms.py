@@ -18,6 +18,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.extend.source_info_util import summarize
 
+from verify import thresholds as th
 from verify.inputs.case import Leaves
 from verify.jaxpr.interpret import Around, again, dense, inlined, jaxpr_of, scan_counts, strip
 from verify.run.bench import Bench
@@ -63,8 +64,8 @@ def missing(
     terms: dict[int, np.ndarray] = {}
     for i in range(len(names)):
         term = truth - pull(draw, turned(i))[leaf]
-        seen = np.isfinite(term).all() and largest(term) > 1e-9 * largest(truth)
-        if seen and not any(largest(term - other) <= 1e-9 * largest(term) for other in terms.values()):
+        seen = np.isfinite(term).all() and largest(term) > th.SAME * largest(truth)
+        if seen and not any(largest(term - other) <= th.SAME * largest(term) for other in terms.values()):
             terms[i] = term
     kinds = (0.0, "missing term"), (-1.0, "sign of a term")
     pairs = list(combinations(terms, 2)) if len(terms) <= PAIRS else []

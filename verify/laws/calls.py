@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from verify import thresholds as th
 from verify.inputs.case import Case, Leaves
 from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, sample
@@ -106,7 +107,7 @@ def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
             with suppress(Refused):  # a definition that cannot be differentiated has no errors of its own
                 rows = budget.low(bench, [draw], plan.native, k)
             noise = off(compiled.cotangents[k], bench.pull(*draw).cotangents[k])  # its own rounding, right or wrong
-            if bench.random and noise > 0.2 * budget.whole(bench, draw):
+            if bench.random and noise > th.OTHER_BITS * budget.whole(bench, draw):
                 noise = 0.0  # other numbers are drawn in float64
             own = rows[0][1] if rows else 64 * budget.eps(plan.native) * largest(b) if bench.oracle.slack else np.inf
             room = own + 4 * noise
@@ -219,7 +220,7 @@ def _differs(bench: Bench, law: str, draw: Draw, got: Sample, alone: Sample, whe
     for k, (a, b) in enumerate(zip(got.cotangents, alone.cotangents, strict=True)):
         bench.comparisons += 1
         gap = off(a, b)
-        if gap > 1e-3 * largest(b):
+        if gap > th.GONE * largest(b):
             text = f"{where} the result is off by {gap:.2g}{than}"
             yield Breach(law, k, gap / max(largest(b), 1e-300), text, draw, (a, b))
 

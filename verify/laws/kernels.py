@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from verify import thresholds as th
 from verify.jaxpr.interpret import strip
 from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import Bench, Refused, Sample, sample
@@ -37,7 +38,7 @@ def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
     for k, (a, b) in enumerate(zip(got.cotangents, right.cotangents, strict=True)):
         bench.comparisons += 1
         gap, size = off(a, b), budget.scale(bench, draw[0], draw[2], k, b)
-        if gap > 256 * budget.eps(bench.native) * size:
+        if gap > th.ON_CORES * budget.eps(bench.native) * size:
             text = f"on two cores, with NaN in all memory that was not written, the result is off by {gap:.2g}"
             yield Breach("kernels", k, gap / max(largest(b), 1e-300), text, draw, (a, b), dtype=str(bench.native))
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from verify import thresholds as th
 from verify.run.bench import Bench, Corrupt, Refused
 from verify.subject.layout import StructureError
 from verify.subject.oracles import brief
@@ -104,6 +105,6 @@ def blind_leaf(bench: Bench, plan: Plan, leaf: int) -> bool:
             found = bench.truth(*draw).cotangents
         except Refused:
             continue
-        if largest(found[leaf]) > 1e-11 * max(*map(largest, found), usual(bench, leaf) * max(map(largest, draw[2]))):
+        if largest(found[leaf]) > th.TIGHT * max(*map(largest, found), usual(bench, leaf) * max(map(largest, draw[2]))):
             return False
     return len(bench.flat.layout.floats) > 1 or usual(bench, leaf) > 0

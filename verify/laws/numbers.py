@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from verify import thresholds as th
 from verify.inputs.case import SHAPED, UNSHOWN, Case, Tag, single
 from verify.laws import calls
 from verify.laws.law import Breach, Plan, leaves, refusal
@@ -15,8 +16,6 @@ from verify.run.bench import LOOPS, Bench, Corrupt, Refused, Sample, changed, fi
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
 from verify.tolerance.waivers import Place, alike, chosen, excuse, parted
-
-APPROXIMATE = 1e-8  # a forward that is as near as this to its definition in float64 may be a series or a table
 
 # float64 ------------------------------------------------------------------------------------------------------------
 
@@ -40,7 +39,7 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
     for draw, _ in refused:  # of two axes that must be alike either may be the shorter
         never |= {(j, i) for i, j in parted(bench, draw[0], least=2)}
     size = sum(map(np.size, bench.example.floats))
-    larger = lambda draw: sum(map(np.size, draw[0].floats)) > 8 * size  # noqa: E731
+    larger = lambda draw: sum(map(np.size, draw[0].floats)) > th.LARGER * size  # noqa: E731
     usually, somewhere = set[int | None](), set[int | None]()
     for draw in sorted(taken, key=larger):  # where a kink takes long to ask for, and need not where more is known
         for breach in _compared(bench, plan, draw, somewhere if larger(draw) else usually):
@@ -165,7 +164,7 @@ def value(bench: Bench, plan: Plan) -> Iterator[Breach]:
         for i, (mine, true) in enumerate(zip(ours, truth, strict=True)):
             bench.comparisons += 1
             gap = off(mine, true)
-            room = max(budget.TIGHT, budget.blur(bench)) * max(largest(true), 1.0 if gap < 1e-13 else 0.0)
+            room = max(th.TIGHT, budget.blur(bench)) * max(largest(true), 1.0 if gap < th.ZERO else 0.0)
             if gap <= room:
                 continue
             try:
@@ -173,13 +172,13 @@ def value(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 noise = sum(off(r, v) for r, v in zip(rough, (true, mine), strict=True))
             except Refused:
                 noise = 0.0
-            down = 32 * budget.SAFETY * budget.DOWN  # float32 may hit by luck
-            if noise > 0.1 * largest(true):  # all of it, or nothing finite: how much float64 loses is not known
+            down = 32 * th.SAFETY * th.DOWN  # float32 may hit by luck
+            if noise > th.LOST * largest(true):  # all of it, or nothing finite: how much float64 loses is not known
                 room, noise = max(room, 1e-6 * largest(true)), min(noise, largest(true))
             room += down * noise
             if not gap <= room:
                 why = excuse(bench, draw, output=i)
-                if not why and gap <= APPROXIMATE * largest(true):
+                if not why and gap <= th.APPROXIMATE * largest(true):
                     why = "; float32 would not show it"
                 size, text = (
                     gap / max(largest(true), 1e-300),
@@ -287,7 +286,7 @@ def adjoint(bench: Bench, plan: Plan) -> Iterator[Breach]:
         bench.comparisons += 1
         terms = sum(float(np.abs(p).sum()) for p in left + right)
         gap = abs(sum(float(p.sum()) for p in left) - sum(float(p.sum()) for p in right))
-        room = max(budget.TIGHT, budget.blur(bench)) * terms
+        room = max(th.TIGHT, budget.blur(bench)) * terms
         if np.isfinite(gap) and gap > room:
             room += sum(budget.measured(bench, draw, k) * float(np.abs(v[k]).sum()) for k in leaves(bench))
             if gap > room:
@@ -297,7 +296,7 @@ def adjoint(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 def _sharp(bench: Bench) -> bool:
     """Whether a sum over everything can still tell one per cent."""
-    return not bench.oracle.slack and budget.blur(bench) < 1e-3
+    return not bench.oracle.slack and budget.blur(bench) < th.GONE
 
 
 def scaled(bench: Bench, plan: Plan):

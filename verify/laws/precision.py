@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import finfo
 
+from verify import thresholds as th
 from verify.inputs.case import UNSHOWN, Leaves, Tag, ordinary, single
 from verify.laws.law import Breach, Plan, leaves
 from verify.run.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
@@ -29,7 +30,7 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 if over and len(over) * 2 <= len(rows):
                     # one draw may fall on a kink that rounding moves to the other side; most may not, nor those in
                     # which a gradient that is mostly zero has not met the kink
-                    over = [row for row in over if row[0] > 8 * row[1] and not bench.random]
+                    over = [row for row in over if row[0] > th.OVER * row[1] and not bench.random]
                     over = [row for row in over if row[0] > _kinked(bench, row[3], k, dtype)]
                     over *= len({id(row[3][0]) for row in over}) > 1
                 if over:
@@ -37,7 +38,7 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
                     text = f"off by {mine:.2g} in {dtype}, where the definition's own gradient allows {room:.1g}"
                     shown = bench.pull(*draw, dtype).cotangents[k], bench.truth(*draw, dtype).cotangents[k]
                     yield Breach("precision", k, mine / max(s, 1e-300), text, draw, shown, dtype=str(dtype))
-            if dtype in GAIN and plan.dtypes != (plan.native,):
+            if dtype in th.GAIN and plan.dtypes != (plan.native,):
                 yield from _gains(bench, dtype)
             if dtype == "bfloat16" and not bench.random:
                 yield from _long(bench, plan, dtype)
@@ -57,7 +58,7 @@ def _rounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     rng = np.random.default_rng(0)  # finer than float32 can hold
     finer = replace(case, floats=tuple(x * (1 + 1e-9 * rng.normal(size=np.shape(x))) for x in case.floats))
     forth = bench.pull(finer, label, dy).y, bench.truth(finer, label, dy).y
-    if any(off(a, b) > 1e-12 * largest(b) for a, b in zip(*forth, strict=True)):
+    if any(off(a, b) > th.EXACT * largest(b) for a, b in zip(*forth, strict=True)):
         return
     ours, true = ([run(*d) for d in draws] for run in (bench.pull, bench.truth))
     for k in leaves(bench):
@@ -65,7 +66,7 @@ def _rounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
         for draw, a, b in zip(draws, ours, true, strict=True):
             mine, due = a.cotangents[k], b.cotangents[k]
             gap, size = off(mine, due), budget.scale(bench, draw[0], draw[2], k, due)
-            if gap > 1e-9 * size + budget.shaken(bench, draw[0], draw[2], k, due):
+            if gap > th.SAME * size + budget.shaken(bench, draw[0], draw[2], k, due):
                 over.append((gap / size, gap, draw, (mine, due)))
         bench.comparisons += len(draws)
         if 2 * len(over) > len(draws):
@@ -79,9 +80,7 @@ def _kinked(bench: Bench, draw: Draw, k: int, dtype: Any) -> float:
     return 4 * budget.moved(bench, draw, k, 2 * budget.eps(dtype), dtype, times=16)
 
 
-DRAWS, GAIN = (32, 128, 512), {"float32": 5e-5, "bfloat16": 0.04, "float16": 0.04}
-LONG = 512  # of an axis, along which a sum in bfloat16 may stand still
-GROSS = 30.0  # times the gradient itself
+DRAWS = (32, 128, 512)
 
 
 def _gains(bench: Bench, dtype: str) -> Iterator[Breach]:
@@ -117,7 +116,7 @@ def _slopes(bench: Bench, draws: list[Draw], dtype: str, k: int) -> tuple[np.nda
     none = np.zeros(0), np.zeros(0, bool), np.zeros(0, bool)
     answers = [[run(*d, dtype).cotangents[k] for run in (bench.truth, bench.plain, bench.pull)] for d in draws]
     # draws that the definition answers otherwise in this dtype have met a kink, or other random bits
-    kept = [i for i, (true, plain, _) in enumerate(answers) if off(plain, true) <= 0.2 * largest(true)]
+    kept = [i for i, (true, plain, _) in enumerate(answers) if off(plain, true) <= th.OTHER_BITS * largest(true)]
     if len(kept) * 2 <= len(draws) or any(ours.shape != true.shape for true, _, ours in answers):
         return none
     true, plain, ours = (np.stack([answers[i][j] for i in kept]) for j in range(3))
@@ -125,7 +124,7 @@ def _slopes(bench: Bench, draws: list[Draw], dtype: str, k: int) -> tuple[np.nda
         return none
     exact = np.stack([budget.due(bench, draws[i], k, dtype) for i in kept])
     halves = [slice(0, len(kept) // 2), slice(len(kept) // 2, None)]
-    usual = max(GAIN[dtype], 4 * max(np.abs(_slope(plain[h], true[h])).max(initial=0.0) for h in halves))
+    usual = max(th.GAIN[dtype], 4 * max(np.abs(_slope(plain[h], true[h])).max(initial=0.0) for h in halves))
     one, two = [_slope(ours[h], exact[h]) for h in halves]
     doubts = [_doubt(ours[h], exact[h], s) for s, h in zip((one, two), halves, strict=True)]
 
@@ -134,14 +133,14 @@ def _slopes(bench: Bench, draws: list[Draw], dtype: str, k: int) -> tuple[np.nda
         return clear[0] & clear[1] & (np.sign(one) == np.sign(two))
 
     several = np.logical_and(*(_several(true[h]) for h in halves))
-    return one, above(GAIN[dtype] / 2, 2.0), above(usual, 8.0) & several
+    return one, above(th.GAIN[dtype] / 2, 2.0), above(usual, 8.0) & several
 
 
 def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
     """Along a long axis, where everything is positive and sums only grow, a running sum in this dtype stands still."""
     if "long" not in bench.memo:
         cases = [d[0] for d in plan.others if Tag.LONG in d[0].tags]
-        cases += [bench.example] * any(n >= LONG for x in bench.example.floats for n in np.shape(x))
+        cases += [bench.example] * any(n >= th.LONG for x in bench.example.floats for n in np.shape(x))
         cases = [replace(c, floats=tuple(map(_small, c.floats))) for c in cases]
         bench.memo["long"] = [(c, "ones", tuple(np.ones(d.shape) for d in bench.outputs(c, dtype))) for c in cases]
     along: list[Draw] = bench.memo["long"]
@@ -149,18 +148,18 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
         runs = [run(*draw, dtype) for run in (bench.truth, bench.plain, bench.pull)]
         true, plain, ours = (s.cotangents for s in runs)
         if not finite(runs[0].y) or any(
-            off(a, b) > 0.02 * largest(b) for s in runs[1:] for a, b in zip(s.y, runs[0].y, strict=True)
+            off(a, b) > th.RIGHT * largest(b) for s in runs[1:] for a, b in zip(s.y, runs[0].y, strict=True)
         ):
             continue  # the forward pass has lost as much, or is nowhere defined
         for k in leaves(bench):
             size, gap, theirs = largest(true[k]), off(ours[k], true[k]), off(plain[k], true[k])
             bench.comparisons += 1
-            if size < max(1e-3 * max(map(largest, true)), 1e-9 * budget.usual(bench, k)):
+            if size < max(th.GONE * max(map(largest, true)), th.SAME * budget.usual(bench, k)):
                 continue  # next to zero beside the others, or nothing but what rounding leaves of it
-            if gap <= 0.1 * size + 8 * theirs or budget.apart(bench, draw, k, dtype).any():
+            if gap <= th.LOST * size + th.OVER * theirs or budget.apart(bench, draw, k, dtype).any():
                 continue
             # a difference of long sums loses as much by the rounding of what they are sums of
-            if gap > 8 * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
+            if gap > th.OVER * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
                 # along a loop of the definition errors grow as in the formula, and JAX itself scatters in this dtype
                 note = bool(LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
@@ -179,16 +178,18 @@ def _raised(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
     over: dict[int, list[Breach]] = {}
     for draw in draws:
         truth, plain, ours = (run(*draw, dtype) for run in (bench.truth, bench.plain, bench.pull))
-        if not finite(plain.y) or not all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True)):
+        if not finite(plain.y) or not all(
+            off(a, b) <= th.RIGHT * largest(b) for a, b in zip(ours.y, truth.y, strict=True)
+        ):
             continue
         for k in leaves(bench):
             mine, rough, true = (s.cotangents[k] for s in (ours, plain, truth))
             bench.comparisons += 1
             size = largest(true)
-            if mine.shape != true.shape or size < 1e-2 * budget.usual(bench, k) * max(map(largest, draw[2])):
+            if mine.shape != true.shape or size < th.KEPT * budget.usual(bench, k) * max(map(largest, draw[2])):
                 continue
             gap, theirs = off(mine, true), off(rough, true)
-            if theirs <= 0.01 * size and gap > 0.1 * size and not budget.apart(bench, draw, k, dtype).any():
+            if theirs <= th.KEPT * size and gap > th.LOST * size and not budget.apart(bench, draw, k, dtype).any():
                 text = f"off by {gap:.2g} in {dtype} where numbers are far from zero, the definition by {theirs:.1g}"
                 breach = Breach("precision", k, gap / size, text, draw, (mine, true), dtype=dtype)
                 over.setdefault(k, []).append(breach)
@@ -220,7 +221,7 @@ def _small(x: np.ndarray) -> np.ndarray:
 def _visible(bench: Bench, draw: Draw, k: int) -> bool:
     """Whether leaf k is not next to zero here, in comparison with other draws."""
     size = budget.usual(bench, k) * max(map(largest, draw[2]), default=0.0)
-    return largest(bench.truth(*draw).cotangents[k]) > 1e-3 * size
+    return largest(bench.truth(*draw).cotangents[k]) > th.GONE * size
 
 
 def imprecise(bench: Bench, plan: Plan):
@@ -254,7 +255,7 @@ def _firm(bench: Bench, draw: Draw, dtype: Any, k: int, room: float) -> bool:
 def _slope(v: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Over draws, by how much v is more than once the truth, element by element; 0 where there is little of it."""
     square = (true**2).sum(0)
-    return np.where(square > 1e-3 * square.max(), ((v - true) * true).sum(0) / np.maximum(square, 1e-300), 0.0)
+    return np.where(square > th.GONE * square.max(), ((v - true) * true).sum(0) / np.maximum(square, 1e-300), 0.0)
 
 
 def _doubt(v: np.ndarray, true: np.ndarray, slope: np.ndarray) -> np.ndarray:
@@ -305,7 +306,7 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         true, rough, mine = (s.cotangents[k] for s in (truth, plain, ours))
         if not (np.isfinite(true).all() and np.isfinite(rough).all()) or mine.shape != true.shape:
             continue
-        if dtype != bench.native and largest(true) > top / 64:
+        if dtype != bench.native and largest(true) > top / th.NEAR_END:
             continue  # in half precision everything is near its end
         bench.comparisons += 1
         size = budget.scale(bench, draw[0], draw[2], k, true)
@@ -313,7 +314,9 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
         if not finite((mine,)):
             text, place = f"not finite in {dtype}, where the definition's own gradient is", Place(bench, draw, k)
             # far out a right formula may overflow too; it counts where there is a gradient to be had
-            little = out and (largest(true[~np.isfinite(mine)]) < 1e-3 * size or theirs > largest(true) / 2048)
+            little = out and (
+                largest(true[~np.isfinite(mine)]) < th.GONE * size or theirs > largest(true) / th.HALF_UNITS
+            )
             # far off in float64 too it has not lost its squares there: it cancels
             cancels = dtype == bench.native and Tag.TINY in tags
             cancels = cancels and off(bench.pull(*draw).cotangents[k], bench.truth(*draw).cotangents[k]) > size
@@ -327,17 +330,17 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
                 continue
             mine = np.where(np.isfinite(mine), mine, true)  # beside them others may have vanished
             gap = off(mine, true)
-        if off(bench.pull(*draw).cotangents[k], true) > 1e-3 * size:
+        if off(bench.pull(*draw).cotangents[k], true) > th.GONE * size:
             continue  # wrong in float64 too, which the dense law says
         text = f"off by {gap:.2g} in {dtype}, the definition's own gradient by {theirs:.1g}"
         least = max(8 * float(finfo(d).smallest_normal) for d in kinds)
-        normal = largest(true) > max(least, 1e-7 * size, 1e-6 * max(map(largest, truth.cotangents)))
+        normal = largest(true) > max(least, th.DIM * size, th.BESIDE_OTHERS * max(map(largest, truth.cotangents)))
         # where the output is right and the gradient is nothing
-        forth = all(off(a, b) <= 0.02 * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
-        much = np.abs(true) > 0.3 * largest(true)
+        forth = all(off(a, b) <= th.RIGHT * largest(b) for a, b in zip(ours.y, truth.y, strict=True))
+        much = np.abs(true) > th.MUCH * largest(true)
         # far out half precision leaves nothing of exp(x − y); but squares of hundreds are infinite in float16 alone
         dim = beyond or (out and not (dtype == "float16" and Tag.SQUARED in tags))
-        clear = normal and forth and not dim and theirs < 0.02 * largest(true)
+        clear = normal and forth and not dim and theirs < th.RIGHT * largest(true)
         if clear and _gone(mine[much], true[much]):
             at_kink = gap <= 2 * budget.moved(bench, draw, k, budget.eps(dtype), dtype, times=16)
             exact = replace(draw[0], floats=tuple(np.asarray(x, np.float64) for x in here))
@@ -345,11 +348,13 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             if not at_kink:  # rounding chooses a side of it, where the gradient may be gone
                 text = f"{text}: elements of it have vanished"
                 yield Breach("precision", k, 1.0, text, draw, (mine, true), dtype=str(dtype))
-        elif gap > 0.05 * size + 100 * theirs:
+        elif gap > th.NOTED * size + th.MANY * theirs:
             # many a right formula is less stable; one whose answer is larger than the gradient itself is of no use
             alone = bench.flat.subject.kind != "layer" and not beyond and dtype == bench.native
             alone = alone and not _far_out(bench, truth)
-            gross = alone and gap > GROSS * max(size, 0.1 * budget.whole(bench, draw)) and theirs < 0.01 * size
+            gross = (
+                alone and gap > th.GROSS * max(size, th.LOST * budget.whole(bench, draw)) and theirs < th.KEPT * size
+            )
             yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
 
 
@@ -361,11 +366,11 @@ def _denormal(floats: Leaves) -> bool:
 def _far_out(bench: Bench, truth: Sample) -> bool:
     """Whether the output too is far larger than any at ordinary draws: large numbers that cancel may do so anywhere."""
     usual = [max(map(largest, sample.y), default=0.0) for sample, _ in bench.memo["ordinary"]]
-    return max(map(largest, truth.y), default=0.0) > 100 * max(usual, default=0.0)
+    return max(map(largest, truth.y), default=0.0) > th.MANY * max(usual, default=0.0)
 
 
 def _gone(mine: np.ndarray, true: np.ndarray) -> bool:
-    return bool((np.abs(mine) < 1e-3 * np.abs(true)).any())
+    return bool((np.abs(mine) < th.GONE * np.abs(true)).any())
 
 
 def infinite(bench: Bench, plan: Plan):

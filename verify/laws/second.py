@@ -5,15 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from verify import thresholds as th
 from verify.inputs.case import Leaves, Tag
 from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
 
-SECOND = 1e-6  # relative: what matters is whether a second derivative is there
-BESIDE = 1e-5  # of the leaf: a point so near has the same second derivative, where there is one
-SMOOTH = 1e-3  # relative: by how much the second derivative may change on the way there
 POINTS = 8  # at which it is asked for singly
 
 
@@ -22,7 +20,7 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
     What leads out of where the example lives is left aside: rows that sum to one, matrices that are symmetric.
     """
-    if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > 1e-6:
+    if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > th.OTHER:
         return
     draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
     if bench.stopped:
@@ -75,7 +73,7 @@ def _differs(bench: Bench, draw: Draw, got: Sample, true: Sample) -> Iterator[Br
         along = bench.example.constraint(k).along
         a, b = along(got.cotangents[k]), along(true.cotangents[k])
         gap = off(a, b)
-        if gap > max(SECOND, 1e3 * budget.inner_eps(bench)) * max(size, beside):
+        if gap > max(th.SECOND, th.MAGNIFIED * budget.inner_eps(bench)) * max(size, beside):
             text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(b):.2g}"
             yield Breach("twice", k, gap / max(size, 1e-300), text, draw, (a, b))
 
@@ -104,7 +102,7 @@ def _smooth(bench: Bench, draw: Draw) -> Sample | None:
     if any(map(np.any, (budget.apart(bench, draw, k) for k in leaves(bench)))):
         return None
     rng, sides = np.random.default_rng(6), []
-    steps = [BESIDE * (largest(x) or 1.0) * rng.uniform(0.5, 1.0, np.shape(x)) for x in bench.example.floats]
+    steps = [th.BESIDE * (largest(x) or 1.0) * rng.uniform(0.5, 1.0, np.shape(x)) for x in bench.example.floats]
     for sign in (1, -1):
         floats = tuple(np.asarray(x, np.float64) + sign * s for x, s in zip(case.floats, steps, strict=True))
         near = replace(case, floats=floats, label=f"beside {case.label}"), label, dy
@@ -119,7 +117,7 @@ def _alike(*samples: Sample) -> bool:
     one, *others = samples
     size = max(map(largest, one.cotangents), default=0.0)
     return all(finite(s.cotangents) for s in samples) and all(
-        off(a, b) <= SMOOTH * size for other in others for a, b in zip(one.cotangents, other.cotangents, strict=True)
+        off(a, b) <= th.STEADY * size for other in others for a, b in zip(one.cotangents, other.cotangents, strict=True)
     )
 
 

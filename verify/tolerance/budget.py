@@ -18,16 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import finfo
 
+from verify import thresholds as th
 from verify.inputs.case import Case, Leaves, is_float
 from verify.jaxpr.interpret import strip
 from verify.run.bench import LOOPS, Bench, Refused
 
 Draw = tuple[Case, str, Leaves]
-
-TIGHT = 1e-11
-SAFETY = 32.0
-DOWN = 2.0**-29  # eps64 / eps32
-NOTHING = 1e-10  # below it a gradient may be nothing but rounding: it is asked of what it is the sum
 
 
 def largest(x: np.ndarray) -> float:
@@ -59,10 +55,12 @@ def usual(bench: Bench, k: int) -> float:
             for sample, dy in bench.memo.get("ordinary", ())
         ]
         sizes = [_middle(column) for column in zip(*found, strict=True)] or [0.0] * len(bench.flat.layout.floats)
-        if max(sizes, default=0.0) < NOTHING and "draws" in bench.memo:  # nothing but rounding, or small for a reason
+        if (
+            max(sizes, default=0.0) < th.NOTHING and "draws" in bench.memo
+        ):  # nothing but rounding, or small for a reason
             terms = [inside(bench, bench.memo["draws"][0], i) for i in range(len(sizes))]
-            sizes = [s if s > SAFETY * 2.0**-52 * t else t for s, t in zip(sizes, terms, strict=True)]
-        bench.memo["usual"] = [size if size > 1e-13 * max(sizes) else max(sizes) for size in sizes]
+            sizes = [s if s > th.SAFETY * th.EPS * t else t for s, t in zip(sizes, terms, strict=True)]
+        bench.memo["usual"] = [size if size > th.ZERO * max(sizes) else max(sizes) for size in sizes]
     return bench.memo["usual"][k]
 
 
@@ -97,14 +95,14 @@ def _middle(sizes: tuple[float, ...]) -> float:
 
 def tight(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> float:
     """What leaf k may be off by in float64, before its conditioning is looked at."""
-    unit = max(TIGHT, bench.oracle.slack, blur(bench))
-    return unit * scale(bench, case, dy, k, truth) + 1e-290
+    unit = max(th.TIGHT, bench.oracle.slack, blur(bench))
+    return unit * scale(bench, case, dy, k, truth) + th.TINY
 
 
 def blur(bench: Bench) -> float:
     """What such rounding inside may leave of a number, relative to its leaf."""
     inner = inner_eps(bench)
-    return 64 * inner if inner < 1e-6 else 16 * inner
+    return 64 * inner if inner < th.OTHER else 16 * inner
 
 
 def inner_eps(bench: Bench) -> float:
@@ -117,7 +115,9 @@ def measured(bench: Bench, draw: Draw, k: int) -> float:
     """What leaf k may be off by in float64 for its cancellation: the float32 errors of both sides, scaled down."""
     case, _, dy = draw
     truth, ours = bench.truth(*draw).cotangents[k], bench.pull(*draw).cotangents[k]
-    down = 8.0 if inner_eps(bench) else SAFETY * DOWN * (1 if case.ordinary else 32)  # which float32 may hit by luck
+    down = (
+        8.0 if inner_eps(bench) else th.SAFETY * th.DOWN * (1 if case.ordinary else 32)
+    )  # which float32 may hit by luck
     room = 0.0
     for run, exact in ((bench.plain, truth), (bench.pull, ours)):
         try:
@@ -137,10 +137,10 @@ def shaken(bench: Bench, case: Case, dy: Leaves, k: int, truth: np.ndarray) -> f
         return 0.0
     rng, moved = np.random.default_rng(0), 0.0
     for _ in range(3):
-        floats = tuple(x * (1 + 8 * 2.0**-52 * rng.choice((-1, 1), size=np.shape(x))) for x in case.floats)
+        floats = tuple(x * (1 + 8 * th.EPS * rng.choice((-1, 1), size=np.shape(x))) for x in case.floats)
         gap = np.abs(bench.at(case, floats, dy).cotangents[k] - truth)
         moved = max(moved, largest(gap))
-    return 8 * moved if moved < 1e-7 * largest(truth) or moved < 1e-14 * usual(bench, k) else 0.0
+    return 8 * moved if moved < th.SMOOTH * largest(truth) or moved < th.ROUNDING * usual(bench, k) else 0.0
 
 
 def subgradient(
@@ -157,12 +157,12 @@ def subgradient(
         return False
     ours = all_ours[k]
     gap = np.where(np.isfinite(truth), np.abs(ours - truth), 0.0)
-    near = 0.02 * float(gap.max())
+    near = th.RIGHT * float(gap.max())
     size = largest(case.floats[k]) or 1.0
     # beside a one that is added to them tiny numbers are a tie, as much as zeros are
     sizes = dict.fromkeys((size, min(largest(bench.example.floats[k]), 1.0) or size))
     if any(
-        off(bench.at(case, _moved(case, 1e-7 * s, towards), dy).cotangents[k], ours) <= near
+        off(bench.at(case, _moved(case, th.STEP * s, towards), dy).cotangents[k], ours) <= near
         for s in sizes
         for towards in _sides(case, k, alone)
     ):
@@ -228,9 +228,6 @@ def _sides(case: Case, k: int, alone: bool) -> Iterator[Direction]:
             yield {j: np.full(np.shape(x), step) for j, (x, step) in enumerate(zip(case.floats, steps, strict=True))}
 
 
-POOL, ULPS = 4.0, 8.0
-
-
 def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarray:
     """The elements of leaf k that are other numbers than the truth in float64 too: for the dense law to judge."""
     true = bench.truth(*draw, dtype).cotangents[k]
@@ -240,7 +237,7 @@ def apart(bench: Bench, draw: Draw, k: int, dtype: Any = "float64") -> np.ndarra
         return np.zeros(true.shape, bool)
     if own.shape != true.shape:
         return np.zeros(true.shape, bool)
-    return np.abs(own - true) > max(1e-6, blur(bench)) * max(largest(true), usual(bench, k))
+    return np.abs(own - true) > max(th.OTHER, blur(bench)) * max(largest(true), usual(bench, k))
 
 
 def due(bench: Bench, draw: Draw, k: int, dtype: Any) -> np.ndarray:
@@ -260,22 +257,22 @@ def low(bench: Bench, draws: list[Draw], dtype: Any, k: int) -> list[tuple[float
         truth = bench.truth(case, label, dy, dtype).cotangents[k]
         plain = bench.plain(case, label, dy, dtype).cotangents[k]
         ours = bench.pull(case, label, dy, dtype).cotangents[k]
-        if np.isfinite(truth).all() and np.isfinite(plain).all() and largest(truth) < top / 64:
+        if np.isfinite(truth).all() and np.isfinite(plain).all() and largest(truth) < top / th.NEAR_END:
             size = scale(bench, case, dy, k, truth)
             exact = due(bench, (case, label, dy), k, dtype) if ours.shape == truth.shape else truth
             rows.append((off(ours, exact), off(plain, truth), size, (case, label, dy)))
     worst = max((e for _, e, *_ in rows), default=0.0)
     share = max((e / s for _, e, s, _ in rows if s), default=0.0)
     # errors add up in a loop, not alike in both, and one that stops when little changes leaves that little
-    unit = ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if LOOPS & bench.either else 1)
-    if rows and worst > 0.2 * whole(bench, rows[0][3]) and bench.random:
+    unit = th.ULPS * eps(dtype) / 2 * (16 if "while" in bench.primitives else 4 if LOOPS & bench.either else 1)
+    if rows and worst > th.OTHER_BITS * whole(bench, rows[0][3]) and bench.random:
         # the same key draws other numbers in float64: there is nothing to compare with but the definition in this dtype
         return [_beside(bench, row[3], dtype, k, 4 * unit, row[2]) for row in rows]
     found = []
     for mine, _, s, draw in rows:
-        room = max(POOL * min(worst, share * s if s else worst), unit * s)
+        room = max(th.POOL * min(worst, share * s if s else worst), unit * s)
         if bench.memo.get("both"):  # both round to a narrower dtype inside, each in its own place
-            room = max(room, ULPS * inner_eps(bench) / 2 * s)
+            room = max(room, th.ULPS * inner_eps(bench) / 2 * s)
         if mine > room and dtype == "float32":  # exp(x − lse) and the like carry the rounding of x itself
             room = max(room, unit * s * min(max(map(largest, draw[0].floats)), 64.0))
         if mine > room:

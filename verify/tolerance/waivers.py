@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import finfo
 
+from verify import thresholds as th
 from verify.inputs.case import SHAPED, UNSHOWN, Case, Leaves, Tag, is_float, single
 from verify.jaxpr.interpret import again, dense, jaxpr_of
 from verify.run.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.tolerance.budget import Draw, blur, largest, off, scale, usual
-
-NEVER = 1e18
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def excuse(bench: Bench, draw: Draw, k: int | None = None, output: int = 0, infi
     return next((f"; {why}" for why, holds in EXCUSES if holds(place)), "")
 
 
-def alike(bench: Bench, draw: Draw, room: float = 1e-6) -> bool:
+def alike(bench: Bench, draw: Draw, room: float = th.OTHER) -> bool:
     """Whether the subject's output is the definition's."""
     pairs = zip(bench.pull(*draw).y, bench.truth(*draw).y, strict=True)
     return all(off(a, b) <= room * largest(b) for a, b in pairs if a.shape == b.shape)
@@ -141,8 +140,8 @@ def _elsewhere(place: Place) -> bool:
     except Refused:
         return False
     forward, true = bench.own(*draw).y, place.true.y
-    other = any(off(a, b) > max(1e-6, blur(bench)) * largest(b) for a, b in zip(itself, true, strict=True))
-    same = all(off(a, b) <= max(1e-9, blur(bench)) * largest(b) for a, b in zip(forward, itself, strict=True))
+    other = any(off(a, b) > max(th.OTHER, blur(bench)) * largest(b) for a, b in zip(itself, true, strict=True))
+    same = all(off(a, b) <= max(th.SAME, blur(bench)) * largest(b) for a, b in zip(forward, itself, strict=True))
     return other and same and (bool(LINALG & bench.either) or finite(tuple(itself)))
 
 
@@ -160,7 +159,7 @@ def runaway(place: Place) -> bool:
     bench, draw, k = place.bench, place.draw, place.k
     if draw[0].ordinary or k is None or not LOOPS & bench.either:
         return False
-    return largest(place.true.cotangents[k]) > 1e6 * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
+    return largest(place.true.cotangents[k]) > th.FAR_OUT * usual(bench, k) * max(map(largest, draw[2]), default=0.0)
 
 
 def _no_gradient(place: Place) -> bool:
@@ -171,8 +170,8 @@ def _no_output(place: Place) -> bool:
     """The outputs are not finite, or as large as what stands for the logarithm of zero in many a program; or there is
     no difference if nothing comes back from those that are."""
     bench, (case, label, dy), k = place.bench, place.draw, place.k
-    far = max(map(largest, case.floats), default=0.0) > 1e6
-    known = [np.isfinite(v) if far else np.abs(v) < NEVER for v in place.true.y]
+    far = max(map(largest, case.floats), default=0.0) > th.FAR_OUT
+    known = [np.isfinite(v) if far else np.abs(v) < th.NEVER for v in place.true.y]
     if all(v.all() for v in known):
         return False
     if k is None or not any(v.any() for v in known):
@@ -180,7 +179,7 @@ def _no_output(place: Place) -> bool:
     down = tuple(np.where(v, d, 0) for v, d in zip(known, dy, strict=True))
     there = case, f"{label} where there is an output", down
     ours, true = bench.pull(*there).cotangents[k], bench.truth(*there).cotangents[k]
-    return off(ours, true) <= 1e-9 * scale(bench, case, dy, k, true)
+    return off(ours, true) <= th.SAME * scale(bench, case, dy, k, true)
 
 
 def jumps(place: Place) -> bool:
@@ -206,7 +205,7 @@ def _jumps(place: Place, alone: int | None = None) -> bool:
         floats: Leaves = tuple(
             x + 1e-9 * s * rng.normal(size=np.shape(x)) for x, s in zip(case.floats, sizes, strict=True)
         )
-        if any(off(a, b) > 1e-3 * s for a, b, s in zip(bench.at(case, floats, dy).y, true, usual, strict=True)):
+        if any(off(a, b) > th.GONE * s for a, b, s in zip(bench.at(case, floats, dy).y, true, usual, strict=True)):
             return True
     return False
 
@@ -220,7 +219,7 @@ def _doubtful(place: Place) -> bool:
         rough = bench.plain(*draw, "float32")
     except Refused:
         return False
-    gone = lambda a, b: a.shape == b.shape and off(a, b) > 0.1 * largest(b)  # noqa: E731
+    gone = lambda a, b: a.shape == b.shape and off(a, b) > th.LOST * largest(b)  # noqa: E731
     true = place.true
     leaves = range(len(true.cotangents)) if k is None else (k,)
     if any(gone(rough.cotangents[i], true.cotangents[i]) for i in leaves):
@@ -269,7 +268,7 @@ def _infinite(place: Place, dtype: Any) -> bool:
 
 def _far(values: Any) -> bool:
     floats = [np.asarray(v) for v in values if is_float(jnp.asarray(v))]
-    return any(not (np.abs(v) < float(finfo(v.dtype).max) / 64).all() for v in floats)
+    return any(not (np.abs(v) < float(finfo(v.dtype).max) / th.NEAR_END).all() for v in floats)
 
 
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (

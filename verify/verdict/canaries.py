@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from verify import thresholds as th
 from verify.laws.law import ESTIMATED, Law, Plan, blind_leaf, leaves
 from verify.report.report import Canary
 from verify.run.bench import Bench, Refused
@@ -45,7 +46,7 @@ def _same(bench: Bench, plan: Plan, leaf: int, corrupt: Any) -> bool:
         except Refused:
             continue
         there, here = corrupt(ours, draw[2], "jit", 0).cotangents[leaf], ours.cotangents[leaf]
-        if not np.allclose(there, here, rtol=1e-9, atol=budget.TIGHT * budget.largest(here), equal_nan=True):
+        if not np.allclose(there, here, rtol=th.SAME, atol=th.TIGHT * budget.largest(here), equal_nan=True):
             return False
     return True
 
