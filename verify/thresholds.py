@@ -63,6 +63,6 @@ FLOAT32 = 1e-9, 2e-6  # errors between these are of the size of float32's roundi
 CLOSE = 1e-11  # of the largest element of a leaf
 ALONG = 1e-9  # of two sweeps through whole networks, which lose six digits and more; a mistake is larger by far
 LAST_PLACE = 1e-12  # of the largest number there is
-CUBES = 1e100  # between layers; cubes of larger numbers are infinite, and which formula squares what then decides
+LARGE = 1e8  # between layers, or in a gradient: a difference there is looked for at smaller parameters
 MOVED = 16  # times what rounding of all that goes from layer to layer does to a gradient
 SLACK = 64  # times what rounding of the inputs does to either side of a question

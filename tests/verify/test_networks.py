@@ -354,17 +354,33 @@ class DoubledGradient(jbp.layers.Dense):
         return jax.tree.map(lambda g: 2 * g, super().gradient(x, dy))
 
 
-@pytest.mark.parametrize(("size", "remark"), [(1.0, ""), (1e90, ""), (1e120, "overflow"), (1e200, "overflow")])
-def test_no_difference_counts_where_numbers_are_so_large_that_formulas_overflow(size, remark):
-    """A sweep of state spaces that had grown to 1e159 below an InstanceNorm was taken for wrong once."""
-    net = jbp.Serial(DoubledGradient(4), jbp.layers.Tanh(), jbp.layers.Dense(2))
+def outcome_at(net, size, x=(2, 3)):
+    """What is said of a network whose last weights are `size` times as large as they are made."""
     with jax.enable_x64(True):
-        x = np.random.default_rng(0).normal(size=(2, 3))
+        x = np.random.default_rng(0).normal(size=x)
         params = net.init(jax.random.key(0), x)
         params[-1]["w"] *= size
-        outcome = judge(net, params, x, np.random.default_rng(0))
-    assert outcome.remark == remark
-    assert outcome.disagrees == (not remark)
+        return judge(net, params, x, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("size", "remark"), [(1.0, ""), (1e9, ""), (1e200, "large numbers")])
+def test_a_mistake_where_numbers_are_large_is_one_at_smaller_parameters_too(size, remark):
+    """Sweeps of state spaces that had grown to 1e159 below an InstanceNorm, and to 1e20 in a Reversible, which computes
+    its inputs back from its outputs, were taken for wrong once."""
+    right = jbp.Serial(jbp.layers.Dense(4), jbp.layers.Tanh(), jbp.layers.Dense(2))
+    wrong = jbp.Serial(DoubledGradient(4), jbp.layers.Tanh(), jbp.layers.Dense(2))
+    assert not outcome_at(right, size).differences
+    assert outcome_at(wrong, size).remark == remark
+    assert outcome_at(wrong, size).disagrees == (not remark)
+
+
+def test_what_is_computed_back_from_large_outputs_is_lost_and_no_mistake():
+    state = jbp.layers.SelectiveStateSpace(2)
+    halves = jbp.Reversible(jbp.Serial(state, state), jbp.Serial(state, state))
+    net = jbp.Serial(jbp.layers.FanOut(), jbp.layers.Concatenate(), halves)
+    outcome = audit(Network(net, Array((2, 3, 1)), 34511))
+    assert outcome.remark == "large numbers"
+    assert not outcome.disagrees
 
 
 def test_neighbours_are_counted_where_one_follows_the_other():

@@ -12,6 +12,7 @@ from verify.architectures.compiled import Compiled, compiled
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, is_none, join, replace_at, split
 
+LARGE = "large numbers"  # the remark where a difference did not count for them
 RAISES = "the sweep raises"  # how the difference of one that does begins
 
 
@@ -106,8 +107,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
     was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
     numbers: that is as much in float32, but for the size of the last place.
-    Where numbers are far out, between layers or in the gradient, formulas overflow, each in its own place: then no
-    difference counts.
+    Where numbers are LARGE, between layers or in the gradient, formulas overflow, each in its own place, and what is
+    computed back from outputs is lost: then smaller parameters are judged, at which a mistake is one too.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
     has made up its mind nothing is left but the rounding of what was subtracted.
     """
@@ -127,8 +128,10 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
         return Outcome(())
     plain = beyond_last_places(wrong, true, dy)
     finite = all(d.error < np.inf for d in plain)
-    if finite and _is_far(layer, params, x, true):
-        return Outcome(tuple(wrong), "overflow")
+    if finite and _met(layer, params, x, true) > th.LARGE:
+        tame = _tamed(layer, params, x, dy)
+        found = Outcome(tuple(wrong), LARGE) if tame is None else judge(layer, tame, x, rng)
+        return found if found.disagrees else Outcome(found.differences, LARGE)
     rounding = finite and (not plain or _is_rounding(plain, layer, params, x, dy, ours, true, rng))
     return Outcome(tuple(wrong), "rounding" if rounding else "")
 
@@ -139,11 +142,22 @@ def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Diff
     return [d for d in wrong if not d.error <= th.LAST_PLACE * largest]  # NaN is more
 
 
-def _is_far(layer, params, x, true):
+def _met(layer, params, x, true):
+    """The largest number between layers, or in the gradient."""
     sizes = [_largest(true)]
     layer = replace_at(layer, lambda _, node: Met(node.layer, node, sizes) if isinstance(node, Compiled) else node)
     layer.forward(params, x)
-    return max(sizes) > th.CUBES
+    return float(np.nanmax(sizes))
+
+
+def _tamed(layer, params, x, dy):
+    """The parameters, halved until nothing that is met is LARGE; None if it still is after ten times."""
+    for _ in range(10):
+        moves, rest = split(params)
+        params = join(jax.tree.map(lambda v: v / 2, moves), rest)
+        if _met(layer, params, x, truth(layer, params, x, dy)) <= th.LARGE:
+            return params
+    return None
 
 
 def _largest(tree):
