@@ -105,9 +105,9 @@ def accepts(flat: Flat, f: Callable, example: Case, sizes: dict[Axis, int]) -> b
                 if _strained(flat, flat.primal, example, sizes):
                     return False
                 both = _there_and_back(flat)
-                if _largest(_traced(both, _bare(flat, example, sizes))) > MUCH:
+                if _unrolled(flat, both, example, sizes, _length(_traced(both, example))):
                     return False
-                return not _unrolled(flat, both, example, sizes, _length(_traced(both, example)))
+                return _largest(_traced(both, _bare(flat, example, sizes))) <= MUCH
         return True
     return False
 
