@@ -106,30 +106,32 @@ def test_each_layer_is_clipped_by_itself():
     parts = [grads[0], *(jax.tree.map(lambda g, t=t: g[:, t], grads[1]) for t in (0, 1)), grads[3]]
     done = [times(jnp.minimum(1, 0.3 / 2 / jnp.sqrt(squares(part))), part) for part in parts]
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), done[1], done[2])
-    _, got = Private(0.3, 0.0, 1, "layer").value_and_grad(net, LOSS)(params, x, target)
+    _, got = jax.jit(Private(0.3, 0.0, 1, "layer").value_and_grad(net, LOSS))(params, x, target)
     close(got, (done[0], stacked, (), done[3]))
 
 
 def test_parts_of_a_batch_add_up_and_what_is_not_there_counts_for_nothing():
     net, x, target = NETS["MLP"]
     params = parameters(net, x)
-    whole = Private(0.5, 0.0, 4).value_and_grad(net, LOSS)
-    close(Private(0.5, 0.0, 4, micro=3).value_and_grad(net, LOSS)(params, x, target), whole(params, x, target))
+    whole = jax.jit(Private(0.5, 0.0, 4).value_and_grad(net, LOSS))
+    close(jax.jit(Private(0.5, 0.0, 4, micro=3).value_and_grad(net, LOSS))(params, x, target), whole(params, x, target))
     there = jnp.array([True, False, True, True, False, True])
-    (value, _), got = Private(0.5, 0.0, 4, micro=2, padded=True).value_and_grad(net, LOSS)(params, x, target, there)
+    (value, _), got = jax.jit(Private(0.5, 0.0, 4, micro=2, padded=True).value_and_grad(net, LOSS))(
+        params, x, target, there
+    )
     (wanted, _), grads = whole(params, x[there], target[there])
     close((value, got), (wanted, grads))
     for by in ("layer", "automatic"):
-        _, got = Private(0.5, 0.0, 4, by, padded=True).value_and_grad(net, LOSS)(params, x, target, there)
-        close(got, Private(0.5, 0.0, 4, by).value_and_grad(net, LOSS)(params, x[there], target[there])[1])
+        _, got = jax.jit(Private(0.5, 0.0, 4, by, padded=True).value_and_grad(net, LOSS))(params, x, target, there)
+        close(got, jax.jit(Private(0.5, 0.0, 4, by).value_and_grad(net, LOSS))(params, x[there], target[there])[1])
 
 
 def test_noise_is_of_its_size_and_of_its_step():
     net, x, target = Serial(Dense(300), Dense(CLASSES)), flat(40), LABEL
     params = parameters(net, x)
     how = Private(0.5, 3.0, 10, seed=7)
-    grads = [how.value_and_grad(net, LOSS)(params, x, target, step=s)[1] for s in (0, 0, 1)]
-    still = Private(0.5, 0.0, 10).value_and_grad(net, LOSS)(params, x, target)[1]
+    grads = [jax.jit(how.value_and_grad(net, LOSS))(params, x, target, step=s)[1] for s in (0, 0, 1)]
+    still = jax.jit(Private(0.5, 0.0, 10).value_and_grad(net, LOSS))(params, x, target)[1]
     close(grads[0], grads[1])
     noise = [jax.tree.map(jnp.subtract, g, still) for g in (grads[0], grads[2])]
     z, w = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree)]) / (3.0 * 0.5 / 10) for tree in noise)
@@ -201,9 +203,9 @@ def test_what_does_not_go_is_said():
             start(Serial(Dense(3), BatchNorm()), optax.sgd(0.1), jax.random.key(0), x), x, target
         )
     with pytest.raises(LayerError, match="got a batch of 6 with micro=4; expected a multiple"):
-        Private(1.0, 1.0, 4, micro=4).value_and_grad(net, LOSS)(params, x, target)
+        jax.jit(Private(1.0, 1.0, 4, micro=4).value_and_grad(net, LOSS))(params, x, target)
     with pytest.raises(LayerError, match="expected for each example whether it is"):
-        Private(1.0, 1.0, 4, padded=True).value_and_grad(net, LOSS)(params, x, jnp.ones(3, bool))
+        jax.jit(Private(1.0, 1.0, 4, padded=True).value_and_grad(net, LOSS))(params, x, jnp.ones(3, bool))
     with pytest.raises(LayerError, match="clip=0"):
         Private(0, 1.0, 4)
     for bad in (np.zeros(4), (np.zeros(4), np.zeros(5)), (), (np.float32(3),)):

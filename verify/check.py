@@ -16,7 +16,7 @@ from verify.laws.law import Breach, Law, Plan
 from verify.laws.table import LAWS, QUICK
 from verify.naming.tokens import modules, token
 from verify.plan import arranged, native, plan
-from verify.processes.guard import ExitError, contained, watching_interrupts
+from verify.processes.guard import ExitError, contained, unfiltered, watching_interrupts
 from verify.processes.progress import say
 from verify.report.report import Canary, Finding, Report
 from verify.run.bench import Bench, Refused
@@ -60,7 +60,7 @@ def check(
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
     # Overflow is what some inputs are for. The threads of BLAS and those of XLA would wait for each other.
-    with np.errstate(all="ignore"), threadpool_limits(1, "blas"), watching_interrupts():
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"), watching_interrupts(), unfiltered():
         begun = time.monotonic()
         try:
             with contained():

@@ -75,6 +75,17 @@ def watching_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def unfiltered() -> Iterator[None]:
+    """JAX's errors as they are raised. To clean tracebacks that nobody sees costs a tenth of an audit and more."""
+    before = jax.config.jax_traceback_filtering  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_traceback_filtering", "off")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_filtering", before)
+
+
+@contextmanager
 def wide(dtype: Any) -> Iterator[None]:
     """Float64 for as long as this lasts, if dtype is that; the process's own setting is as before afterwards.
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_dtypes import finfo
 
 from verify import thresholds as th
-from verify.inputs.case import SHAPED, UNSHOWN, Case, Leaves, Tag, is_float, single
+from verify.inputs.case import SHAPED, UNSHOWN, Case, Leaves, Tag, single
 from verify.jaxpr.interpret import again, dense, jaxpr_of
 from verify.run.bench import LINALG, LOOPS, Bench, Refused, finite
 from verify.tolerance.budget import Draw, blur, largest, off, scale, usual
@@ -243,32 +243,53 @@ def overflows(place: Place, dtype: Any) -> bool:
 
 def _infinite(place: Place, dtype: Any) -> bool:
     """Whether an operation of the definition, forth or back, makes of floats none of which is near the end of its dtype
-    some that are. One operation at a time: to compile them with all that is asked of each takes a minute."""
+    some that are."""
     bench, (case, _, dy) = place.bench, place.draw
-    key, found = ("ways", case.shapes, str(dtype)), []
-
-    def around(eqn, values, bind):
-        out = bind(eqn, values)
-        if not found and _far(out) and not _far(values):
-            found.append(eqn)
-        return out
 
     def run():
         (floats, others), down = case.at(dtype), tuple(map(single, dy))
-        if key not in bench.memo:
-            back = lambda both, others: dense(bench.oracle.primal)(both[0], others, both[1])  # noqa: E731
-            bench.memo[key] = jaxpr_of(back, (floats, down), others)
-        again(bench.memo[key], around)((floats, down), others)
-        return bool(found)
+        overflowing = bench.once(
+            ("overflowing", case.shapes, str(dtype)),
+            lambda: bench.compiled(_overflowing(bench, (floats, down), others)),
+        )
+        return bool(overflowing((floats, down), others))
 
     with suppress(Refused):
         return bench.guarded("reference", run, dtype)
     return False
 
 
-def _far(values: Any) -> bool:
-    floats = [np.asarray(v) for v in values if is_float(jnp.asarray(v))]
-    return any(not (np.abs(v) < float(finfo(v.dtype).max) / th.NEAR_END).all() for v in floats)
+def _overflowing(bench: Bench, floats: tuple, others: tuple) -> Callable[[tuple, tuple], Any]:
+    """The question that `_infinite` asks, as a function of ((floats, cotangents), others)."""
+    back = lambda both, others: dense(bench.oracle.primal)(both[0], others, both[1])  # noqa: E731
+    closed = jaxpr_of(back, floats, others)
+
+    def run(both, others):
+        known: dict[int, tuple[Any, Any]] = {}  # whether a value is near its end, by its id, which it keeps as long
+        found = [jnp.zeros((), bool)]
+
+        def far(values):
+            for v in values:
+                if id(v) not in known:
+                    known[id(v)] = _far(v), v
+            return jnp.stack([jnp.zeros((), bool), *(known[id(v)][0] for v in values)]).any()
+
+        def around(eqn, values, bind):
+            before, out = far(values), bind(eqn, values)
+            found.append(far(out) & ~before)
+            return out
+
+        again(closed, around)(both, others)
+        return jnp.stack(found).any()
+
+    return run
+
+
+def _far(v: Any) -> Any:
+    v = jnp.asarray(v)
+    if not jnp.issubdtype(v.dtype, jnp.floating):
+        return jnp.zeros((), bool)
+    return ~(jnp.abs(v) < float(finfo(v.dtype).max) / th.NEAR_END).all()
 
 
 EXCUSES: tuple[tuple[str, Callable[[Place], bool]], ...] = (
