@@ -17,6 +17,8 @@ import optax
 import jbp
 from jbp import combinators, credit, layers, losses
 from jbp.cases import ANY, Case, f, i
+from jbp.curvature.diagonal import diagonal
+from jbp.curvature.products import ggn, hessian, joined
 from jbp.layer import Estimator, Layer
 from jbp.readers.per_example import swept
 from jbp.readers.push import push
@@ -51,6 +53,7 @@ class Catalogue:
     estimators: tuple[Case, ...] = ()  # their backward pass is not that of their definition: audited, but in no network
     function: Callable[[Layer], Callable[..., Any]] | None = None  # f(params, x) -> (y, advanced) of a layer
     further: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # (layer, params, x, dy) -> two equal trees
+    curvature: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # (layer, params, x, target, v) -> M v
 
     def __repr__(self):
         return "jbp.catalogue.catalogue()"  # and not hundreds of lines
@@ -192,7 +195,7 @@ NAMES = {
 def catalogue() -> Catalogue:
     """What `verify` finds under this package's entry point."""
     function = partial(jbp.as_function, has_aux=True)
-    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, NAMES, ESTIMATORS, function, FURTHER)
+    return Catalogue(LAYERS, FORMS, LOSSES, jbp.Serial, _with_loss, NAMES, ESTIMATORS, function, FURTHER, CURVATURE)
 
 
 def _examples(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
@@ -246,8 +249,32 @@ def _tangents(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | N
     return up, below
 
 
+def _diagonal(layer: Layer, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
+    """The diagonal of the Gauss-Newton matrix, out of the squares of examples, and of the matrix written out."""
+    net, loss = layer.evaluation(), losses.MeanSquaredError()
+    if not 0 < sum(leaf.size for leaf in jax.tree.leaves(jbp.trainable(params))) <= MOST or not hasattr(dy, "shape"):
+        return None
+    try:
+        found = diagonal(net, loss, "exact")(params, x, dy)
+        matrix = ggn(net, loss)(params, x, dy).dense()
+    except jbp.LayerError:  # of what mixes the examples, or does not give one array of them
+        return None
+    return joined(found), jnp.diagonal(matrix)
+
+
+def _product(matrix: Any, layer: Layer, params: Any, x: Any, target: Any, v: Any) -> Any:
+    """What a matrix of the mean squared error makes of v; None where the layer does not allow it."""
+    try:
+        whole = matrix(layer, losses.MeanSquaredError())(params, x, target)
+        return whole @ jax.tree.unflatten(jax.tree.structure(jbp.trainable(params)), jax.tree.leaves(v))
+    except jbp.LayerError:
+        return None
+
+
+MOST = 60  # trained numbers of a network whose matrix is written out
+CURVATURE = {"Hessian": partial(_product, hessian), "Gauss-Newton": partial(_product, ggn)}
 FURTHER = {"per-example norms and sums": _examples, "clipping and the optimizer inside of the sweep": _inside,
-           "tangents": _tangents}  # fmt: skip
+           "tangents": _tangents, "diagonal of the curvature": _diagonal}  # fmt: skip
 
 
 def _joined(a: Layer, b: Layer, join: Layer) -> Layer:

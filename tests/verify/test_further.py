@@ -66,6 +66,16 @@ def _(layer, x, dy, /):
     return 2 * (x**2).sum(-1) * (dy**2).sum(-1)
 
 
+class WrongInBoth(jbp.layers.Dense):
+    def gradient(self, x, dy, /):
+        return jax.tree.map(lambda g: 3 * g, super().gradient(x, dy))
+
+
+class WrongAlone(jbp.layers.Dense):
+    def gradient(self, x, dy, /):
+        return jax.tree.map(lambda g: (1 + (len(x) == 1)) * g, super().gradient(x, dy))
+
+
 class NotLinear(jbp.layers.Tanh):
     def backward(self, params, y, dy, /):
         return super().backward(params, y, dy * abs(dy))
@@ -87,6 +97,9 @@ def _half(layer):
         ("per-example norms and sums", OwnNorms(4), SOURCE),
         ("clipping and the optimizer inside of the sweep", HalvesApart(4), SOURCE),
         ("tangents", NotLinear(), SOURCE),
+        ("products with the Hessian matrix", WrongInBoth(4), SOURCE),
+        ("products with the Gauss-Newton matrix", WrongInBoth(4), SOURCE),
+        ("diagonal of the curvature", WrongAlone(4), SOURCE),
     ],
 )
 def test_each_question_sees_its_fault(name, wrong, source):
