@@ -15,7 +15,7 @@ from verify.inputs.case import Case, is_key, single, stored
 from verify.laws.law import Breach, Law, Plan
 from verify.laws.table import LAWS, QUICK
 from verify.naming.tokens import modules, token
-from verify.plan import arranged, native, plan
+from verify.plan import affordable, arranged, native, plan
 from verify.processes.guard import ExitError, contained, unfiltered, watching_interrupts
 from verify.processes.progress import say
 from verify.report.report import Canary, Finding, Report
@@ -39,6 +39,7 @@ def check(
     level: str = "standard",
     captured: Sequence[tuple[Any, ...]] = (),
     contract: Contract | None = None,
+    budget: float | None = 60.0,
 ) -> Report:
     """Audit the backward pass of f at inputs made from one ordinary example.
 
@@ -47,6 +48,8 @@ def check(
     level "quick" leaves out other sizes, lower precisions, second derivatives, vmap, loops and calls that are not
     compiled. captured holds more arguments, each a tuple like the example's: real activations, for instance. contract
     says what f promises; what it leaves open is inferred from the example, and the report says what was assumed.
+    budget is how many seconds the audit may take, or nearly: half of them run f at its inputs, the likeliest first;
+    what there is no time for is left out, and the report says so. None for all that there is.
 
     Raises SubjectError if there is nothing to audit, ContractError for a contract that does not fit f or its example.
     Whatever f itself raises becomes a finding.
@@ -59,12 +62,14 @@ def check(
     """
     if level not in LEVELS:
         raise SubjectError(f"check got level={level!r}; expected one of {LEVELS}.")
+    if not (budget is None or (isinstance(budget, int | float) and budget > 0)):
+        raise SubjectError(f"check got budget={budget!r}; expected seconds, more than 0, or None.")
     # Overflow is what some inputs are for. The threads of BLAS and those of XLA would wait for each other.
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"), watching_interrupts(), unfiltered():
         begun = time.monotonic()
         try:
             with contained():
-                report = _audit(f, example_args, reference, seed, level, tuple(captured), contract)
+                report = _audit(f, example_args, reference, seed, level, tuple(captured), contract, budget)
         except ExitError as error:
             report = _ended(f, error, begun)
     return _replayable(replace(report, source=measure.source(f)), f, example_args, reference, seed, level, contract)
@@ -94,6 +99,7 @@ def _audit(
     level: str,
     captured: tuple,
     contract: Contract | None,
+    budget: float | None,
 ) -> Report:
     begun, contract = time.monotonic(), contract or INFERRED
     if unknown := set(contract.without) - {law.name for law in LAWS}:
@@ -103,8 +109,9 @@ def _audit(
     what, args = subject(f, example_args, reference, seed)
     try:
         bench, notes = benched(what, args, contract)
+        bench.ends = None if budget is None else (begun, budget)
         try:
-            tried = planned(bench, seed, level, captured)
+            tried = affordable(bench, planned(bench, seed, level, captured))
         except Refused as refused:
             return _raised(bench, refused, begun)
     except (Nothing, oracles.Unusable) as nothing:
@@ -154,6 +161,9 @@ def planned(bench: Bench, seed: int, level: str, captured: tuple) -> Plan:
 def _all(bench: Bench, plan: Plan) -> list[Breach]:
     found: list[Breach] = []
     for law in _laws(bench, plan):
+        if bench.late() and law.name not in QUICK:
+            bench.memo.setdefault("laws left out", []).append(law.name)
+            continue
         say(f"{bench.flat.subject.name[:80]}, law {law.name}")
         try:
             found += law.check(bench, plan)
@@ -169,7 +179,8 @@ def _refused(law: str, refused: Refused) -> Breach:
 
 def _laws(bench: Bench, plan: Plan) -> Iterable[Law]:
     names = {law.name for law in LAWS} if plan.thorough else set(QUICK)
-    return [law for law in LAWS if law.name in names.difference(bench.contract.without)]
+    left = bench.memo.get("laws left out", ())
+    return [law for law in LAWS if law.name in names.difference(bench.contract.without, left)]
 
 
 def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Canary], begun: float) -> Report:
@@ -186,6 +197,7 @@ def _report(bench: Bench, plan: Plan, findings: list[Finding], canaries: list[Ca
         "shapes": list(dict.fromkeys(d[0].shapes for d in plan.all)),
         "laws": [law.name for law in _laws(bench, plan)],
         "settings": [label for label, *_ in bench.memo.get("settings", ())],
+        "left out": _left_out(bench),
         "skipped": [*_skipped(plan), *(f"{name}: not promised" for name in bench.contract.without)],
     }
     return Report(
@@ -208,6 +220,14 @@ def _assumed(bench: Bench) -> list[str]:
     example = bench.example
     each = ((name, example.constraint(k)) for k, name in enumerate(bench.flat.layout.floats))
     return [f"{name}: {c}" for name, c in each if not c.declared and c != Constraint()]
+
+
+def _left_out(bench: Bench) -> list[str]:
+    """What there was no time for."""
+    inputs, laws = bench.memo.get("inputs left out", ()), bench.memo.get("laws left out", ())
+    several = [f"{len(inputs)} inputs, {inputs[0]} the first"] if inputs else []
+    several += [f"the laws {', '.join(laws)}"] if laws else []
+    return [*several, "the budget was spent (budget=)"] if several else []
 
 
 def _skipped(plan: Plan) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice, takewhile, zip_longest
 from typing import Any
 
 import jax
@@ -195,6 +195,26 @@ def plan(bench: Bench, seed: int, level: str, captured: tuple[tuple, ...]) -> Pl
     return Plan(tuple(kept), tuple(others), bench.native, _lower(bench, thorough), thorough)
 
 
+def affordable(bench: Bench, tried: Plan) -> Plan:
+    """The plan with those of its inputs for which there is time: values and sizes in turn, the likeliest of each first.
+
+    They are run here, which takes most of an audit's time, for half of its budget.
+    """
+    sized = [d for d in tried.others if Tag.SIZE in d[0].tags]
+    values = [d for d in tried.others if Tag.SIZE not in d[0].tags]
+    run = set[int]()
+    for draw in filter(None, chain.from_iterable(zip_longest(values, sized))):
+        if bench.late(0.5):
+            break
+        with suppress(Refused):
+            bench.truth(*draw)
+            bench.pull(*draw)
+        run.add(id(draw))
+    if left := [d for d in tried.others if id(d) not in run]:
+        bench.memo["inputs left out"] = [d[0].label for d in left]
+    return replace(tried, others=tuple(d for d in tried.others if id(d) in run))
+
+
 def _shares(bench: Bench) -> tuple[int, ...]:
     """The integers that the definition sums up and that share out an axis in the example."""
     run = lambda: summed(jaxpr_of(bench.oracle.primal, *bench.example.at("float64")))  # noqa: E731
@@ -269,6 +289,7 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
     found = (case for case in found if not case.tags & other)
     draws = islice(_with_noise(bench, found, rng), 9 if large else 22)
+    draws = takewhile(lambda _: not bench.late(0.25), draws)
     return (draw for draw in draws if Tag.MANY not in draw[0].tags or _there(bench, draw))
 
 

@@ -1,5 +1,6 @@
 """Layers: those of jbp pass, and one fault in either half is found and placed."""
 
+import time
 from dataclasses import dataclass
 
 import jax
@@ -57,6 +58,25 @@ def test_other_sizes_bring_other_parameters():
     assert report.verdict == "pass", str(report)
     assert any("[1027" in shape for shape in report.tried["shapes"])
     assert not any("other sizes" in left for left in report.tried["skipped"])
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.5, "fail")])
+def test_an_audit_ends_when_its_budget_is_spent_and_says_what_it_left_out(factor, verdict):
+    @jax.custom_vjp
+    def slow(x):
+        time.sleep(0.1)  # whenever it is traced, at each size
+        return jnp.sin(x)
+
+    slow.defvjp(lambda x: (slow(x), x), lambda x, dy: (factor * jnp.cos(x) * dy,))
+    begun = time.monotonic()
+    report = verify.check(slow, common.example(4, 5), budget=4)
+    assert report.verdict == verdict, str(report)
+    assert time.monotonic() - begun < 30
+    assert "inputs" in report.tried["left out"][0]
+    assert "left out: " in str(report)
+    assert not verify.check(jnp.sin, common.example(4, 5), level="quick").tried["left out"]
+    with pytest.raises(verify.SubjectError, match="budget=0; expected seconds"):
+        verify.check(jnp.sin, common.example(4, 5), budget=0)
 
 
 def test_where_no_other_size_is_taken_the_report_says_so():

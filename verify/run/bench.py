@@ -1,6 +1,7 @@
 """Where a subject and its oracle are run: each compiled once for every shape and dtype, each result kept."""
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -67,6 +68,7 @@ class Bench:
     ):
         self.flat, self.oracle, self.example, self.native, self.contract = flat, oracle, example, native, contract
         self.corrupt: Corrupt | None = None
+        self.ends: tuple[float, float] | None = None  # when the audit began, and how many seconds it may take
         self.calls = 0
         self.comparisons = 0
         self.memo: dict[Any, Any] = {}
@@ -85,6 +87,10 @@ class Bench:
         other = copy.copy(self)
         other.corrupt, other.calls = corrupt, 0
         return other
+
+    def late(self, share: float = 1.0) -> bool:
+        """Whether this share of the time that there is has passed."""
+        return self.ends is not None and time.monotonic() - self.ends[0] > share * self.ends[1]
 
     def came(self, got: Sample, dy: Leaves, mode: str, call: int = 0) -> Sample:
         """What a law gets to see of the subject's answer to this call: all answers come through here."""
