@@ -118,7 +118,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 def questions(source: Any) -> Mapping[str, Question]:
     """All that is asked of a catalogue's networks, by name."""
-    found = {
+    found: dict[str, Question] = {
         "backward and gradient apart": apart,
         "as one program": as_one_program,
         "under vmap": under_vmap,
