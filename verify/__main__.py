@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         if jobs:
             cores = os.cpu_count() or 1
             one.add_argument("--jobs", type=_count, default=cores, help="processes (default: one a core)")
-            names = "whose layers: a name under the entry points verify.catalogues (default %(default)s)"
+            names = (
+                "whose layers: a name under the entry points verify.catalogues, or module:name (default %(default)s)"
+            )
             one.add_argument("--catalogue", default="jbp", help=names)
         if level:
             words = "quick leaves out other sizes and lower precisions (default %(default)s)"

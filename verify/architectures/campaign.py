@@ -24,7 +24,7 @@ from verify.architectures.judge import Outcome
 from verify.architectures.locate import locate
 from verify.architectures.networks import EVEN, Array, Network, after, is_one, networks, plain, program, spec
 from verify.architectures.protocol import children, nodes
-from verify.naming.catalogues import catalogue, homes
+from verify.naming.catalogues import allow, catalogue, homes
 from verify.naming.parse import ParseError, parse, table
 from verify.naming.tokens import TokenError, modest, pack, unpack
 from verify.processes.journal import Book, fingerprint, held, opened
@@ -84,6 +84,7 @@ def chapter(name: str, campaign_seed: int, number: int, length: int, every: int 
 
     It ends at the first network that disagrees, shrunk within the chapter.
     """
+    allow(name)  # which the campaign's own process was told
     tally = audited(catalogue(name), name, campaign_seed, number, length, every)
     forget()
     return tally
@@ -187,6 +188,7 @@ def run(
     tally so far after each chapter. With a journal, what an interrupted campaign has written there is not done again.
     Raises CatalogueError if there is no such catalogue, JournalError for another's journal.
     """
+    allow(name)
     catalogue(name)
     total = Tally()
     parts = [(name, campaign_seed, number, length, every) for number, length in enumerate(lengths(count))]

@@ -22,6 +22,7 @@ from verify.architectures.networks import (
     plain,
     ranks,
     still,
+    taken,
 )
 
 FIRST, LONGEST = 50, 20_000  # networks of a campaign's first chapters, and of the longest
@@ -62,7 +63,7 @@ class Chapter:
         self._openers: dict[tuple, Array] = {}
         self._losses: dict[Array, dict[Any, tuple[Array, ...]]] = {}
         deck = [source.forms[i] for i in self._rng.permutation(len(source.forms))]
-        for rank in (2, 3, 4):
+        for rank in sorted(taken(source.layers) & {2, 3, 4}):
             self._add_shape(x := self._shape(rank))
             self._add_form(deck, x)
         kinds: dict[type, list[Any]] = {}
@@ -82,12 +83,15 @@ class Chapter:
                 self._try_layer(case)
         self._forms = {x: self._dealt(deck, x) for x in self._made}
         for x in self._made:
-            self._made[x].setdefault(still(source.layers, x), x)
+            self._made[x].setdefault(still(source, x), x)
         self._fitting = {(x, keeps): self._fit(x, keeps) for x in self._made for keeps in (False, True)}
 
     def starts(self) -> list[Array]:
         """The inputs, the smallest first."""
-        return sorted(self._made, key=lambda x: (len(x.shape), math.prod(x.shape), x.shape))
+        return sorted(
+            (x for x in self._made if self._fitting[x, False]),
+            key=lambda x: (len(x.shape), math.prod(x.shape), x.shape),
+        )
 
     def knows(self, y: Array) -> bool:
         return y in self._made
@@ -126,7 +130,7 @@ class Chapter:
         """What the form makes of x around layers that change nothing of its shape."""
         if not all(form.keeps):  # what comes out is what its layer gives
             return x
-        layer = still(self.source.layers, x)
+        layer = still(self.source, x)
         return after(form.build(*[layer] * len(form.keeps)), x)
 
     def _shape(self, rank):

@@ -19,7 +19,7 @@ from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, Hypoth
 
 from verify.architectures.compiled import compiled
 from verify.architectures.protocol import children, is_buffer, is_float, scans
-from verify.naming.catalogues import CatalogueError, catalogue
+from verify.naming.catalogues import catalogue
 from verify.processes.memory import forgets
 
 STARTS = (2, 3), (3, 5), (2, 1), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1), (2, 3, 3, 1), (1, 5, 2, 3)
@@ -83,7 +83,7 @@ class Whole:
 
     def starts(self) -> list[Array]:
         """Arrays with which a network may begin."""
-        return [Array(shape) for shape in STARTS]
+        return [Array(shape) for shape in STARTS if len(shape) in taken(self.source.layers)]
 
     def knows(self, y: Array) -> bool:
         """Whether a network may go on from y."""
@@ -115,18 +115,16 @@ class _Draw:
     def index(self, n: int) -> int:
         return self.draw(st.integers(0, n - 1))
 
-    def leaf(self, x: Array, keeps: bool) -> tuple[Any, Array]:
+    def leaf(self, x: Array, keeps: bool) -> tuple[Any, Array] | None:
         """A type of layer first, and then one of its cases: each type is as likely, however many cases it has.
 
-        Every other time only specialists are asked, for most types take arrays of any rank.
+        Every other time only specialists are asked, for most types take arrays of any rank. None if nothing takes x.
         """
         special, kind, which = self.index(2), self.index(_CHOICES), self.index(_CHOICES)
         fitting = self.vocabulary.fitting(x, keeps)
         fitting = [f for f in fitting if f.special] * special or fitting
         if not fitting:
-            raise CatalogueError(
-                f"got no layer that takes {x}; expected the catalogue to have one. Add Case(layer, f{x.shape})."
-            )
+            return None
         outcomes = fitting[kind * len(fitting) // _CHOICES].outcomes
         return outcomes[which * len(outcomes) // _CHOICES]
 
@@ -146,16 +144,17 @@ class _Draw:
         return layer, y
 
     def _still(self, x):
-        return still(self.source.layers, x)
+        return still(self.source, x)
 
     def chain(self, x: Array, keeps: bool, depth: int, most: int) -> tuple[Any, Array]:
         layers = []
         for _ in range(1 + self.index(most)):
-            if depth and self.index(4) == 3:
-                layer, x = self.form(x, keeps, depth)
-            else:
-                layer, x = self.leaf(x, keeps)
-            layers.append(layer)
+            joined = depth and self.index(4) == 3 and self.vocabulary.forms(x)
+            made = self.form(x, keeps, depth) if joined else self.leaf(x, keeps)
+            if made is None:
+                break
+            layers.append(made[0])
+            x = made[1]
         return (layers[0] if len(layers) == 1 else self.source.serial(*layers)), x
 
 
@@ -163,9 +162,16 @@ def bounded(x: Array) -> bool:
     return len(x.shape) > 1 and set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
 
 
-def still(cases: tuple[Any, ...], x: Array) -> Any:
-    """The first layer of the catalogue that makes of x what looks like x."""
-    return next(c.layer for c in cases if len(x.shape) in ranks(c) and after(c.layer, x) == x)
+def still(source: Any, x: Array) -> Any:
+    """The first layer of the catalogue that makes of x what looks like x, or none at all in a row."""
+    same = (c.layer for c in source.layers if len(x.shape) in ranks(c) and after(c.layer, x) == x)
+    return next(same, None) or source.serial()
+
+
+@cache
+def taken(cases: tuple[Any, ...]) -> set[int]:
+    """The numbers of axes of all arrays that some layer takes by itself."""
+    return set().union(*map(ranks, cases))
 
 
 _CHOICES = 128  # a choice among fewer is this one scaled down: evenly, the simplest first, and the same if few change

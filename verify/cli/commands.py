@@ -17,8 +17,7 @@ from verify.architectures.networks import program
 from verify.check import check
 from verify.cli import scan as scanning, shell
 from verify.cli.cases import audit_case
-from verify.naming import named, tokens
-from verify.naming.catalogues import catalogue, homes
+from verify.naming import catalogues, named, tokens
 from verify.processes.journal import Book, fingerprint
 from verify.processes.safely import Failed
 from verify.report import outputs
@@ -64,8 +63,9 @@ def _stages(show: Any) -> Any:
 
 def layers(options: argparse.Namespace) -> str:
     """Every layer and loss of a catalogue, each configuration at each of its inputs."""
-    listed = named.listed(options.catalogue)
-    parts = named.cases(options.catalogue)
+    catalogues.allow(options.catalogue)
+    listed = catalogues.listed(options.catalogue)
+    parts = catalogues.cases(options.catalogue)
     if options.only:
         known = sorted({type(case.layer).__name__ for case in listed})
         if unknown := set(options.only) - set(known):
@@ -73,7 +73,7 @@ def layers(options: argparse.Namespace) -> str:
         parts = [part for part in parts if type(listed[part[0]].layer).__name__ in options.only]
     reports, start, people = [], time.perf_counter(), shell.people(options)
     calls = [(options.catalogue, *part, options.level) for part in parts]
-    book = _book(options, ["layers", options.catalogue, options.level], *homes(options.catalogue))
+    book = _book(options, ["layers", options.catalogue, options.level], *catalogues.homes(options.catalogue))
     with (
         shell.places(options, f"verify layers, catalogue {options.catalogue}") as places,
         shell.bar("layers", len(calls), options) as show,
@@ -164,8 +164,10 @@ def replayed(word: str, allowed: tuple[str, ...]) -> tuple[str, str]:
         f, args, asked = tokens.call(held, allowed)
         report = check(f, *args, **asked)
         return str(report), report.verdict
+    if isinstance(held, list) and held and str(held[0]).partition(":")[0] in allowed:
+        catalogues.allow(held[0])
     network = from_token(word)
-    outcome, _ = audit_and_ask(catalogue(held[0]), network, every=1)
+    outcome, _ = audit_and_ask(catalogues.catalogue(held[0]), network, every=1)
     told = [program(network), *(f"  {difference}" for difference in outcome.differences)]
     if not outcome.disagrees:
         return "\n".join([*told, f"agrees {outcome.remark}".rstrip()]), "pass"

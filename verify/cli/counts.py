@@ -32,7 +32,8 @@ def networks(options: argparse.Namespace) -> str:
     ):
 
         def watch(tally):
-            show(f"{60 * jobs * tally.networks / max(tally.seconds, 1e-9):.0f} a minute", completed=tally.networks)
+            rate = f"{60 * jobs * tally.networks / tally.seconds:.0f} a minute" if tally.seconds else ""
+            show(rate, completed=tally.networks)
 
         args = options.count, options.seed, pool, options.catalogue, watch, options.journal, told, options.every
         tally = campaign.run(*args)

@@ -28,7 +28,7 @@ from verify.architectures.protocol import is_buffer, is_float
 from verify.check import check
 from verify.mutation.by_networks import holding, judged
 from verify.mutation.mutate import Mutant, apply, mutants
-from verify.naming.catalogues import catalogue, homes
+from verify.naming.catalogues import allow, catalogue, homes
 from verify.processes.journal import Book, fingerprint
 from verify.processes.memory import forget
 from verify.processes.progress import say
@@ -261,6 +261,7 @@ def batch(name: str, number: int, chosen: tuple[int, ...], reasons: Reasons = ()
 
     By "networks" random networks are asked first, and of those that they let through the judges of the layer alone.
     """
+    allow(name)  # which came from whoever runs this
     kind = list(_layers(name))[number]
     listed, fates = mutants(kind), []
     for i in chosen:
@@ -288,6 +289,7 @@ def _by_networks(name: str, number: int, mutant: Mutant, reasons: Reasons) -> tu
 
 def choose(name: str, only: tuple[str, ...], count: int | None, seed: int) -> list[tuple[int, tuple[int, ...]]]:
     """(class, mutants of it) in batches. Raises MutantsError if no layer is called what `only` says."""
+    allow(name)
     kinds = list(_layers(name))
     known = sorted(kind.__name__ for kind in kinds)
     if unknown := [n for n in only if n not in known]:

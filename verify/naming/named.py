@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify.naming.catalogues import catalogue
-
 KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
 
 
@@ -73,14 +71,3 @@ def _literal(word: str) -> Any:
         raise CommandError(
             f"got {word!r} in the example; expected f32[4,8], bf16[4], i32[4]<8, bool[3], key or a Python constant."
         ) from error
-
-
-def cases(name: str) -> list[tuple[int, int]]:
-    """(case, input) numbers of everything in the catalogue called `name`."""
-    return [(k, i) for k, case in enumerate(listed(name)) for i in range(len(case.inputs))]
-
-
-def listed(name: str) -> list[Any]:
-    """Layers, losses, and estimators where the catalogue has any."""
-    source = catalogue(name)
-    return [*source.layers, *source.losses, *getattr(source, "estimators", ())]
