@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from verify.__main__ import main
@@ -116,6 +117,10 @@ def test_examples_of_the_user_are_taken(package, capsys):
 
 
 def test_an_example_may_hold_constants():
+    tree, (y, k) = named.example("{'w': f32[2,3], 'b': [bf16[3], None]}, (f32[4], i32[4]<2)", 0)
+    assert (tree["w"].shape, tree["b"][0].dtype, tree["b"][1]) == ((2, 3), jnp.bfloat16, None)
+    assert (y.shape, k.dtype, int(k.max()) < 2) == ((4,), jnp.int32, True)
+    assert named.example("'f32', 'key'", 0) == ["f32", "key"]
     x, axis, word, flag = named.example("f32[2], -1, 'mean', True", 0)
     assert (x.shape, axis, word, flag) == ((2,), -1, "mean", True)
     with pytest.raises(named.CommandError, match="Python constant"):

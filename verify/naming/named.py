@@ -39,35 +39,44 @@ def _file(path: Path) -> Any:
     return module
 
 
+ARRAY = re.compile(r"""(?<!['"\w])(?:(bf|f|i|u)(\d+)|(bool|key))(?:\[([\d,\s]*)\])?(?:<(\d+))?(?!['"\w])""")
+
+
 def example(text: str, seed: int) -> list[Any]:
     """Arrays for "f32[4,8], i32[4]<8, bool[3], key": normal numbers, integers from 0 up to the bound, booleans, a key.
-    Python's own words stand for themselves: -1, 0.5, True, None, 'mean'.
+    Python's own words stand for themselves: -1, 0.5, True, None, 'mean'; tuples, lists and dicts hold any of these:
+    "{'w': f32[8,2], 'b': f32[2]}, (f32[4,8], i32[4]<8)".
 
     Raises CommandError for anything else.
     """
     rng, arrays = np.random.default_rng(seed), []
-    for word in re.findall(r"[^,\[\]]+(?:\[[^\]]*\])?[^,]*", text):
-        match = re.fullmatch(r"\s*(?:(f|bf|i|u)(\d+)|(bool|key))(?:\[([\d,\s]*)\])?(?:<(\d+))?\s*", word)
-        if not match:
-            arrays.append(_literal(word.strip()))
-            continue
-        kind, bits, other, sizes, below = match.groups()
-        shape = tuple(int(n) for n in (sizes or "").replace(" ", "").split(",") if n)
-        if other == "key":
-            arrays.append(jax.random.key(seed))
-        elif other == "bool":
-            arrays.append(jnp.asarray(rng.random(shape) < 0.5))
-        elif kind in ("f", "bf"):
-            arrays.append(jnp.asarray(rng.normal(size=shape), KINDS[kind] + bits))
-        else:
-            arrays.append(jnp.asarray(rng.integers(0, int(below or 8), shape), KINDS[kind] + bits))
-    return arrays
 
+    def array(match):
+        arrays.append(_array(*match.groups(), seed=seed, rng=rng))
+        return repr(f"\0{len(arrays) - 1}")
 
-def _literal(word: str) -> Any:
+    def put(value):
+        if isinstance(value, str) and value.startswith("\0"):
+            return arrays[int(value[1:])]
+        if isinstance(value, dict):
+            return {key: put(v) for key, v in value.items()}
+        return type(value)(map(put, value)) if isinstance(value, list | tuple) else value
+
     try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError) as error:
+        return put(ast.literal_eval(f"[{ARRAY.sub(array, text)}]"))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise CommandError(
-            f"got {word!r} in the example; expected f32[4,8], bf16[4], i32[4]<8, bool[3], key or a Python constant."
+            f"got the example {text!r}; expected f32[4,8], bf16[4], i32[4]<8, bool[3], key or Python constants, and "
+            "tuples, lists and dicts of them."
         ) from error
+
+
+def _array(kind, bits, other, sizes, below, *, seed, rng):
+    shape = tuple(int(n) for n in (sizes or "").replace(" ", "").split(",") if n)
+    if other == "key":
+        return jax.random.key(seed)
+    if other == "bool":
+        return jnp.asarray(rng.random(shape) < 0.5)
+    if kind in ("f", "bf"):
+        return jnp.asarray(rng.normal(size=shape), KINDS[kind] + bits)
+    return jnp.asarray(rng.integers(0, int(below or 8), shape), KINDS[kind] + bits)
