@@ -37,12 +37,14 @@ from jbp.layers import (
     LSTM,
     Add,
     Attention,
+    AveragePool,
     BatchNorm,
     BatchNormInference,
     Bidirectional,
     CausalSelfAttention,
     Concatenate,
     Conv,
+    ConvTranspose,
     Dense,
     DiagonalStateSpace,
     Dropout,
@@ -82,6 +84,7 @@ from jbp.layers import (
     TensorNode,
     TensorProduct,
     Transpose,
+    Unfold,
     Upsample,
     WeightNorm,
 )
@@ -735,3 +738,32 @@ NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
 def test_what_a_fuzzer_found_accepted_or_bare(make, said):
     with pytest.raises((LayerError, TreeError), match=re.escape(said)):
         make()
+
+
+FAR = 2**31 - 1  # the largest that one setting may be: of two axes their product still overflows
+
+
+def layer_of(layer, x):
+    return layer(layer.init(jax.random.key(0), x), x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Conv(2, (3, 3), padding=n),
+        lambda n: Conv(2, (3, 3), dilation=n),
+        lambda n: ConvTranspose(2, (3, 3), stride=n),
+        lambda n: ConvTranspose(2, (3, 3), padding=-n),
+        lambda n: MaxPool(2, padding=n),
+        lambda n: AveragePool(2, padding=n),
+        lambda n: Unfold(2, padding=n),
+        lambda n: Pad(n),
+    ],
+)
+def test_arrays_that_no_machine_holds_are_refused_before_they_are_asked_for(make):
+    """XLA ends the process where the number of an array's elements overflows."""
+    x = jnp.ones((2, 3, 4, 2), "float32")
+    with pytest.raises(LayerError, match="expected no more than 1099511627776 places"):
+        layer_of(make(FAR), x)
+    with pytest.raises(LayerError, match=r"got (padding|dilation|stride|widths)"):
+        make(10**12)

@@ -5,6 +5,7 @@ has an entry for each of them.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -14,16 +15,18 @@ import numpy as np
 from jax import lax
 
 from jbp.errors import LayerError, floats
-from jbp.fields import Hint, Size
+from jbp.fields import MOST, Hint, Range, Size
 
+PLACES = 2**40
 Sizes = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 
 Axes = Annotated[
     Size | tuple[Size, ...], Hint("Write one number for every spatial axis, or a tuple with one for each of them.")
 ]
+Side = Annotated[int, Range(-MOST, MOST)]
 Padding = Annotated[
-    Literal["SAME", "VALID"] | int | tuple[int | tuple[int, int], ...],
+    Literal["SAME", "VALID"] | Side | tuple[Side | tuple[Side, Side], ...],
     Hint("Write a word, one number for every side, or a tuple with a number or a pair (low, high) for each axis."),
 ]
 
@@ -31,6 +34,17 @@ Padding = Annotated[
 def spread(value: Any, rank: int) -> tuple:
     """An entry for each of `rank` spatial axes: the tuple as it is, anything else for every axis."""
     return value if isinstance(value, tuple) else (value,) * rank
+
+
+def must_fit(layer: Any, sizes: Any) -> None:
+    """LayerError for an array over more places than any machine holds: where their number overflows, XLA ends the
+    process without a word to Python."""
+    if math.prod(max(int(n), 1) for n in sizes) > PLACES:
+        raise LayerError(
+            layer,
+            f"got an array of spatial sizes {tuple(sizes)} on the way; expected no more than {PLACES} places. Pad, "
+            "stretch or repeat less.",
+        )
 
 
 def pairs(padding: Any, rank: int) -> Pads:
@@ -148,6 +162,7 @@ def windows(layer: Any, shape: Sizes, whole: bool = False) -> Windows:
     stride = window if layer.stride is None else spread(layer.stride, rank)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True))
     counted = paddings(layer.padding, sizes, extent, stride)
+    must_fit(layer, [n + low + high for n, (low, high) in zip(sizes, counted, strict=True)])
     number, pads = [], []
     for n, k, s, (low, high) in zip(sizes, extent, stride, counted, strict=True):
         m, rest = divmod(n + low + high - k, s)

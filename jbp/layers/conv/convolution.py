@@ -14,7 +14,7 @@ from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back, unfolded
 from jbp.layers.structure.pad import Border, pad, pad_back
-from jbp.layers.windows import Axes, Padding, agree, paddings, spatial, spread
+from jbp.layers.windows import Axes, Padding, agree, must_fit, paddings, spatial, spread
 from jbp.numerics import along, leading
 
 
@@ -75,7 +75,9 @@ class Conv(Layer):
         rank = len(shape) - 2
         stride, dilation = spread(self.stride, rank), spread(self.dilation, rank)
         extent = tuple(d * (k - 1) + 1 for d, k in zip(dilation, spread(self.kernel, rank), strict=True))
-        return stride, dilation, paddings(self.padding, shape[1:-1], extent, stride)
+        pads = paddings(self.padding, shape[1:-1], extent, stride)
+        must_fit(self, [n + low + high for n, (low, high) in zip(shape[1:-1], pads, strict=True)])
+        return stride, dilation, pads
 
     def _bordered(self, x):
         """x with its border, where that is not zeros, and the stride, dilation and padding that are left to do."""

@@ -13,7 +13,7 @@ from jbp.fields import Count, Hint, Size
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import check_groups, kernel_and_bias, shapes, swapped
 from jbp.layers.conv.forms import convolve, kernel_gradient, spread_back, spread_unfolded
-from jbp.layers.windows import Axes, Padding, agree, pairs, spatial, spread
+from jbp.layers.windows import Axes, Padding, agree, must_fit, pairs, spatial, spread
 from jbp.numerics import along, leading
 
 Extra = Annotated[Count | tuple[Count, ...], Hint("Write one number for every spatial axis, or a tuple with one each.")]
@@ -69,6 +69,7 @@ class ConvTranspose(Layer):
         extra = spread(self.output_padding, rank)
         cut = tuple((low, high - more) for (low, high), more in zip(cut, extra, strict=True))
         full = [(n - 1) * s + w for n, s, w in zip(sizes, stride, window, strict=True)]
+        must_fit(self, [m + abs(low) + abs(high) for m, (low, high) in zip(full, cut, strict=True)])
         return stride, dilation, cut, tuple(m - low - high for m, (low, high) in zip(full, cut, strict=True))
 
     def _check(self, x):

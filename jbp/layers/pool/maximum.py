@@ -17,7 +17,7 @@ from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, parts, show
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
-from jbp.layers.windows import Axes, Padding, agree, pairs, spatial, spread, windows
+from jbp.layers.windows import Axes, Padding, Side, agree, must_fit, pairs, spatial, spread, windows
 from jbp.numerics import Static, wide
 
 Targets = Annotated[
@@ -272,7 +272,7 @@ class MaxUnpool(Layer):
 
     window: Axes = (2, 2)
     stride: Axes | None = None
-    padding: int | tuple[int | tuple[int, int], ...] = 0
+    padding: Side | tuple[Side | tuple[Side, Side], ...] = 0
     sizes: Axes | None = None
 
     def __post_init__(self):
@@ -290,6 +290,7 @@ class MaxUnpool(Layer):
         x, index = parts(self, x, "values", "indices")
         spatial(self, x, "window", "stride", "padding", "sizes")
         sizes = self._sizes(x.shape[1:-1])
+        must_fit(self, sizes)
         indices(self, index, max(math.prod(sizes), 1), "indices")
         if min(sizes) < 1 or index.shape != x.shape:
             raise LayerError(

@@ -10,11 +10,11 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, show
 from jbp.fields import Hint
 from jbp.layer import Layer
-from jbp.layers.windows import Pads, agree, pairs, spatial
+from jbp.layers.windows import Pads, Side, agree, must_fit, pairs, spatial
 
 Border = Literal["reflect", "replicate", "circular", "symmetric"]
 Widths = Annotated[
-    int | tuple[int | tuple[int, int], ...],
+    Side | tuple[Side | tuple[Side, Side], ...],
     Hint("Write one number for every side, or a tuple with a number or a pair (before, after) for each spatial axis."),
 ]
 
@@ -46,6 +46,7 @@ class Pad(Layer):
 
     def forward(self, params, x, /):
         widths = pairs(self.widths, spatial(self, x, "widths"))
+        must_fit(self, [n + low + high for n, (low, high) in zip(x.shape[1:-1], widths, strict=True)])
         if any(n + min(low, 0) + min(high, 0) < 0 for n, (low, high) in zip(x.shape[1:-1], widths, strict=True)):
             raise LayerError(self, f"got x {show(x)}; expected as much as widths={self.widths} crop. Crop less.")
         return pad(self, x, widths, self.mode, self.value), ()
