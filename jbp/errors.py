@@ -116,6 +116,20 @@ def check_cotangent(layer: Any, y: Any, dy: Any, whence: str = "") -> None:
         )
 
 
+def must_be_there(layer: Any, dy: Any) -> Any:
+    """dy, after a check that there is one: for layers that pass it on as it is."""
+    if dy is None:
+        raise LayerError(layer, "got the cotangent None; expected an array like the output. jnp.zeros_like(y) is none.")
+    return dy
+
+
+def real(layer: Any, name: str, p: Any) -> Any:
+    """A buffer's array, after a check that it holds no complex numbers, which a cast would make real without a word."""
+    if jnp.issubdtype(p.dtype, jnp.complexfloating):
+        raise LayerError(layer, f"got {name!r} {show(p)}; expected real numbers. Take p.real, or jnp.abs(p).")
+    return p
+
+
 def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = None) -> Any:
     """x, after a check that it is a floating array with `rank` axes, or at least `least`, described by `axes`."""
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -180,9 +194,7 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                     f"got {name!r} {show(p)} with x in {dtype}; expected one dtype for all parameters, that of x or a "
                     f"wider one. Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
                 )
-        elif jnp.issubdtype(p.dtype, jnp.complexfloating):
-            raise LayerError(layer, f"got {name!r} {show(p)}; expected real numbers. Take p.real, or jnp.abs(p).")
-        found.append(p)
+        found.append(real(layer, name, p) if buffer else p)
     return found
 
 

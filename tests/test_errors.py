@@ -78,7 +78,11 @@ from jbp.layers import (
     Rotary,
     Select,
     SelectiveStateSpace,
+    SinusoidalPositions,
+    SpectralNorm,
     StochasticDepth,
+    StraightThroughOneHot,
+    StraightThroughRound,
     Take,
     Tanh,
     TensorNode,
@@ -767,3 +771,23 @@ def test_arrays_that_no_machine_holds_are_refused_before_they_are_asked_for(make
         layer_of(make(FAR), x)
     with pytest.raises(LayerError, match=r"got (padding|dilation|stride|widths)"):
         make(10**12)
+
+
+@pytest.mark.parametrize("layer", [StraightThroughRound(), StraightThroughOneHot(), SinusoidalPositions()])
+def test_what_passes_its_cotangent_on_has_to_be_given_one(layer):
+    x = jnp.ones((2, 3, 4))
+    residuals = layer.forward((), x)[1]
+    with pytest.raises(LayerError, match="got the cotangent None; expected an array like the output"):
+        layer.pull((), residuals, None)
+    table, ids = Embedding(5, 3), jnp.array([[1, 2]])
+    params = table.init(jax.random.key(0), ids)
+    with pytest.raises(LayerError, match="got the cotangent None"):
+        table.backward(params, table.forward(params, ids)[1], None)
+
+
+def test_buffers_beside_a_weight_are_real():
+    x = jnp.ones((2, 5))
+    params = SpectralNorm(Dense(3)).init(jax.random.key(0), x)
+    params["u"] = Buffer(params["u"].value.astype(jnp.complex128))
+    with pytest.raises(LayerError, match=r"got 'u' complex128.*expected real numbers"):
+        SpectralNorm(Dense(3)).forward(params, x)

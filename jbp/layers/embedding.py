@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbp.cases import Case, f, i
-from jbp.errors import LayerError, floats, indices, show, take
+from jbp.errors import LayerError, floats, indices, must_be_there, show, take
 from jbp.fields import Count, DType, Hint, Positive, Size
 from jbp.layer import Estimator, Layer
 from jbp.numerics import Static, counting, wide, wide_dtype
@@ -57,7 +57,7 @@ class Embedding(Layer):
         return self._padded(ids, rows(self, params, ids)), ids
 
     def backward(self, params, ids, dy, /):
-        return None, self._padded(ids, dy)
+        return None, self._padded(ids, must_be_there(self, dy))
 
     def gradient(self, ids, dy, /):
         return {"e": sums(self, ids, dy)}
@@ -195,7 +195,7 @@ class EmbeddingBag(Layer):
 
     def backward(self, params, residuals, dy, /):
         (ids, offsets, w), _, form = residuals
-        dw = None
+        dw, dy = None, must_be_there(self, dy)
         if w is not None:
             each = self._each_bag(offsets, ids, wide(dy))
             share = self._shares(ids, offsets, wide(dy).dtype)
@@ -358,7 +358,7 @@ class SinusoidalPositions(Layer):
         return x + p.reshape((1,) * (x.ndim - 2) + p.shape), ()
 
     def backward(self, params, residuals, dy, /):
-        return dy, ()
+        return must_be_there(self, dy), ()
 
     def reference(self, params, x, /):
         n, d = x.shape[-2:]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import floats, take
+from jbp.errors import floats, must_be_there, take
 from jbp.fields import Hint, Range
 from jbp.keys import Keyed
 from jbp.layer import Estimator
@@ -32,7 +32,7 @@ class StraightThroughRound(Estimator):
         return jnp.round(floats(self, x, "of any shape", least=0)), ()
 
     def backward(self, params, residuals, dy, /):
-        return dy, ()
+        return must_be_there(self, dy), ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class StraightThroughOneHot(Estimator):
         return (jax.lax.broadcasted_iota(best.dtype, x.shape, x.ndim - 1) == best).astype(x.dtype), ()
 
     def backward(self, params, residuals, dy, /):
-        return dy, ()
+        return must_be_there(self, dy), ()
 
 
 @dataclass(frozen=True)
