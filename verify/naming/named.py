@@ -55,7 +55,7 @@ def example(text: str, seed: int) -> list[Any]:
         arrays.append(_array(*match.groups(), seed=seed, rng=rng))
         return repr(f"\0{len(arrays) - 1}")
 
-    def put(value):
+    def put(value: Any) -> Any:
         if isinstance(value, str) and value.startswith("\0"):
             return arrays[int(value[1:])]
         if isinstance(value, dict):
