@@ -769,8 +769,6 @@ def test_arrays_that_no_machine_holds_are_refused_before_they_are_asked_for(make
     x = jnp.ones((2, 3, 4, 2), "float32")
     with pytest.raises(LayerError, match="expected no more than 1099511627776 places"):
         layer_of(make(FAR), x)
-    with pytest.raises(LayerError, match=r"got (padding|dilation|stride|widths)"):
-        make(10**12)
 
 
 @pytest.mark.parametrize("layer", [StraightThroughRound(), StraightThroughOneHot(), SinusoidalPositions()])

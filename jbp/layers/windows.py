@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from jbp.errors import LayerError, floats
-from jbp.fields import MOST, Hint, Range, Size
+from jbp.fields import Hint, Size
 
 PLACES = 2**40
 Sizes = tuple[int, ...]
@@ -24,9 +24,8 @@ Pads = tuple[tuple[int, int], ...]
 Axes = Annotated[
     Size | tuple[Size, ...], Hint("Write one number for every spatial axis, or a tuple with one for each of them.")
 ]
-Side = Annotated[int, Range(-MOST, MOST)]
 Padding = Annotated[
-    Literal["SAME", "VALID"] | Side | tuple[Side | tuple[Side, Side], ...],
+    Literal["SAME", "VALID"] | int | tuple[int | tuple[int, int], ...],
     Hint("Write a word, one number for every side, or a tuple with a number or a pair (low, high) for each axis."),
 ]
 

@@ -17,7 +17,7 @@ from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, parts, show
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
-from jbp.layers.windows import Axes, Padding, Side, agree, must_fit, pairs, spatial, spread, windows
+from jbp.layers.windows import Axes, Padding, agree, must_fit, pairs, spatial, spread, windows
 from jbp.numerics import Static, wide
 
 Targets = Annotated[
@@ -272,7 +272,7 @@ class MaxUnpool(Layer):
 
     window: Axes = (2, 2)
     stride: Axes | None = None
-    padding: Side | tuple[Side | tuple[Side, Side], ...] = 0
+    padding: int | tuple[int | tuple[int, int], ...] = 0
     sizes: Axes | None = None
 
     def __post_init__(self):

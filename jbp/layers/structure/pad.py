@@ -10,11 +10,11 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, show
 from jbp.fields import Hint
 from jbp.layer import Layer
-from jbp.layers.windows import Pads, Side, agree, must_fit, pairs, spatial
+from jbp.layers.windows import Pads, agree, must_fit, pairs, spatial
 
 Border = Literal["reflect", "replicate", "circular", "symmetric"]
 Widths = Annotated[
-    Side | tuple[Side | tuple[Side, Side], ...],
+    int | tuple[int | tuple[int, int], ...],
     Hint("Write one number for every side, or a tuple with a number or a pair (before, after) for each spatial axis."),
 ]
 
