@@ -35,9 +35,10 @@ def spread(value: Any, rank: int) -> tuple:
     return value if isinstance(value, tuple) else (value,) * rank
 
 
-def must_fit(layer: Any, sizes: Any) -> None:
-    """LayerError for an array over more places than any machine holds: where their number overflows, XLA ends the
-    process without a word to Python."""
+def must_fit(layer: Any, sizes: Any, pads: Pads = ()) -> None:
+    """LayerError for an array over more places, padded, than any machine holds: where their number overflows, XLA ends
+    the process without a word to Python."""
+    sizes = [n + low + high for n, (low, high) in zip(sizes, pads, strict=True)] if pads else sizes
     if math.prod(max(int(n), 1) for n in sizes) > PLACES:
         raise LayerError(
             layer,
@@ -161,7 +162,7 @@ def windows(layer: Any, shape: Sizes, whole: bool = False) -> Windows:
     stride = window if layer.stride is None else spread(layer.stride, rank)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True))
     counted = paddings(layer.padding, sizes, extent, stride)
-    must_fit(layer, [n + low + high for n, (low, high) in zip(sizes, counted, strict=True)])
+    must_fit(layer, sizes, counted)
     number, pads = [], []
     for n, k, s, (low, high) in zip(sizes, extent, stride, counted, strict=True):
         m, rest = divmod(n + low + high - k, s)

@@ -754,7 +754,8 @@ def outcome(call: Call) -> tuple[str, str]:
     arrays = [v for v in leaves if hasattr(v, "dtype") and jnp.issubdtype(v.dtype, jnp.floating)]
     if call.senseless:
         return "silent", "accepted"
-    impossible = "CTC(" in call.words and not any(np.isnan(np.asarray(v)).any() for v in arrays)  # no alignment
+    fine = lambda v: np.isfinite(np.asarray(v, np.float64)) | (np.asarray(v) == np.inf)  # noqa: E731
+    impossible = "CTC(" in call.words and all(fine(v).all() for v in arrays)  # a row without an alignment
     if not impossible and not all(np.isfinite(np.asarray(v, np.float64)).all() for v in arrays):
         return "silent", "an answer with NaN or Inf"
     if call.filled and not all(v.size for v in arrays):

@@ -77,43 +77,32 @@ def as_a_function(function: Callable[[Any], Any], layer: Any, params: Any, x: An
     return (dx, dparams), gradients(layer, params, x, dy)
 
 
-def hessian(product: Callable[..., Any], layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
-    """H v of the mean squared error, against `jax.jvp` of `jax.grad` of the definition."""
-    if (asked := _along(layer, params, x, dy)) is None:
-        return None
-    forward, trained, v = asked
-    slope = jax.grad(lambda trained: jnp.mean(jnp.square(forward(trained) - dy)))
-    got = product(layer, params, x, dy, v)
-    return None if got is None else (_leaves(got), _leaves(jax.jvp(slope, (trained,), (v,))[1]))
-
-
-def gauss_newton(product: Callable[..., Any], layer: Any, params: Any, x: Any, dy: Any) -> tuple[Any, Any] | None:
-    """2/n Jᵀ J v, for n numbers of output, against `jax.jvp` and `jax.vjp` of the definition."""
-    if (asked := _along(layer, params, x, dy)) is None:
-        return None
-    forward, trained, v = asked
-    y, pull = jax.vjp(forward, trained)
-    wanted = pull(2 / max(y.size, 1) * jax.jvp(forward, (trained,), (v,))[1])[0]
-    got = product(layer, params, x, dy, v)
-    return None if got is None else (_leaves(got), _leaves(wanted))
-
-
-SECOND = {"Hessian": hessian, "Gauss-Newton": gauss_newton}
-
-
-def _along(layer: Any, params: Any, x: Any, dy: Any) -> tuple[Callable[[Any], Any], Any, Any] | None:
-    """(the definition as a function of what is trained, what is trained, a direction of it); None for an output that is
-    not one array of floats, and where nothing is trained."""
+def product_with(matrix: str, product: Callable[..., Any], layer: Any, params: Any, x: Any, dy: Any) -> Any:
+    """What a MATRICES of the mean squared error makes of a direction of what is trained, against its definition. Not
+    allowed for an output that is not one array of floats, and where nothing is trained."""
     trained, rest = split(params)
     y = jax.eval_shape(lambda: layer.reference(params, x))
     if not hasattr(dy, "shape") or jax.tree.structure(y) != jax.tree.structure(dy) or not jax.tree.leaves(trained):
         return None
     v = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), trained)
-    return lambda trained: layer.reference(join(trained, rest), x), trained, v
+    wanted = MATRICES[matrix](lambda trained: layer.reference(join(trained, rest), x), trained, dy, v)
+    got = product(layer, params, x, dy, v)
+    return None if got is None else (jax.tree.leaves(got), jax.tree.leaves(wanted))
 
 
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree)
+def _hessian(forward, trained, target, v):
+    """H v: `jax.jvp` of `jax.grad`."""
+    slope = jax.grad(lambda trained: jnp.mean(jnp.square(forward(trained) - target)))
+    return jax.jvp(slope, (trained,), (v,))[1]
+
+
+def _gauss_newton(forward, trained, target, v):
+    """2/n Jᵀ J v, for n numbers of output: `jax.vjp` of `jax.jvp`."""
+    y, pull = jax.vjp(forward, trained)
+    return pull(2 / max(y.size, 1) * jax.jvp(forward, (trained,), (v,))[1])[0]
+
+
+MATRICES = {"Hessian": _hessian, "Gauss-Newton": _gauss_newton}
 
 
 def questions(source: Any) -> Mapping[str, Question]:
@@ -127,7 +116,7 @@ def questions(source: Any) -> Mapping[str, Question]:
     if function := getattr(source, "function", None):
         found["as a function under jax.vjp"] = partial(as_a_function, function)
     for name, product in getattr(source, "curvature", {}).items():
-        found[f"products with the {name} matrix"] = partial(SECOND[name], product)
+        found[f"products with the {name} matrix"] = partial(product_with, name, product)
     return found | dict(getattr(source, "further", {}))
 
 

@@ -138,15 +138,13 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
 
 def beyond_last_places(wrong: list[Difference], true: Any, dy: Any) -> list[Difference]:
     """Those that are more than the last places of the largest number in the truth or in the error from above."""
-    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in (*jax.tree.leaves(true), *jax.tree.leaves(dy)))
-    return [d for d in wrong if not d.error <= th.LAST_PLACE * largest]  # NaN is more
+    return [d for d in wrong if not d.error <= th.LAST_PLACE * _largest((true, dy))]  # NaN is more
 
 
 def _met(layer, params, x, true):
     """The largest number between layers, or in the gradient."""
     sizes = [_largest(true)]
-    layer = replace_at(layer, lambda _, node: Met(node.layer, node, sizes) if isinstance(node, Compiled) else node)
-    layer.forward(params, x)
+    _around_each(layer, lambda node: Met(node.layer, node, sizes)).forward(params, x)
     return float(np.nanmax(sizes))
 
 
@@ -160,6 +158,11 @@ def _tamed(layer, params, x, dy):
     return None
 
 
+def _around_each(layer, wrap):
+    """The network with each of its compiled layers in a wrapper."""
+    return replace_at(layer, lambda _, node: wrap(node) if isinstance(node, Compiled) else node)
+
+
 def _largest(tree):
     return max((float(np.abs(v).max(initial=0)) for v in jax.tree.leaves(tree) if is_float(v)), default=0.0)
 
@@ -167,7 +170,7 @@ def _largest(tree):
 def _is_rounding(wrong, layer, params, x, dy, ours, true, rng):
     noise = dict.fromkeys((d.leaf for d in wrong), 0.0)
     moves, rest = split((params, x))
-    between = replace_at(layer, lambda _, node: Rounded(node.layer, node, rng) if isinstance(node, Compiled) else node)
+    between = _around_each(layer, lambda node: Rounded(node.layer, node, rng))
     for _ in range(8):
         params_, x_ = join(rounded(moves, rng), rest)
         for before, now in ((ours, gradients(between, params_, x_, dy)), (true, truth(layer, params_, x_, dy))):

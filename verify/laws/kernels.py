@@ -24,9 +24,7 @@ def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return
     draw = plan.ordinary[0]
     try:
-        if "kernels" not in bench.memo:
-            bench.memo["kernels"] = _interpreted(bench, plan, declared=True)
-        got, races = bench.memo["kernels"]
+        got, races = bench.once("kernels", lambda: _interpreted(bench, plan, declared=True))
     except Refused as refused:  # what this interpreter of TPU kernels cannot run is another machine's
         yield refusal("kernels", draw, refused, note=True, dtype=bench.native)
         return

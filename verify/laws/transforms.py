@@ -133,12 +133,10 @@ def looped(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
     draws = [(replace(c, others=draws[0][0].others), f"loop {label}", dy) for c, label, dy in draws]
     try:
-        if "loop" not in bench.memo:
-            bench.memo["loop"] = draws, _scanned(bench, draws)
+        draws, together = bench.once("loop", lambda: (draws, _scanned(bench, draws)))
     except Refused as refused:
         yield refusal("loop", draws[0], refused, note=isinstance(refused.error, NotImplementedError))
         return
-    draws, together = bench.memo["loop"]
     for i, draw in enumerate(draws):
         got = bench.came(together[i], draw[2], "loop", i)
         yield from _as_alone(bench, draw, got, "loop", "in a loop, rematerialized,")
@@ -267,12 +265,10 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return sample(*bench.compiled(bench.flat.vjp)(*jax.tree.map(spread, values)))
 
     try:
-        if "sharded" not in bench.memo:
-            bench.memo["sharded"] = bench.guarded("backward", run, "float64")
+        got = bench.once("sharded", lambda: bench.guarded("backward", run, "float64"))
     except Refused as refused:
         yield refusal("sharded", draw, refused, note=False)
         return
-    got = bench.memo["sharded"]
     got, own = bench.came(got, dy, "sharded"), _divides(bench)
     for breach in _as_alone(bench, draw, got, "sharded", "spread over devices"):
         why = "" if own else "; of XLA's own operations alone, so that this is XLA's mistake in dividing them"

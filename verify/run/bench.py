@@ -108,10 +108,8 @@ class Bench:
 
     def outputs(self, case: Case, dtype: Any) -> tuple:
         """The shapes and dtypes of the subject's float outputs."""
-        key = ("outputs", case.shapes, str(dtype))
-        if key not in self.memo:
-            self.memo[key] = self.guarded("forward", lambda: jax.eval_shape(self.flat.primal, *case.at(dtype)), dtype)
-        return self.memo[key]
+        run = lambda: jax.eval_shape(self.flat.primal, *case.at(dtype))  # noqa: E731
+        return self.once(("outputs", case.shapes, str(dtype)), lambda: self.guarded("forward", run, dtype))
 
     def cotangent(self, case: Case, dy: Leaves, dtype: Any) -> Leaves:
         return tuple(d.astype(s.dtype) for d, s in zip(dy, self.outputs(case, dtype), strict=True))
@@ -226,10 +224,8 @@ class Bench:
         return self._defined()[0]
 
     def _defined(self) -> tuple[set[str], bool, int]:
-        if "defined" not in self.memo:
-            run = lambda: look([jax.make_jaxpr(self.oracle.primal)(*self.example.at("float64")).jaxpr])  # noqa: E731
-            self.memo["defined"] = self.guarded("reference", run, "float64")
-        return self.memo["defined"]
+        run = lambda: look([jax.make_jaxpr(self.oracle.primal)(*self.example.at("float64")).jaxpr])  # noqa: E731
+        return self.once("defined", lambda: self.guarded("reference", run, "float64"))
 
     @property
     def either(self) -> set[str]:

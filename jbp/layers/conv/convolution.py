@@ -76,7 +76,7 @@ class Conv(Layer):
         stride, dilation = spread(self.stride, rank), spread(self.dilation, rank)
         extent = tuple(d * (k - 1) + 1 for d, k in zip(dilation, spread(self.kernel, rank), strict=True))
         pads = paddings(self.padding, shape[1:-1], extent, stride)
-        must_fit(self, [n + low + high for n, (low, high) in zip(shape[1:-1], pads, strict=True)])
+        must_fit(self, shape[1:-1], pads)
         return stride, dilation, pads
 
     def _bordered(self, x):

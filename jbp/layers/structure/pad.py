@@ -46,7 +46,7 @@ class Pad(Layer):
 
     def forward(self, params, x, /):
         widths = pairs(self.widths, spatial(self, x, "widths"))
-        must_fit(self, [n + low + high for n, (low, high) in zip(x.shape[1:-1], widths, strict=True)])
+        must_fit(self, x.shape[1:-1], widths)
         if any(n + min(low, 0) + min(high, 0) < 0 for n, (low, high) in zip(x.shape[1:-1], widths, strict=True)):
             raise LayerError(self, f"got x {show(x)}; expected as much as widths={self.widths} crop. Crop less.")
         return pad(self, x, widths, self.mode, self.value), ()
