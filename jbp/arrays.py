@@ -1,4 +1,4 @@
-"""At the door of every layer: arrays are let in, NumPy's as JAX takes them, and anything else is refused.
+"""At the door of every layer: arrays of real numbers are let in, NumPy's as JAX takes them, and the rest is refused.
 
 One rule for `init` and `forward`, of a layer alone, in a network, under `jit` and in training: a NumPy array of float64
 counts as float32 where x64 is off, as it does for every function of jax.numpy. Shapes alone serve `init`. `backward`
@@ -118,16 +118,18 @@ def array(leaf: Any) -> Any:
 
 def is_array(leaf: Any) -> bool:
     """Whether `array` takes the leaf. Nothing is moved to a device."""
+    if isinstance(leaf, jax.Array):
+        return not jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     numbers = isinstance(leaf, np.ndarray | np.generic)
-    return isinstance(leaf, jax.Array) or (
-        numbers and (leaf.dtype.kind in "bui" or jnp.issubdtype(leaf.dtype, jnp.inexact))
-    )
+    return numbers and (leaf.dtype.kind in "bui" or jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def shape(leaf: Any) -> Any:
-    """An array or a shape, its dtype one that JAX has."""
+    """An array or a shape, its dtype one that JAX has. None for what `array` does not take."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return array(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return None
     known = not jnp.issubdtype(leaf.dtype, jnp.inexact) or jax.dtypes.canonicalize_dtype(leaf.dtype) == leaf.dtype
     return leaf if known else jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
@@ -142,8 +144,8 @@ def taken(layer: Any, what: str, tree: Any, kind: Callable[[Any], Any] = array) 
                 shapes = " jax.eval_shape takes shapes." * isinstance(leaf, jax.ShapeDtypeStruct)
                 raise LayerError(
                     layer,
-                    f"got {what}{jax.tree_util.keystr(path)} {_kind(leaf)}; expected an array of numbers. "
-                    f"Pass jnp.asarray of its values.{shapes}",
+                    f"got {what}{jax.tree_util.keystr(path)} {_kind(leaf)}; expected an array of real numbers. "
+                    f"Pass {_remedy(leaf)}.{shapes}",
                 )
     same = all(a is b for a, b in zip(leaves, found, strict=True))
     return tree if same else jax.tree.unflatten(structure, found)
@@ -165,6 +167,11 @@ def _trained(layer, params):
 
 def _is_buffer(node):
     return getattr(node, "is_buffer", False)
+
+
+def _remedy(leaf):
+    parts = "v.real and v.imag, or jnp.abs(v), in place of a complex v"
+    return parts if getattr(getattr(leaf, "dtype", None), "kind", "") == "c" else "jnp.asarray of its values"
 
 
 def _kind(leaf):

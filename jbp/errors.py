@@ -116,18 +116,17 @@ def check_cotangent(layer: Any, y: Any, dy: Any, whence: str = "") -> None:
         )
 
 
+def passed(layer: Any, outline: Any, dy: Any) -> Any:
+    """dy as it is, after a check that it is like the output, of which `outline` (jbp.numerics) was kept."""
+    check_cotangent(layer, jax.ShapeDtypeStruct(outline.shape[:-1], outline.dtype), dy)
+    return dy
+
+
 def must_be_there(layer: Any, dy: Any) -> Any:
     """dy, after a check that there is one: for layers that pass it on as it is."""
     if dy is None:
         raise LayerError(layer, "got the cotangent None; expected an array like the output. jnp.zeros_like(y) is none.")
     return dy
-
-
-def real(layer: Any, name: str, p: Any) -> Any:
-    """A buffer's array, after a check that it holds no complex numbers, which a cast would make real without a word."""
-    if jnp.issubdtype(p.dtype, jnp.complexfloating):
-        raise LayerError(layer, f"got {name!r} {show(p)}; expected real numbers. Take p.real, or jnp.abs(p).")
-    return p
 
 
 def floats(layer: Any, x: Any, axes: str, least: int = 1, rank: int | None = None) -> Any:
@@ -194,7 +193,7 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                     f"got {name!r} {show(p)} with x in {dtype}; expected one dtype for all parameters, that of x or a "
                     f"wider one. Cast the parameters with jbp.cast(params, {str(dtype)!r}), or x.",
                 )
-        found.append(real(layer, name, p) if buffer else p)
+        found.append(p)
     return found
 
 

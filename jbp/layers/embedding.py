@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbp.cases import Case, f, i
-from jbp.errors import LayerError, floats, indices, must_be_there, show, take
+from jbp.errors import LayerError, floats, indices, must_be_there, passed, show, take
 from jbp.fields import Count, DType, Hint, Positive, Size
 from jbp.layer import Estimator, Layer
-from jbp.numerics import Static, counting, wide, wide_dtype
+from jbp.numerics import Static, counting, outline, wide, wide_dtype
 
 __all__ = ["Embedding", "EmbeddingBag", "FrequencyScaledEmbedding", "Positions", "SinusoidalPositions"]
 
@@ -355,10 +355,10 @@ class SinusoidalPositions(Layer):
         k, i = np.arange(n)[:, None], np.arange(d)[None]
         angle = k / self.base ** (2 * (i // 2) / d)
         p = jnp.asarray(np.where(i % 2 == 0, np.sin(angle), np.cos(angle)), x.dtype)
-        return x + p.reshape((1,) * (x.ndim - 2) + p.shape), ()
+        return x + p.reshape((1,) * (x.ndim - 2) + p.shape), outline(x)
 
-    def backward(self, params, residuals, dy, /):
-        return must_be_there(self, dy), ()
+    def backward(self, params, shape, dy, /):
+        return passed(self, shape, dy), ()
 
     def reference(self, params, x, /):
         n, d = x.shape[-2:]

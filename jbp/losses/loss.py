@@ -326,7 +326,7 @@ class Weighted(_Around):
         inner, w = self._parts(x)
         with at(self, ".loss"):
             (terms, n), residuals = self.loss.terms(params, _without(inner, _out(w)))
-        if not _leads(w, terms) or jnp.issubdtype(w.dtype, jnp.complexfloating):
+        if not _leads(w, terms):
             raise LayerError(
                 self,
                 f"got weights {show(w)} for {show(terms)}; expected a real weight for each of the first axes. "

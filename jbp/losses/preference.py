@@ -183,7 +183,6 @@ class KTO(Loss):
         policy, reference, wanted, z = parts(self, x, "log-probabilities", "those of the reference", "wanted", "z")
         floats(self, policy, "(batch, ...)")
         fits = len(reference.shape) and policy.shape[:1] == reference.shape[:1] == wanted.shape and z.shape == ()
-        fits = fits and not jnp.issubdtype(wanted.dtype, jnp.complexfloating)
         if not fits or reference.dtype != policy.dtype or z.dtype != policy.dtype:
             raise LayerError(
                 self,

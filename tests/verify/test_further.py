@@ -151,7 +151,7 @@ def test_a_campaign_reports_and_replays_what_a_question_finds(monkeypatch, capsy
     few = [c for c in SOURCE.layers if type(c.layer) in (jbp.layers.Dense, jbp.layers.Tanh, jbp.layers.Sigmoid)]
     wrong = [replace_layer(c, HalvesApart(3)) if c.layer == jbp.layers.Dense(3) else c for c in few]
     source = replace(SOURCE, layers=tuple(wrong), names=dict(SOURCE.names) | {"HalvesApart": HalvesApart})
-    for module in ("verify.architectures.campaign", "verify.architectures.networks", "verify.cli.commands"):
+    for module in ("verify.architectures.campaign", "verify.architectures.networks", "verify.naming.catalogues"):
         monkeypatch.setattr(f"{module}.catalogue", lambda name="jbp": source)
     monkeypatch.setattr(further, "questions", lambda source: {"backward and gradient apart": further.apart})
     tally = campaign.run(40, 3, every=1)

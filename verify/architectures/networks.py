@@ -320,9 +320,9 @@ def values(network: Network, dtype: Any = jnp.float64) -> tuple[Any, Any, np.ran
     def moved(p):
         if is_buffer(p) or not is_float(p):
             return p
-        return jnp.asarray(rng.normal(size=p.shape) * 0.6, dtype)
+        return np.asarray(rng.normal(size=p.shape) * 0.6, dtype)
 
-    return jax.tree.map(moved, params, is_leaf=is_buffer), x, rng
+    return jax.device_put(jax.tree.map(moved, params, is_leaf=is_buffer)), x, rng
 
 
 def draw_inputs(inputs: Any, rng: np.random.Generator, dtype: Any) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
 from jbp.compose import Wrapper
-from jbp.errors import LayerError, at, real, show
+from jbp.errors import LayerError, at, show
 from jbp.fields import Count
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import Conv
@@ -57,8 +57,6 @@ class _Weighted(Wrapper):
                 f"got parameters {show(params)}; expected a dict with 'layer' and the layer's own in it. "
                 "Are these the parameters of another network? Make them with net.init(key, x).",
             )
-        for name in self.beside:
-            real(self, name, getattr(params[name], "value", params[name]))
         return params | {"layer": params["layer"]["w"]}
 
     def _inner(self, params):

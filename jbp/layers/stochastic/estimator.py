@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import floats, must_be_there, take
+from jbp.errors import floats, passed, take
 from jbp.fields import Hint, Range
 from jbp.keys import Keyed
 from jbp.layer import Estimator
-from jbp.numerics import log_sum_exp, wide, wide_dtype
+from jbp.numerics import log_sum_exp, outline, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class StraightThroughRound(Estimator):
     """
 
     def forward(self, params, x, /):
-        return jnp.round(floats(self, x, "of any shape", least=0)), ()
+        return jnp.round(floats(self, x, "of any shape", least=0)), outline(x)
 
-    def backward(self, params, residuals, dy, /):
-        return must_be_there(self, dy), ()
+    def backward(self, params, shape, dy, /):
+        return passed(self, shape, dy), ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class StraightThroughOneHot(Estimator):
 
     def forward(self, params, x, /):
         best = floats(self, x, "(..., n)").argmax(-1, keepdims=True)
-        return (jax.lax.broadcasted_iota(best.dtype, x.shape, x.ndim - 1) == best).astype(x.dtype), ()
+        return (jax.lax.broadcasted_iota(best.dtype, x.shape, x.ndim - 1) == best).astype(x.dtype), outline(x)
 
-    def backward(self, params, residuals, dy, /):
-        return must_be_there(self, dy), ()
+    def backward(self, params, shape, dy, /):
+        return passed(self, shape, dy), ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class GradientReversal(Estimator):
     scale: float = 1.0
 
     def forward(self, params, x, /):
-        return floats(self, x, "of any shape", least=0), ()
+        return floats(self, x, "of any shape", least=0), outline(x)
 
-    def backward(self, params, residuals, dy, /):
-        return -self.scale * dy, ()
+    def backward(self, params, shape, dy, /):
+        return -self.scale * passed(self, shape, dy), ()
 
 
 @dataclass(frozen=True)
