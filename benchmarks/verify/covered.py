@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.architectures.campaign import Tally, expected, neighbours, recorded
+from verify.architectures.judge import REMARKS
 from verify.report import outputs
 
 OUTPUT = Path(__file__).parent / "results" / "networks.json"
@@ -55,8 +56,7 @@ def table(told: dict[str, Any]) -> str:
     rows, possible = told["chapters"], told["possible"]
     shown = {next(i for i, r in enumerate(rows) if r["networks"] >= told["networks"] * t / 10) for t in range(1, 11)}
     asked = ", ".join(f"{name} {n}" for name, n in told["asked"].items())
-    remarks = {"rounding": "differed by what rounding does", "not finite": "had no finite true gradient"}
-    noted = "".join(f" {n} {remarks.get(remark, remark)}." for remark, n in told["remarks"].items())
+    noted = "".join(f" {n} {REMARKS[remark]}." for remark, n in told["remarks"].items())
     lines = [
         f"{told['networks']} networks in {len(rows)} chapters, seed {told['seed']}: {told['disagreements']} disagree. "
         f"{told['compiled']} layers were compiled, {told['process hours']} hours of one process.{noted}",

@@ -12,7 +12,12 @@ from verify.architectures.compiled import Compiled, compiled
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, is_none, join, replace_at, split
 
-LARGE = "large numbers"  # the remark where a difference did not count for them
+LARGE = "large numbers"
+REMARKS = {  # why a difference did not count, and what is told of the networks of which that is so
+    "rounding": "differed by no more than rounding the inputs does",
+    "not finite": "had no finite true gradient",
+    LARGE: "differed where numbers are beyond 1e8, and not with smaller parameters",
+}
 RAISES = "the sweep raises"  # how the difference of one that does begins
 
 

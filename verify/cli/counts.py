@@ -10,6 +10,7 @@ from typing import Any
 
 from verify.architectures import campaign
 from verify.architectures.chapters import lengths
+from verify.architectures.judge import REMARKS
 from verify.cli import shell
 from verify.mutation import mutants as mutation
 from verify.naming import tokens
@@ -17,7 +18,7 @@ from verify.report import outputs
 from verify.report.escape import line
 from verify.report.report import Finding, Report
 
-KEPT = 1000  # networks of a campaign whose programs are kept for the next run: of more they would be gigabytes
+KEPT = 10_000  # networks of a campaign whose programs are kept for the next run: some 40 MB; of more they are gigabytes
 
 
 def networks(options: argparse.Namespace) -> str:
@@ -88,11 +89,7 @@ def _print_campaign(tally, options, jobs) -> None:
     shell.say(people, (head, "bold"), f" (seed {options.seed}, float64, every element of every leaf)")
     if options.quiet:
         return
-    remarks = {
-        "rounding": "differed by no more than rounding the inputs does",
-        "not finite": "had no finite true gradient",
-    }
-    for remark, words in remarks.items():
+    for remark, words in REMARKS.items():
         if tally.remarks[remark]:
             shell.say(people, f"  {tally.remarks[remark]} {words}")
     if tally.asked:
