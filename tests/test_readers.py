@@ -210,6 +210,14 @@ PLAIN = {
         Serial(Tied(Serial(Dense(3), Tanh(), Dense(3), Dense(3)), (((0,), (2,)), ((0,), (3,)))), Dense(CLASSES)),
         flat(3),
     ),
+    "Tied, what has no parameters": (
+        Serial(Tied(Serial(Tanh(), Dense(3), Tanh()), (((0,), (2,)),)), Dense(CLASSES)),
+        flat(3),
+    ),
+    "Tied, nothing has parameters": (
+        Serial(Dense(3), Tied(Serial(Tanh(), Tanh(), Tanh()), (((0,), (2,)),)), Dense(CLASSES)),
+        flat(3),
+    ),
     "Tied, tokens and few": (
         Serial(Tied(Serial(Dense(3), Tanh(), Dense(3)), (((0, "w"), (2, "w")),)), Flatten(), Dense(CLASSES)),
         flat(9, 3),

@@ -504,14 +504,18 @@ class _Shared(Wrapper):
         tied: Any = self.layer
         dx, delta = tied.backward(params, residuals, dy)
         nodes = [node for node in jax.tree.leaves(delta, is_leaf=_is_node) if _is_node(node)]
+        if not nodes:  # nothing inside is trained
+            return dx, delta
         squares = [node.squares.reshape(-1, node.squares.shape[-1]).sum(0) for node in nodes]
         places: dict[Any, list[Any]] = {}
         for source, place in tied.ties:
             places.setdefault(source, [source]).append(place)
         for group in places.values():
-            for i, a in enumerate(group):
-                for b in group[:i]:
-                    squares.append(2 * _inner(*(_look(tied.layer, residuals, delta, path) for path in (a, b))))
+            found = [_look(tied.layer, residuals, delta, path) for path in group]
+            for i, a in enumerate(found):
+                for b in found[:i]:
+                    if _is_node(a[2]) and _is_node(b[2]):  # a layer without parameters has nothing to share
+                        squares.append(2 * _inner(a, b))
         return dx, Group(delta, _plus(squares), self.path)
 
     def gradient(self, residuals, delta, /):
@@ -519,7 +523,7 @@ class _Shared(Wrapper):
             whole = delta.node
             each = jnp.eye(delta.weights.shape[0], dtype=whole.squares.dtype)  # one example alone, and then the next
             return _added(lambda only: self.layer.gradient(residuals, whole.scaled(only).value), each, delta.weights)
-        return self.layer.gradient(residuals, delta.value)
+        return self.layer.gradient(residuals, delta.value if _is_node(delta) else delta)
 
     def pull(self, params, residuals, dy, /):
         return Layer.pull(self, params, residuals, dy)

@@ -108,7 +108,10 @@ def _derivative_transpose(dys, *given, layer, tree, moving):
         return jnp.zeros(y.shape, y.dtype) if type(dy) is ad.Zero else dy
 
     moves = hand_and_true(layer, params, x, jax.tree.map(cotangent, known))[4]
-    down = jax.tree.leaves(moves, is_leaf=is_none)
+    down = []
+    nodes = jax.tree.leaves((params, x), is_leaf=is_buffer), jax.tree.leaves(moves, is_leaf=is_none)
+    for node, d in zip(*nodes, strict=True):
+        down += [None] * len(jax.tree.leaves(node)) if is_buffer(node) else [d]
     return [None] * tree.num_leaves + [d for d, m in zip(down, moving, strict=True) if m]
 
 
