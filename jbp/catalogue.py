@@ -84,6 +84,11 @@ def _headed() -> Layer:
     return jbp.Serial(jbp.Parallel(both, both), losses.Total(near=losses.Huber(), far=(losses.LogCosh(), 0.3)))
 
 
+def _every_one() -> Layer:
+    """One loss of two outputs that have the same target."""
+    return jbp.Serial(jbp.Parallel(layers.FanOut(), layers.Identity()), credit.EachOutput(losses.MeanSquaredError()))
+
+
 LAYERS = (
     *(case for case in layers.CASES if not isinstance(case.layer, Estimator)),
     Case(layers.Bidirectional(layers.Dropout(0.3)), f(2, 5, 3)),
@@ -144,6 +149,10 @@ LAYERS = (
     Case(jbp.Serial(layers.MaxPool(2, return_indices=True), layers.MaxUnpool(2)), f(2, 4, 3), f(1, 2, 4, 2)),
     Case(jbp.Serial(layers.MaxPool(3, 1, "SAME", return_indices=True), layers.Select(0)), f(1, 2, 3, 2)),
     Case(jbp.Serial(layers.AdaptiveMaxPool(2, return_indices=True), layers.Select(0)), f(1, 4, 3)),
+    Case(jbp.Serial(layers.ElmanCell(3), layers.Select(0)), (f(2, 5), f(2, 3))),
+    Case(jbp.Serial(layers.GRUCell(3), layers.Select(0)), (f(2, 5), f(2, 3))),
+    Case(jbp.Serial(layers.MinimalGRUCell(3), layers.Select(1)), (f(2, 5), f(2, 3))),
+    Case(jbp.Serial(layers.LSTMCell(3), layers.Select(0)), (f(2, 5), (f(2, 3), f(2, 3)))),
 )  # fmt: skip
 
 FORMS = (
@@ -174,6 +183,7 @@ LOSSES = (
     *losses.CASES,
     Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(_headed(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(_every_one(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     *credit.LOSSES,
 )
 

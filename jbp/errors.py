@@ -185,6 +185,12 @@ def take(layer: Any, params: Any, dtype: Any, /, **shapes: tuple[int, ...]) -> l
                 f"got {name!r} {show(p)}; expected shape {list(shape)}. "
                 "Are these the parameters of another network, or is the trailing size of x wrong?",
             )
+        if buffer and jnp.issubdtype(p.dtype, jax.dtypes.prng_key) != (name == "key"):
+            raise LayerError(
+                layer,
+                f"got {name!r} {show(p)}; expected {'a random key' if name == 'key' else 'numbers'}. "
+                "Make the parameters with net.init(key, x).",
+            )
         if not buffer:
             first = p if first is None else first
             if p.dtype != first.dtype or not _holds(p.dtype, dtype):

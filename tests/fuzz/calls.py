@@ -20,7 +20,7 @@ from jbp.credit import angle, feedback_alignment
 from jbp.errors import LayerError, TreeError
 from jbp.private import Poisson, Private
 from jbp.readers import deltas, per_example, per_example_gradients
-from jbp.sweep import value_and_grad
+from jbp.sweep import inside as inside_of, value_and_grad
 from jbp.train import Diverged, accuracy, fit, inside, start, step
 from tests.oracle import draw
 
@@ -91,6 +91,7 @@ def short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
+LEFT_OUT = jbp.layers.Attention, jbp.layers.MultiHeadAttention  # None there is as if left out
 CHILDREN = "ties", "layers", "layer", "cell", "expert", "loss", "net"
 
 
@@ -119,13 +120,15 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
     new = pick(rng, SENSELESS if never else ODD)
     if isinstance(old, str) and isinstance(new, str):
         never = False  # a word may be any name: of a dict's key, of a parameter
-    if old == () and isinstance(new, list) and not new:
-        return None  # it is the same: lists become tuples
     never = never or nonsense(old, new)
     if isinstance(old, tuple) and old and rng.random() < 0.3:
         i = rng.integers(len(old))
         never = (never and not isinstance(new, str)) or nonsense(old[i], new)
         new = (*old[:i], new, *old[i + 1 :])
+    elif isinstance(old, tuple) and isinstance(new, list) and not new:  # lists become tuples, and one may be empty
+        never = False
+        if not old:
+            return None
     x = draw(pick(rng, case.inputs), rng, jnp.float32)
 
     def act():
@@ -271,13 +274,26 @@ def wrong_leaf(leaf: Any, rng: np.random.Generator) -> tuple[Any, bool]:
     )
 
 
+def goes_by(layer: Any, path: Any) -> bool:
+    """Whether the layer does not look at this entry of its input: it drops it, or passes it on, whatever it is."""
+    entry = getattr(path[0], "key", getattr(path[0], "idx", None)) if path else None
+    if isinstance(layer, jbp.layers.Select):
+        return entry not in layer.keys
+    if isinstance(layer, jbp.Sublayer):
+        looked = ["x", *(t if isinstance(t, str) else t[1] for t in (*layer.takes, *layer.optional))]
+        return isinstance(entry, str) and entry not in looked
+    return False
+
+
 def inputs(case: Any, rng: np.random.Generator) -> Call | None:
     """One array that goes in is something else."""
     layer, x = case.layer, draw(pick(rng, case.inputs), rng, jnp.float32)
     leaves, tree = jax.tree.flatten(x)
     i = rng.integers(len(leaves))
     new, senseless = wrong_leaf(leaves[i], rng)
-    senseless = senseless and not (new is None and isinstance(layer, jbp.layers.Select))  # an entry may be any pytree
+    path = jax.tree.leaves_with_path(x)[i][0]
+    senseless = senseless and not (goes_by(layer, path) if isinstance(new, jax.Array) or new is None else False)
+    senseless = senseless and not (new is None and any(isinstance(inner, LEFT_OUT) for inner in inside_of(layer)))
     params = layer.init(jax.random.key(0), x)
     changed = tree.unflatten([*leaves[:i], new, *leaves[i + 1 :]])
     if rng.random() < 0.15:

@@ -269,14 +269,15 @@ def expected(name: str) -> tuple[set[str], set[str]]:
 
 
 def neighbours(name: str) -> set[tuple[str, str]]:
-    """The pairs of layer types of which the second takes arrays of the rank that the first makes, out of some case."""
+    """The pairs of layer types of which the second makes one array of one of the rank that the first makes, out of some
+    case. What makes several arrays follows no other by itself, but with what takes one of them."""
     source = catalogue(name)
     makes, takes = defaultdict(set), defaultdict(set)
     for case in source.layers:
         for inputs in map(plain, case.inputs):
             kind, y = type(case.layer).__name__, after(case.layer, inputs)
             makes[kind] |= {len(y.shape)} if y else set()
-            takes[kind] |= {len(inputs.shape)} if is_one(inputs) else set()
+            takes[kind] |= {len(inputs.shape)} if is_one(inputs) and y else set()
     return {(a, b) for a, ranks in makes.items() for b, others in takes.items() if ranks & others}
 
 

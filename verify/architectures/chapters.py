@@ -5,18 +5,21 @@ So a chapter draws a vocabulary of such pairs first, which fit one another, and 
 The next chapter draws afresh: coverage grows with chapters, memory does not.
 """
 
+import itertools
 import math
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
 
 from verify.architectures.networks import (
+    MOST,
     SIZES,
     Array,
     Fitting,
     after,
-    bounded,
     is_one,
     loss_targets,
     plain,
@@ -26,12 +29,16 @@ from verify.architectures.networks import (
 )
 
 FIRST, LONGEST = 50, 20_000  # networks of a campaign's first chapters, and of the longest
-FORMS = 3  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
+MOST_PAIRS = 170  # of a layer and an input, in a chapter: with what forms compile beside them a gigabyte
+FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
+HUBS, ASIDE = 3, 6  # shapes of each rank: where most layers of a chapter meet, and what others make of these
+SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank
 TRIES = 4
 
 
 def lengths(count: int) -> list[int]:
-    """How many networks each chapter of a campaign has: few at first, so that they flow at once, then twice as many."""
+    """How many networks each chapter of a campaign has: few at first, so that they flow at once, then four times as
+    many, for a chapter takes a minute to compile however long it is."""
     found = []
     while count > 0:
         found.append(min(_length(len(found)), count))
@@ -40,31 +47,52 @@ def lengths(count: int) -> list[int]:
 
 
 def _length(number: int) -> int:
-    """How long a chapter is if the campaign goes on: two of a length, one for each of two processes, then doubled."""
-    return min(FIRST << min(number // 2, 30), LONGEST)
+    """How long a chapter is if the campaign goes on: two of a length, one for each of two processes, then longer."""
+    return min(FIRST << min(number // 2 * 2, 30), LONGEST)
 
 
 def pairs(length: int) -> int:
     """How many pairs of a layer and an input a chapter of so many networks compiles."""
-    return min(250, max(30, round(6 * math.sqrt(length))))
+    return min(MOST_PAIRS, max(30, round(6 * math.sqrt(length))))
+
+
+def small(x: Array) -> bool:
+    """Whether x may be met in a chapter: of two axes or more, none empty, and of no more than MOST numbers."""
+    return len(x.shape) > 1 and 0 < math.prod(x.shape) <= MOST
+
+
+@cache
+def changes(cases: tuple[Any, ...]) -> tuple[tuple[Any, Any, Array], ...]:
+    """(layer, x, y) of each layer that makes a small y of another shape out of what its case shows, an array or not."""
+    made = [(case.layer, x, after(case.layer, x)) for case in cases for x in map(plain, case.inputs)]
+    return tuple(
+        (layer, x, y)
+        for layer, x, y in made
+        if y is not None and small(y) and (small(x) and y != x if is_one(x) else True)
+    )
 
 
 class Chapter:
     """A vocabulary of `size` pairs out of a catalogue, drawn with the seed: what `networks.Whole` is of all.
 
-    Chapter after chapter begins with other types of layers, so that all are met. Every output is an input of some pair.
+    Most of its layers take or make a few shapes, the hubs: there any can follow any. Chapter after chapter begins with
+    other types of layers, so that all are met.
     """
 
     def __init__(self, source: Any, seed: int, number: int, size: int):
         self.source = source
         self._rng = np.random.default_rng([seed, number])
-        self._room = max(4, size // 20)  # shapes of each rank: with few ranks full, the others still find room
         self._made: dict[Array, dict[Any, Array]] = {}
         self._openers: dict[tuple, Array] = {}
         self._losses: dict[Array, dict[Any, tuple[Array, ...]]] = {}
         deck = [source.forms[i] for i in self._rng.permutation(len(source.forms))]
+        self._hubs, self._room = [], HUBS
         for rank in sorted(taken(source.layers) & {2, 3, 4}):
-            self._add_shape(x := self._shape(rank))
+            self._add_hub(self._shape(rank))
+            if size >= SEVERAL:
+                self._add_made(seed, number, rank)
+        self._room = HUBS + ASIDE
+        for x in self._hubs:
             self._add_form(deck, x)
         kinds: dict[type, list[Any]] = {}
         for case in (*source.layers, *source.losses):
@@ -76,13 +104,13 @@ class Chapter:
             if sum(map(len, self._made.values())) + len(self._openers) >= size:
                 break
             cases = several[order[turn % len(order)]]
-            case = cases[self._rng.integers(len(cases))]
-            if type(case.layer) in losses:
-                self._try_loss(case)
+            cases = [cases[i] for i in self._rng.permutation(len(cases))]
+            if type(cases[0].layer) in losses:
+                self._try_loss(cases[0])
             else:
-                self._try_layer(case)
-        self._forms = {x: self._dealt(deck, x) for x in self._made}
-        for x in self._made:
+                self._try_layers(cases)
+        self._forms = {x: self._dealt(deck, x) if x in self._hubs else [] for x in self._made}
+        for x in self._hubs:
             self._made[x].setdefault(still(source, x), x)
         self._fitting = {(x, keeps): self._fit(x, keeps) for x in self._made for keeps in (False, True)}
 
@@ -134,44 +162,89 @@ class Chapter:
         return after(form.build(*[layer] * len(form.keeps)), x)
 
     def _shape(self, rank):
-        """Most often without axes of size one: many a mistake does not show there."""
-        sizes, ones = sorted(SIZES), self._rng.integers(4) == 0
+        """Most often without axes of size one: many a mistake does not show there. Or of powers of two: what takes
+        halves of an axis, or folds it, takes few others."""
+        sizes, ones = (sorted(SIZES), self._rng.integers(4) == 0) if self._rng.integers(2) else ([1, 2, 4, 8], rank)
         while True:
             x = Array(tuple(int(n) for n in self._rng.choice(sizes, rank)))
-            if bounded(x) and x.shape.count(1) <= ones:
+            if small(x) and x.shape.count(1) <= ones:
                 return x
 
     def _add_shape(self, x):
         """Whether x is an input of this chapter, now at least."""
         alike = sum(len(other.shape) == len(x.shape) for other in self._made)
-        if x not in self._made and alike < self._room and bounded(x):
+        if x not in self._made and alike < self._room and small(x):
             self._made[x] = {}
         return x in self._made
 
-    def _try_layer(self, case):
-        own = [x for x in map(plain, case.inputs) if not is_one(x)]
-        if own and (not ranks(case) or self._rng.random() < 0.3):
-            inputs = own[self._rng.integers(len(own))]
-            y = after(case.layer, inputs)
-            if y is not None and len(y.shape) > 1 and self._add_shape(y):
-                self._openers[case.layer, _frozen(inputs)] = y
+    def _add_hub(self, x):
+        self._hubs += [x] * (x not in self._made and self._add_shape(x))
+
+    def _add_made(self, seed, number, rank):
+        """More hubs of a rank: what layers make of something else. Chapter after chapter it is the turn of others, for
+        few shapes are such."""
+        kinds: dict[type, list[Any]] = {}
+        for layer, x, y in changes((*self.source.layers, *self.source.losses)):
+            if len(y.shape) == rank:
+                kinds.setdefault(type(layer), []).append((layer, x, y))
+        order = np.random.default_rng([seed, rank]).permutation(len(kinds))
+        for kind in np.roll(order, -number * (HUBS - 1))[: HUBS - 1]:
+            several = list(kinds.values())[kind]
+            layer, x, y = several[self._rng.integers(len(several))]
+            self._add_hub(y)
+            self._add(layer, x, y)
+
+    def _add(self, layer, x, y):
+        """Whether the layer that makes y of x is one of this chapter's now."""
+        if not is_one(x):
+            if self._add_shape(y):
+                self._openers[layer, _frozen(x)] = y
+        elif self._add_shape(x) and self._add_shape(y):
+            self._made[x][layer] = y
+        return y in self._made
+
+    def _try_layers(self, cases):
+        """One of a type's layers, where it takes what is a hub, or makes one; else where its case shows it."""
+        if not any(map(ranks, cases)) or self._rng.random() < 0.3:
+            self._try_opener(cases[0])
             return
-        known = [x for x in self._made if len(x.shape) in ranks(case) and case.layer not in self._made[x]]
-        tried = [known[i] for i in self._rng.permutation(len(known))[:TRIES]]
-        for x in [*tried, *filter(is_one, map(plain, case.inputs))]:
-            if not self._add_shape(x):
-                continue
-            y = after(case.layer, x)
-            if y is not None and self._add_shape(y):
-                self._made[x][case.layer] = y
+        hubs = [self._hubs[i] for i in self._rng.permutation(len(self._hubs))]
+        into = [(case, x, None) for case in cases for x in hubs if len(x.shape) in ranks(case)]
+        onto = ((case, x, y) for case in cases for y in hubs for x in self._before(case, y))
+        own = ((case, x, None) for case in cases for x in filter(is_one, map(plain, case.inputs)))
+        for case, x, wanted in itertools.chain(*((onto, into) if self._rng.random() < 0.5 else (into, onto)), own):
+            y = None if case.layer in self._made.get(x, ()) else after(case.layer, x)
+            if y is not None and wanted in (None, y) and self._add(case.layer, x, y):
                 return
+
+    def _before(self, case, y):
+        """Arrays out of which the layer may make y: as x of a case is to what comes of it, and others of its rank."""
+        found = []
+        for x in filter(is_one, map(plain, case.inputs)):
+            made = after(case.layer, x)
+            if made is None or len(made.shape) != len(y.shape) or made == x:
+                continue
+            if len(x.shape) == len(y.shape):
+                ratios = [Fraction(a, b) * c for a, b, c in zip(x.shape, made.shape, y.shape, strict=True)]
+                if all(n.denominator == 1 for n in ratios):
+                    found.append(Array(tuple(map(int, ratios))))
+            found += [self._shape(len(x.shape)) for _ in range(TRIES)]
+        return [x for x in found if small(x)]
+
+    def _try_opener(self, case):
+        own = [(x, after(case.layer, x)) for x in map(plain, case.inputs) if not is_one(x)]
+        fit = [(x, y) for x, y in own if y is not None and small(y)]
+        some = [(x, y) for x, y in fit if y in self._hubs] or fit
+        if some:
+            self._add(case.layer, *some[self._rng.integers(len(some))])
 
     def _try_loss(self, case):
         known = list(self._made)
-        for i in self._rng.permutation(len(known))[:TRIES]:
+        for i in self._rng.permutation(len(known)):
             if targets := loss_targets(case, known[i]):
                 self._losses.setdefault(known[i], {})[case.layer] = targets[self._rng.integers(len(targets))]
                 return
+        self._try_opener(case)  # a loss of each example gives an array
 
     def _fit(self, x, keeps):
         """In the catalogue's order, the simplest first, for then a failing network shrinks to what is simple."""

@@ -99,7 +99,7 @@ class Whole:
 
     def openers(self) -> list[tuple[Any, Any, Array]]:
         """(layer, inputs, output) of what takes something else than one floating array, and makes one of it."""
-        return _openers(self.source.layers)
+        return _openers((*self.source.layers, *self.source.losses))
 
     def losses(self, y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
         """(loss, targets) for each loss that takes y."""
@@ -294,7 +294,7 @@ def loss_targets(case: Any, y: Array) -> list[tuple[Array, ...]]:
     found = []
     for inputs in case.inputs:
         like, *others = inputs if isinstance(inputs, tuple) else (inputs,)
-        if not hasattr(like, "shape") or len(like.shape) != len(y.shape):
+        if not all(hasattr(v, "shape") for v in (like, *others)) or len(like.shape) != len(y.shape):
             continue
         targets = tuple(_target(target, like, y) for target in others)
         if after(case.layer, (y, *targets) if targets else y) == Array(()):
