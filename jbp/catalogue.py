@@ -181,7 +181,9 @@ FORMS = (
 
 LOSSES = (
     *losses.CASES,
+    Case(_balanced(2), (f(3, 2), f(3, 2)), (f(2, 3, 2), f(2, 3, 2))),
     Case(_balanced(5), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
+    Case(_balanced(8), (f(3, 8), f(3, 8))),
     Case(_headed(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     Case(_every_one(), (f(3, 5), f(3, 5)), (f(2, 3, 5), f(2, 3, 5))),
     *credit.LOSSES,

@@ -268,7 +268,7 @@ def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_t
                 assert all(chapter.knows(y) for _, y in fitting.outcomes)
                 seen |= {type(layer).__name__ for layer, _ in fitting.outcomes}
             assert all(y == x for fitting in chapter.fitting(x, True) for _, y in fitting.outcomes)
-            assert chapter.fitting(x, True)
+            assert chapter.fitting(x, True) or not chapter.forms(x)
             seen |= {type(loss).__name__ for loss, _ in chapter.losses(x)}
         seen |= {type(layer).__name__ for layer, _, _ in chapter.openers()}
         starts = chapter.starts()  # each of which has a layer that changes nothing, beside the vocabulary

@@ -28,8 +28,8 @@ from verify.architectures.networks import (
     taken,
 )
 
-FIRST, LONGEST = 50, 20_000  # networks of a campaign's first chapters, and of the longest
-MOST_PAIRS = 170  # of a layer and an input, in a chapter: with what forms compile beside them a gigabyte
+FIRST, LONGEST = 50, 12_500  # networks of a campaign's first chapters, and of the longest
+MOST_PAIRS = 210  # of a layer and an input, in a chapter: with what forms compile beside them a gigabyte
 FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
 HUBS, ASIDE = 3, 6  # shapes of each rank: where most layers of a chapter meet, and what others make of these
 SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank
@@ -94,18 +94,19 @@ class Chapter:
         self._room = HUBS + ASIDE
         for x in self._hubs:
             self._add_form(deck, x)
-        kinds: dict[type, list[Any]] = {}
+        kinds: dict[Any, list[Any]] = {}
         for case in (*source.layers, *source.losses):
-            kinds.setdefault(type(case.layer), []).append(case)
+            alone = isinstance(case.layer, type(source.serial()))  # what a row is depends on what is in it
+            kinds.setdefault(case.layer if alone else type(case.layer), []).append(case)
         order = np.random.default_rng(seed).permutation(len(kinds))
         order = np.roll(order, -sum(pairs(_length(n)) for n in range(number)))
-        several, losses = list(kinds.values()), {type(case.layer) for case in source.losses}
+        several, losses = list(kinds.values()), set(source.losses)
         for turn in range(4 * size):
             if sum(map(len, self._made.values())) + len(self._openers) >= size:
                 break
             cases = several[order[turn % len(order)]]
             cases = [cases[i] for i in self._rng.permutation(len(cases))]
-            if type(cases[0].layer) in losses:
+            if cases[0] in losses:
                 self._try_loss(cases[0])
             else:
                 self._try_layers(cases)

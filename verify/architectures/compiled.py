@@ -95,7 +95,7 @@ def _definition_jvp(leaves, tangents, *, layer, tree):
     moving = tuple(type(t) is not ad.Zero for t in tangents)
     moved = [t for t in tangents if type(t) is not ad.Zero]
     dys = iter(_derivative.bind(*leaves, *moved, layer=layer, tree=tree, moving=moving))
-    return ys, [next(dys) if is_float(y) else ad.Zero.from_primal_value(y) for y in ys]
+    return ys, [next(dys) if is_float(y) else ad.Zero(ShapedArray(y.shape, jax.dtypes.float0)) for y in ys]
 
 
 def _derivative_transpose(dys, *given, layer, tree, moving):

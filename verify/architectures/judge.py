@@ -188,7 +188,7 @@ def raise_noise(noise: dict[str, float], before: Any, now: Any, called: Callable
     """The largest change of each leaf that `noise` names, where it is larger than what stands there."""
     for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(now), strict=True):
         if (name := called(path)) in noise:
-            noise[name] = max(noise[name], float(np.abs(a - b).max()))
+            noise[name] = max(noise[name], float(np.abs(np.asarray(a) - np.asarray(b)).max()))
 
 
 def _is_cancellation(wrong, layer, params, x, dy, true, rng):
@@ -198,7 +198,7 @@ def _is_cancellation(wrong, layer, params, x, dy, true, rng):
     """
     lost, (moves, rest) = dict.fromkeys((d.leaf for d in wrong), 0.0), split((params, x))
     for _ in range(8):
-        near = (*join(rounded(moves, rng, np.finfo(np.float32).eps), rest), dy)
+        near = (*join(rounded(moves, rng, float(np.finfo(np.float32).eps)), rest), dy)
         rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, near))
         raise_noise(lost, true, rough)
     return all(d.error <= th.SAFETY * th.DOWN * lost[d.leaf] for d in wrong)

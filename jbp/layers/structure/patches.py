@@ -285,9 +285,12 @@ def _swapped(x, groups):
 CASES = (
     Case(ChannelShuffle(2), f(3, 4), f(2, 3, 8)),
     Case(PixelShuffle(2), f(2, 3, 4), f(1, 2, 3, 8)),
+    Case(PixelShuffle((2, 1)), f(1, 2, 3, 4)),
     Case(PixelUnshuffle((2, 1)), f(1, 4, 3, 2)),
     Case(Unfold(2, 2), f(2, 5, 2), f(1, 4, 2, 3)),
     Case(Unfold((2, 3), (1, 2), (1, (0, 1)), (2, 1)), f(2, 3, 4, 2)),
     Case(Fold(4, 2, 2), f(2, 2, 4)),
+    Case(Fold(5, 1), f(2, 5, 3)),
+    Case(Fold(2, 2), f(2, 1, 4)),
     Case(Fold((3, 4), (2, 3), (1, 2), (1, (0, 1)), (2, 1)), f(2, 3, 2, 6)),
 )
