@@ -1,6 +1,6 @@
 """A campaign's chapters: a part of a catalogue that is compiled once, used by thousands of networks, and forgotten.
 
-To compile a layer for the shape of an input costs a third of a second, a network of compiled layers five milliseconds.
+To compile a layer for the shape of an input costs a tenth of a second, a network of compiled layers six milliseconds.
 So a chapter draws a vocabulary of such pairs first, which fit one another, and its networks are made of these alone.
 The next chapter draws afresh: coverage grows with chapters, memory does not.
 """
@@ -31,7 +31,7 @@ from verify.architectures.networks import (
 FIRST, LONGEST = 50, 12_500  # networks of a campaign's first chapters, and of the longest
 MOST_PAIRS = 210  # of a layer and an input, in a chapter: with what forms compile beside them a gigabyte
 FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
-HUBS, ASIDE = 3, 6  # shapes of each rank: where most layers of a chapter meet, and what others make of these
+HUBS, ROOM = 3, 9  # shapes of a rank: where most layers of a chapter meet, and all with what others make of these
 SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank
 TRIES = 4
 
@@ -86,12 +86,11 @@ class Chapter:
         self._openers: dict[tuple, Array] = {}
         self._losses: dict[Array, dict[Any, tuple[Array, ...]]] = {}
         deck = [source.forms[i] for i in self._rng.permutation(len(source.forms))]
-        self._hubs, self._room = [], HUBS
+        self._hubs: list[Array] = []
         for rank in sorted(taken(source.layers) & {2, 3, 4}):
             self._add_hub(self._shape(rank))
             if size >= SEVERAL:
                 self._add_made(seed, number, rank)
-        self._room = HUBS + ASIDE
         for x in self._hubs:
             self._add_form(deck, x)
         kinds: dict[Any, list[Any]] = {}
@@ -149,7 +148,7 @@ class Chapter:
         return [form for form in self.source.forms if form in mine]
 
     def _add_form(self, deck, x):
-        """What one form makes of x becomes an input, if a form makes something else of it: there it is no use else."""
+        """What one form makes of x becomes an input, if a form makes something else of it: elsewhere it is no use."""
         for form in deck:
             y = self._formed(form, x)
             if y is not None and y != x and self._add_shape(y):
@@ -174,7 +173,7 @@ class Chapter:
     def _add_shape(self, x):
         """Whether x is an input of this chapter, now at least."""
         alike = sum(len(other.shape) == len(x.shape) for other in self._made)
-        if x not in self._made and alike < self._room and small(x):
+        if x not in self._made and alike < ROOM and small(x):
             self._made[x] = {}
         return x in self._made
 
@@ -197,12 +196,12 @@ class Chapter:
 
     def _add(self, layer, x, y):
         """Whether the layer that makes y of x is one of this chapter's now."""
-        if not is_one(x):
-            if self._add_shape(y):
-                self._openers[layer, _frozen(x)] = y
-        elif self._add_shape(x) and self._add_shape(y):
+        added = self._add_shape(y) and (not is_one(x) or self._add_shape(x))
+        if added and is_one(x):
             self._made[x][layer] = y
-        return y in self._made
+        elif added:
+            self._openers[layer, _frozen(x)] = y
+        return added
 
     def _try_layers(self, cases):
         """One of a type's layers, where it takes what is a hub, or makes one; else where its case shows it."""
