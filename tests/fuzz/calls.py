@@ -125,9 +125,9 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
         i = rng.integers(len(old))
         never = (never and not isinstance(new, str)) or nonsense(old[i], new)
         new = (*old[:i], new, *old[i + 1 :])
-    elif isinstance(old, tuple) and isinstance(new, list) and not new:  # lists become tuples, and one may be empty
-        never = False
-        if not old:
+    elif isinstance(new, list) and not new and "tuple" in str({f.name: f.type for f in fields(layer)}[name]):
+        never = False  # lists become tuples, and one may be empty
+        if old == ():
             return None
     x = draw(pick(rng, case.inputs), rng, jnp.float32)
 
