@@ -374,6 +374,12 @@ def test_a_mistake_where_numbers_are_large_is_one_at_smaller_parameters_too(size
     assert outcome_at(wrong, size).disagrees == (not remark)
 
 
+def test_a_mistake_beside_experts_which_run_in_a_vmap_is_looked_at_as_any():
+    experts = jbp.Serial(jbp.layers.MixtureOfExperts(jbp.layers.Dense(5), 3, k=2, capacity=None), jbp.layers.Select(0))
+    assert not outcome_at(jbp.Serial(experts, jbp.layers.Dense(2)), 1.0, (3, 5)).differences
+    assert outcome_at(jbp.Serial(experts, DoubledGradient(2)), 1.0, (3, 5)).disagrees
+
+
 def test_what_is_computed_back_from_large_outputs_is_lost_and_no_mistake():
     state = jbp.layers.SelectiveStateSpace(2)
     halves = jbp.Reversible(jbp.Serial(state, state), jbp.Serial(state, state))

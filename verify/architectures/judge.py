@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from verify import thresholds as th
 from verify.architectures.compiled import Compiled, compiled
@@ -206,14 +207,16 @@ def _is_cancellation(wrong, layer, params, x, dy, true, rng):
 
 @dataclass(frozen=True)
 class Met(Compiled):
-    """A layer that writes down how large its outputs are."""
+    """A layer that writes down how large its outputs are, but for those of experts, which run side by side in a vmap:
+    what comes of all of them is seen in what follows."""
 
     inner: Any
     sizes: list[float]
 
     def forward(self, params, x):
         y, residuals = self.inner.forward(params, x)
-        self.sizes.append(_largest(y))
+        if not any(isinstance(v, Tracer) for v in jax.tree.leaves(y)):
+            self.sizes.append(_largest(y))
         return y, residuals
 
 
