@@ -295,11 +295,13 @@ def _remedy(owner, name, hint, value, default):
         return f"That is a class: write {value.__name__}(...)."
     if hints:
         return hints[0]
-    if isinstance(value, float) and value.is_integer() and value > 0:
+    ranges = [mark for mark in marks if isinstance(mark, Range)]
+    whole = isinstance(value, float) and value.is_integer() and value > 0
+    if whole and all(each.holds(value) for each in ranges):
         return f"Write {name}={int(value)}."
     if default is not MISSING:
         return f"The default is {name}={default!r}."
-    if ranges := [mark for mark in marks if isinstance(mark, Range)]:
+    if ranges:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 8
         nearest = min(max(number, ranges[0].low), ranges[0].high)
         if ranges[0].holds(nearest):

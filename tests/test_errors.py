@@ -30,7 +30,7 @@ from jbp import (
     value_and_grad,
 )
 from jbp.catalogue import LAYERS, LOSSES
-from jbp.credit import angle
+from jbp.credit import PredictiveCoding, angle
 from jbp.errors import TreeError, check_cotangent, show
 from jbp.layer import Layer
 from jbp.layers import (
@@ -749,6 +749,7 @@ NORMED = WeightNorm(Dense(2)).init(KEY, ones(3, 4))
             "expected an array of real numbers. Pass v.real and v.imag",
         ),
         (lambda: WeightNorm(Dense(2)).forward(NORMED | {"more": ones(2)}, ones(3, 4)), "got parameters"),
+        (lambda: PredictiveCoding(Serial(Dense(2)), rate=1e30), "more than 0 and at most 1. The default is rate=0.1"),
         (lambda: KTO()((), (ones(3), ones(3), ones(3, dtype="complex64"), ones())), "got x[2] ArrayImpl complex64"),
         (lambda: ORPO()((), (ones(3, 2, 4), ones(3, 2, 4, dtype="complex64"))), "got x[1] ArrayImpl complex64"),
         (lambda: Embedding(3, 2, dtype=ones()), "the name of a floating-point dtype"),

@@ -429,6 +429,7 @@ def test_a_batch_without_examples_in_front_is_refused():
         LayerNorm(axes=2),
         RMSNorm(axes=2),
         Positions(6),
+        jbp.layers.SinusoidalPositions(),
         jbp.layers.Rotary(),
         Flatten(0),
         jbp.layers.Take(0, 0),

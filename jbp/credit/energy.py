@@ -1,7 +1,7 @@
 """Networks that settle: errors and states find their values by themselves, each from its neighbours."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jbp.cases import Case, f
 from jbp.combinators.sequence import Serial
 from jbp.credit.rule import Blocks, example_error
 from jbp.errors import at
-from jbp.fields import Positive, Size
+from jbp.fields import Positive, Range, Size
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise, Tanh
 from jbp.layers.activation.piecewise import HardSigmoid, ReLU
@@ -45,8 +45,8 @@ class PredictiveCoding(Blocks):
     The blocks are the layers of a Serial up to an activation, or up to the next layer with weights. delta is the
     gradient. Parameters are those of the Serial. (Whittington & Bogacz, *An Approximation of the Error Backpropagation
     Algorithm in a Predictive Coding Network*, 2017; Millidge, Tschantz & Buckley, *Predictive Coding Approximates
-    Backprop along Arbitrary Computation Graphs*, 2022, for `fixed`.) Raises LayerError for a block that gives anything
-    but one array.
+    Backprop along Arbitrary Computation Graphs*, 2022, for `fixed`.) Raises LayerError for a rate that is not above 0
+    and at most 1, and for a block that gives anything but one array.
 
     >>> net = Serial(Dense(8), Tanh(), Dense(2))
     >>> x = jnp.ones((3, 5))
@@ -62,7 +62,7 @@ class PredictiveCoding(Blocks):
 
     layer: Serial
     steps: Size = 20
-    rate: Positive = 0.1
+    rate: Annotated[float, Range(0, 1, open="low")] = 0.1  # no energy here is less curved than 1: more overshoots
     nudge: Positive = 0.1
     fixed: bool = False
 

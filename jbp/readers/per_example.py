@@ -35,7 +35,7 @@ from jbp.errors import LayerError, at, show
 from jbp.layer import Layer, map_children
 from jbp.layers.activation.softmax import LogSoftmax, Softmax
 from jbp.layers.attention.rotary import Rotary
-from jbp.layers.embedding import Positions
+from jbp.layers.embedding import Positions, SinusoidalPositions
 from jbp.layers.linear.dense import Dense
 from jbp.layers.norm.features import LayerNorm, RMSNorm, UnitNorm
 from jbp.numerics import Static, floating, outer, scan, wide, wide_dtype
@@ -52,6 +52,7 @@ _READS = {  # the axes along which a layer reads, from its input's rank: one of 
     RMSNorm: lambda layer: range(-layer.axes, 0),
     UnitNorm: lambda layer: (-1,),
     Positions: lambda layer: (-2,),
+    SinusoidalPositions: lambda layer: (-2,),
     Rotary: lambda layer: (-2,),
 }
 
