@@ -123,7 +123,7 @@ def passed(layer: Any, outline: Any, dy: Any) -> Any:
 
 
 def must_be_there(layer: Any, dy: Any) -> Any:
-    """dy, after a check that there is one: for layers that pass it on as it is."""
+    """dy, after a check that there is one: for tables, whose gradient alone reads it."""
     if dy is None:
         raise LayerError(layer, "got the cotangent None; expected an array like the output. jnp.zeros_like(y) is none.")
     return dy

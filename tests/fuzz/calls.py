@@ -292,8 +292,9 @@ def inputs(case: Any, rng: np.random.Generator) -> Call | None:
     i = rng.integers(len(leaves))
     new, senseless = wrong_leaf(leaves[i], rng)
     path = jax.tree.leaves_with_path(x)[i][0]
-    senseless = senseless and not (goes_by(layer, path) if isinstance(new, jax.Array) or new is None else False)
-    senseless = senseless and not (new is None and any(isinstance(inner, LEFT_OUT) for inner in inside_of(layer)))
+    left_out = new is None and any(isinstance(inner, LEFT_OUT) for inner in inside_of(layer))
+    unread = (new is None or isinstance(new, jax.Array)) and goes_by(layer, path)
+    senseless = senseless and not (left_out or unread)
     params = layer.init(jax.random.key(0), x)
     changed = tree.unflatten([*leaves[:i], new, *leaves[i + 1 :]])
     if rng.random() < 0.15:

@@ -271,7 +271,7 @@ def test_a_chapter_compiles_its_vocabulary_alone_and_a_row_of_them_meets_every_t
             assert chapter.fitting(x, True) or not chapter.forms(x)
             seen |= {type(loss).__name__ for loss, _ in chapter.losses(x)}
         seen |= {type(layer).__name__ for layer, _, _ in chapter.openers()}
-        starts = chapter.starts()  # each of which has a layer that changes nothing, beside the vocabulary
+        starts = chapter.starts()  # each hub has a layer that changes nothing, beside the vocabulary
     assert sum(len(f.outcomes) for x in starts for f in chapter.fitting(x, False)) <= 60 + len(starts)
     every, _ = campaign.expected("jbp")
     print(sorted(every - seen))  # some are met inside of forms alone

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from verify.architectures.networks import (
-    MOST,
     SIZES,
     Array,
     Fitting,
@@ -24,6 +23,7 @@ from verify.architectures.networks import (
     loss_targets,
     plain,
     ranks,
+    small,
     still,
     taken,
 )
@@ -38,7 +38,7 @@ TRIES = 4
 
 def lengths(count: int) -> list[int]:
     """How many networks each chapter of a campaign has: few at first, so that they flow at once, then four times as
-    many, for a chapter takes a minute to compile however long it is."""
+    many, for what a chapter compiles hardly grows with it."""
     found = []
     while count > 0:
         found.append(min(_length(len(found)), count))
@@ -56,19 +56,12 @@ def pairs(length: int) -> int:
     return min(MOST_PAIRS, max(30, round(6 * math.sqrt(length))))
 
 
-def small(x: Array) -> bool:
-    """Whether x may be met in a chapter: of two axes or more, none empty, and of no more than MOST numbers."""
-    return len(x.shape) > 1 and 0 < math.prod(x.shape) <= MOST
-
-
 @cache
 def changes(cases: tuple[Any, ...]) -> tuple[tuple[Any, Any, Array], ...]:
     """(layer, x, y) of each layer that makes a small y of another shape out of what its case shows, an array or not."""
     made = [(case.layer, x, after(case.layer, x)) for case in cases for x in map(plain, case.inputs)]
     return tuple(
-        (layer, x, y)
-        for layer, x, y in made
-        if y is not None and small(y) and (small(x) and y != x if is_one(x) else True)
+        (layer, x, y) for layer, x, y in made if y is not None and small(y) and (not is_one(x) or (small(x) and y != x))
     )
 
 

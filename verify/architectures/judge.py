@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from verify import thresholds as th
-from verify.architectures.compiled import Compiled, compiled
+from verify.architectures.compiled import Compiled, compiled, tracing
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, is_none, join, replace_at, split
 
@@ -215,7 +214,7 @@ class Met(Compiled):
 
     def forward(self, params, x):
         y, residuals = self.inner.forward(params, x)
-        if not any(isinstance(v, Tracer) for v in jax.tree.leaves(y)):
+        if not tracing(y):
             self.sizes.append(_largest(y))
         return y, residuals
 

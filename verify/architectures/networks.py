@@ -158,8 +158,13 @@ class _Draw:
         return (layers[0] if len(layers) == 1 else self.source.serial(*layers)), x
 
 
+def small(x: Array) -> bool:
+    """Of two axes or more, none empty, and of no more than MOST numbers."""
+    return len(x.shape) > 1 and 0 < math.prod(x.shape) <= MOST
+
+
 def bounded(x: Array) -> bool:
-    return len(x.shape) > 1 and set(x.shape) <= SIZES and math.prod(x.shape) <= MOST
+    return small(x) and set(x.shape) <= SIZES
 
 
 def still(source: Any, x: Array) -> Any:
