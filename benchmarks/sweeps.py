@@ -67,7 +67,7 @@ def ways(net: jbp.Layer, x: Any, target: Any) -> dict[str, Compiled]:
     def step(sweep):
         run = take_step(net, LOSS, OPTIMIZER, {}, sweep=sweep)
         state = start(net, OPTIMIZER, KEY, x)
-        return threaded(lambda state, x, target: run(state, jnp.ones((), bool), x, target), state, (x, target))
+        return threaded(lambda state, x, target: run(state, jnp.zeros((), jnp.int32), x, target), state, (x, target))
 
     def alone(params, x, target):
         return LOSS.reference((), (net.reference(params, x[None]), target[None]))

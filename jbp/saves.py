@@ -27,6 +27,8 @@ VERSION = 1
 class Saves:
     """Where `fit` saves a training, how often, and how many saves are kept: the newest `keep`, and never a torn one.
 
+    With `best` or `patience` in `fit` the best state is saved when it is seen, and kept however old it is.
+
         state, batches = resume("runs/a", start(net, optimizer, key, x), batches)
         state, history = fit(net, loss, optimizer, state, batches, saves=Saves("runs/a", every=500))
 
@@ -54,7 +56,8 @@ class Writer:
     def __init__(self, saves: Saves, net: Layer, steps: int, batches: Batches):
         self.saves, self.batches, self.last = saves, batches, steps
         self.about = {"format": "jbp", "version": VERSION, **described(net)}
-        self.manager = _manager(saves.folder, saves.keep)
+        self.kept = _Kept(saves.keep, (batches.best or {"step": None})["step"])
+        self.manager = _manager(saves.folder, self.kept)
         newest = self.manager.latest_step()
         if newest is not None and newest > steps:
             raise FileError(
@@ -69,8 +72,11 @@ class Writer:
         """Whether it is time."""
         return step % self.saves.every == 0
 
-    def save(self, state: Any, history: list[dict[str, float]]) -> None:
-        """Save the state, and the rows that came since the last time. Errors of the last time are raised here."""
+    def save(self, state: Any, history: list[dict[str, float]], best: dict[str, Any] | None) -> None:
+        """Save the state, and the rows that came since the last time. Errors of the last time are raised here.
+
+        `best` tells which step was the best until now.
+        """
         step = int(state.steps)
         if step == self.last and self.manager.latest_step() == step:
             return
@@ -78,7 +84,9 @@ class Writer:
         self._write(step, history)
         arrays, told = _flat(state)
         about = self.about | {"arrays": told, "params": down(state.params, "params", {})}
-        about |= {"positions": _positions(self.batches), "history": self.files}
+        about |= {"positions": _positions(self.batches), "history": self.files, "best": best}
+        if best is not None:
+            self.kept.best = best["step"]
         args = _orbax().args
         self.manager.save(
             step, args=args.Composite(state=args.StandardSave(arrays), about=args.JsonSave(about)), force=True
@@ -97,6 +105,16 @@ class Writer:
             part = home / f"{step}.part"
             part.write_text("".join(json.dumps(row) + "\n" for row in rows))
             part.replace(home / f"{step}.jsonl")
+
+    def read(self, step: int, like: Any) -> Any:
+        """The state of that step, which was saved."""
+        found = _restored(self.manager, self.saves.folder, step, like) if step in self.manager.all_steps() else None
+        if found is None:
+            raise FileError(
+                f"{self.saves.folder}: got no save of step {step}, the best; expected it. Copy it back, or go on from "
+                "the last: leave best and patience out."
+            )
+        return found[0]
 
     def close(self) -> None:
         """Wait until all is on the disk."""
@@ -128,14 +146,41 @@ def resume(folder: str, state: Any, batches: Iterable[Any]) -> tuple[Any, Batche
     return state, Batches(batches)
 
 
-def load(folder: str, *, net: Layer | None = None, layers: Iterable[type[Layer]] = ()) -> tuple[Layer, Any]:
-    """(net, params) of the newest save in the folder, on one device. `net` and `layers` are as of `jbp.load`."""
+class _Kept:
+    """Which saves orbax keeps: the newest, and the best."""
+
+    def __init__(self, newest: int, best: int | None):
+        self.newest, self.best = newest, best
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """One for each save, the oldest first."""
+        first = len(checkpoints) - self.newest
+        return [i >= first or one.step == self.best for i, one in enumerate(checkpoints)]
+
+
+def load(
+    folder: str, *, best: bool = False, net: Layer | None = None, layers: Iterable[type[Layer]] = ()
+) -> tuple[Layer, Any]:
+    """(net, params) of the newest save in the folder, or of the best, on one device.
+
+    Which is the best is what `fit` was told by `best` or `patience`. `net` and `layers` are as of `jbp.load`. Raises
+    FileError for a folder without saves, and with `best` for one of a training that was told neither.
+    """
     manager = _manager(folder, None)
     try:
         step = manager.latest_step()
         if step is None:
             raise FileError(f"{folder}: got no save; expected one. Is the name of the folder right?")
         about = _about(manager, step)
+        if best:
+            told = about.get("best")
+            if not told or told["step"] not in manager.all_steps():
+                raise FileError(
+                    f"{folder}: got no best save; expected one. Give fit best=..., or patience=..., and every=..., or "
+                    "load the newest: leave best=True out."
+                )
+            step = told["step"]
+            about = _about(manager, step)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = {
             str(k): jax.ShapeDtypeStruct(tuple(one["bits"][1]), one["bits"][0], sharding=here)
@@ -212,7 +257,7 @@ def _going_on(manager, folder, batches, about):
             "many as there are. Start as many, or begin the data anew."
         )
     own = positions[min(jax.process_index(), len(positions) - 1)]
-    return Batches(batches, own, history, about["history"])
+    return Batches(batches, own, history, about["history"], about.get("best"))
 
 
 def _flat(state):
@@ -245,13 +290,13 @@ def _positions(batches):
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
 
 
-def _manager(folder, keep):
+def _manager(folder, kept):
     ocp = _orbax()
     if "://" not in folder:
         from pathlib import Path
 
         folder = str(Path(folder).resolve())
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=keep is not None)
+    options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=kept is not None)
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
 
 

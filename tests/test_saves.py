@@ -1,6 +1,7 @@
 """Trainings that stop and go on: by the folder of their saves alone."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,49 @@ def test_the_network_comes_with_its_saves(tmp_path):
     same(params, state.params)
     with pytest.raises(FileError, match="got no save"):
         load(str(tmp_path / "nothing"))
+
+
+WORSE = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: 1.5, 7: 6.0}  # the second is the best
+
+
+def looking(folder, batches=DATA, **options):
+    return going_on(folder, batches, every=1, best=lambda row: -WORSE[row["step"]], **options)
+
+
+def test_the_best_state_outlives_the_saves_after_it_and_a_stop(tmp_path):
+    def broken():
+        yield from DATA[:5]
+        raise OSError("the disk is gone")
+
+    wanted, rows = fit(NET, LOSS, OPTIMIZER, begin(), DATA, every=1, best=lambda row: -WORSE[row["step"]])
+    assert int(wanted.steps) == 2
+    with pytest.raises(OSError, match="the disk"):
+        looking(tmp_path, broken())
+    state, history = looking(tmp_path)
+    assert steps(tmp_path) == [2, 6, 7]
+    same(state, wanted)
+    assert history == rows
+    same(load(str(tmp_path), best=True)[1], wanted.params)
+    again, _ = looking(tmp_path)  # there is nothing left to do
+    same(again, wanted)
+    shutil.rmtree(tmp_path / "2")
+    with pytest.raises(FileError, match="got no save of step 2, the best"):
+        looking(tmp_path)
+    with pytest.raises(FileError, match="got no best save"):
+        load(str(tmp_path), best=True)
+
+
+def test_patience_goes_on_where_it_was(tmp_path):
+    def broken():
+        yield from DATA[:4]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk"):
+        looking(tmp_path, broken(), patience=3)
+    for _ in range(2):  # the second time it is over before it begins
+        state, history = looking(tmp_path, patience=3)
+        assert len(history) == 5
+        assert int(state.steps) == 2
 
 
 class Counting:

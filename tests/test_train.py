@@ -1,8 +1,12 @@
 """Training: the step, the loop, its stop at the first NaN, exact clipping inside the sweep."""
 
+import faulthandler
+import json
 import pickle
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +37,7 @@ from jbp import (
 from jbp.combinators import Keep
 from jbp.layers import Add, BatchNorm, Dense, Dropout, Embedding, FanOut, Identity, LayerNorm, Logits, Tanh
 from jbp.losses import MeanAbsoluteError, MeanSquaredError, SoftmaxCrossEntropy
-from jbp.train import Diverged, State, accuracy, fit, inside, loop, start, step
+from jbp.train import Diverged, State, accuracy, fit, inside, lines, loop, start, step
 from jbp.train.step import _compiled, copied, given_away, norm
 
 LOSS = SoftmaxCrossEntropy()
@@ -708,3 +712,98 @@ def test_a_step_of_what_has_no_parameters_inside_is_that_of_the_sweep(net):
     for a, b in zip(*map(jax.tree.leaves, ((state.params, told), (same.params, said))), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_the_log_has_every_row_once_and_whole():
+    def check(params):
+        return {"size of w": jnp.abs(params[0]["w"]).max()}
+
+    for reads in (1, 3, 50):
+        told = []
+        _, history = trained(NET, [(X, T)] * 7, every=3, check=check, log=told.append, reads=reads)
+        assert all(row.pop("seconds") > 0 for row in told)
+        assert told == history
+
+    def torn():
+        yield from [(X, T)] * 5
+        raise OSError("the disk is gone")
+
+    told = []
+    with pytest.raises(OSError, match="the disk") as caught:
+        trained(NET, torn(), log=told.append)
+    assert [row["step"] for row in told] == [row["step"] for row in caught.value.history] == [1, 2, 3, 4, 5]
+
+    def full(row):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left") as caught:
+        trained(NET, [(X, T)] * 5, log=full)
+    assert len(caught.value.history) == 2
+
+
+def test_lines_are_json_and_nothing_is_taken_back(tmp_path):
+    path = tmp_path / "runs" / "rows.jsonl"
+    _, history = trained(NET, [(X, T)] * 3, log=lines(path))
+    trained(NET, [(X * jnp.nan, T), (X, T), (X, T)], log=lines(path), skips=1)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 1, 2, 3]
+    assert [row["loss"] for row in rows[:3]] == [row["loss"] for row in history]
+    assert (rows[3]["loss"], rows[3]["skipped"], rows[4]["skipped"]) == (None, 1, 0)
+    with pytest.raises(OSError, match=r"rows\.jsonl"):
+        lines(path / "below a file")
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+def test_unsound_steps_are_skipped_as_often_in_a_row_as_was_asked(reads):
+    bad, optimizer = X.at[3, 1].set(jnp.nan), optax.sgd(0.1, momentum=0.9)
+    good = [(X * k, T) for k in (1, 2, 3, 4)]
+    wanted, _ = trained(NET, good, optimizer=optimizer)
+    batches = [good[0], (bad, T), (bad, T), good[1], (bad, T), (bad, T), good[2], good[3]]
+    state, history = trained(NET, batches, optimizer=optimizer, skips=2, reads=reads)
+    assert int(state.steps) == 8
+    same((state.params, state.optimizer), (wanted.params, wanted.optimizer))
+    assert [row["skipped"] for row in history] == [0, 1, 1, 0, 1, 1, 0, 0]
+    with pytest.raises(Diverged, match=r"Step 3: NaN or Inf in training.*batch\[0\]") as caught:
+        trained(NET, batches, optimizer=optimizer, skips=1, reads=reads)
+    assert [row["step"] for row in caught.value.history] == [1, 2]
+    one, _ = trained(NET, good[:1], optimizer=optimizer)
+    same((caught.value.state.params, caught.value.state.optimizer), (one.params, one.optimizer))
+
+
+HANGS = """
+import time
+import jax.numpy as jnp, jax, optax
+from jbp.layers import Dense
+from jbp.losses import MeanSquaredError
+from jbp.train import fit, start
+
+def batches():
+    for k in range(3):
+        yield jnp.ones((2, 3)), jnp.ones((2, 1))
+    time.sleep(600)
+
+net, optimizer = Dense(1), optax.sgd(0.1)
+state = start(net, optimizer, jax.random.key(0), jnp.ones((2, 3)))
+fit(net, MeanSquaredError(), optimizer, state, batches(), timeout=20, log=lambda row: print(row["step"], flush=True))
+"""
+
+
+def test_what_hangs_is_ended_with_its_stacks():
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert "Timeout (0:00:20)" in done.stderr
+    assert "in batches" in done.stderr
+    assert done.stdout.split() == ["1", "2"]
+
+
+def test_nothing_is_left_that_would_end_the_process(monkeypatch):
+    armed = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: armed.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", armed.clear)
+    trained(NET, [(X, T)] * 2, timeout=300)
+    assert armed == []
+    with pytest.raises(LayerError, match="got no batches"):
+        trained(NET, [], timeout=300)
+    assert armed == []
+    trained(NET, [(X, T)] * 2, log=lambda row: armed.append(row["step"]))
+    assert armed == [1, 2]

@@ -19,8 +19,15 @@ class Batches:
         position: dict[str, Any] | None = None,
         history: Iterable[dict[str, float]] = (),
         files: Iterable[str] = (),
+        best: dict[str, Any] | None = None,
     ):
-        self.source, self.history, self.files = source, list(history), list(files)  # of what was before
+        # all but the source are of what was before
+        self.source, self.history, self.files, self.best = (
+            source,
+            list(history),
+            list(files),
+            best,
+        )  # of what was before
         self.begun = dict(position or {"taken": 0})
         self.taken: int = self.begun["taken"]
         self.iterator: Any = None

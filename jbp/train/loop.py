@@ -1,11 +1,12 @@
 """The loop: batches in, a state and its history out, with a progress bar and a stop at the first NaN."""
 
-import math
+import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ from jbp.errors import LayerError, show
 from jbp.layer import Layer
 from jbp.sweep import Sweep
 from jbp.train.data import Batches, length
+from jbp.train.looks import Best, found, less, on_validation
 from jbp.train.plan import Plan, working
 from jbp.train.step import (
     Measure,
@@ -63,6 +65,9 @@ def fit(
     sweep: Sweep | None = None,
     saves: Any = None,
     reads: int = 1,
+    skips: int = 0,
+    timeout: float | None = None,
+    log: Callable[[dict[str, float]], Any] | None = None,
     title: str = "training",
     console: Console | None = None,
     **measures: Measure,
@@ -79,6 +84,9 @@ def fit(
     and with `patience` training ends after so many of these looks without a better one; then `best` is the loss, that
     of validation if there is one, unless it is given.
 
+    `log` is called with every row when it is complete, one step late, with the "seconds" that its step took beside what
+    is in the history: `jbp.train.lines(path)`, or a function of yours, which hands it to TensorBoard.
+
     With a `sweep` the gradient is that of another rule than backpropagation, as of `step`.
 
     With a `plan` training is spread over devices as it says; make the state with start(..., plan=plan). Losses and
@@ -86,16 +94,22 @@ def fit(
     held, and NaN is told so much later, though nothing has moved since. Of several processes the first alone prints.
 
     With `saves`, of `jbp.saves`, the state is saved every so many steps, at the end, and at SIGTERM, which then ends
-    the process with 0. `steps` and history count what went before, if state and batches are those of `resume`.
+    the process with 0. `steps` and history count what went before, if state and batches are those of `resume`. With
+    `best` or `patience` the best state is saved too and kept, and known after a `resume`.
+
+    With `skips` so many unsound steps in a row are skipped, as are none otherwise: their batch moves nothing, and their
+    row has "skipped" 1. With a `timeout`, in seconds, the process ends with 1 and the stacks of all threads where for
+    so long no step, look or save has come to its end (compilation is within the first), so that whoever has started it
+    can start it anew.
 
     The state that is given is taken over, as by `step`. A batch of another size, the last one perhaps, costs one
     compilation, and a line says so. Called again with the same net, loss, optimizer and measures
     (functions that are the same objects), fit compiles nothing.
 
-    Raises Diverged at the first NaN or Inf, with the step and the layer that made it; LayerError if there are no
-    batches, if one has another tree than the first, and if the state is that of another optimizer or was given away.
-    These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from which
-    training can go on, and `error.history`, a row for every step that was taken.
+    Raises Diverged at the first NaN or Inf that is not skipped, with the step and the layer that made it; LayerError if
+    there are no batches, if one has another tree than the first, and if the state is that of another optimizer or was
+    given away. These and any other error that passes through here, the data's or Ctrl-C, leave with `error.state`, from
+    which training can go on, and `error.history`, a row for every step that was taken.
 
     >>> net, x, y = Dense(1), jnp.ones((2, 3)), jnp.ones((2, 1))
     >>> loss, optimizer = MeanSquaredError(), optax.sgd(0.1)
@@ -105,41 +119,66 @@ def fit(
     >>> history[-1]["step"], history[-1]["loss"] < 1e-6
     (20, True)
     """
-    for name, number in (("steps", steps), ("every", every), ("patience", patience), ("reads", reads)):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise LayerError(net, f"got {name}={number!r}; expected a whole number, 1 or more. Or leave it out.")
+    whole = {
+        "steps": (steps, 1),
+        "every": (every, 1),
+        "patience": (patience, 1),
+        "reads": (reads, 1),
+        "skips": (skips, 0),
+    }
+    for name, (number, least) in whole.items():
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+            raise LayerError(net, f"got {name}={number!r}; expected a whole number, {least} or more. Or leave it out.")
     if not isinstance(batches, Iterable):
         raise LayerError(
             net, f"got batches {show(batches)}; expected an iterable of (x, *targets). Write [(x, target)]."
         )
-    if check is not None and not callable(check):
-        raise LayerError(net, f"got check={show(check)}; expected a function of the parameters, or None. Leave it out.")
+    for name, given, what in (("check", check, "the parameters"), ("best", best, "a row"), ("log", log, "a row")):
+        if given is not None and not callable(given):
+            raise LayerError(net, f"got {name}={show(given)}; expected a function of {what}, or None. Leave it out.")
+    if timeout is not None and (not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0):
+        raise LayerError(net, f"got timeout={show(timeout)}; expected seconds, more than 0, or None. Leave it out.")
     if patience is not None and every is None:
         raise LayerError(
             net, "got patience without every; expected both. Write every=100 to look after each hundred steps, say."
         )
     if validation is not None:
-        check = partial(_and_validation, check, net, loss, list(validation), measures)
-    keep = None if best is None and patience is None else _Best(net, best or _less, patience)
-    run = compiled(net, loss, optimizer, True, plan, sweep, **measures)
-    training = _Training(net, loss, optimizer, state, run, reads)
+        check = partial(on_validation, check, net, loss, list(validation), measures)
+    keep = None if best is None and patience is None else Best(net, best or less, patience)
+    run = compiled(net, loss, optimizer, True, plan, sweep, skips, **measures)
+    training = _Training(net, loss, optimizer, state, run, reads, skips, log)
     if saves is not None and not isinstance(batches, Batches):
         batches = Batches(batches)
     earlier = batches.history if isinstance(batches, Batches) else []
     if isinstance(batches, Batches) and steps is not None:
         steps = max(steps - batches.begun["taken"], 0)
-    writer = None if saves is None else saves.open(net, training.begun, batches)
+    writer = saves.open(net, training.begun, batches) if saves is not None else None
+    if writer is not None and keep is not None:
+        keep.take_up(writer.batches.best)
+        steps = 0 if keep.over else steps
     total = steps if steps is not None else length(batches)
 
     def say(text):
         bar.console.print(f"{title}: {text}", highlight=False, soft_wrap=True)
 
     def look():
+        training.settle()
         row = training.history[-1]
         if check is not None:
-            row.update(_found(net, check(copied(training.state.params))))
+            row.update(found(net, check(copied(training.state.params))))
         say(f"step {row['step']:.0f}, {_said(row)}")
-        return keep is not None and keep.has_seen(row, training.state)
+        return keep is not None and keep.is_better(row, training.state)
+
+    def save():
+        training.settle()
+        assert writer is not None
+        writer.save(training.state, [*earlier, *training.history], None if keep is None else keep.told())
+
+    def alive():
+        if timeout is not None:
+            faulthandler.dump_traceback_later(
+                timeout, exit=True, file=2
+            )  # the descriptor, for sys.stderr may have none
 
     if console is None:
         widgets = find_spec("ipywidgets")  # without them a notebook is given lines, as a file is
@@ -156,62 +195,72 @@ def fit(
     try:
         with bar, training.interruptible(), training.terminable(writer is not None), working(plan):
             task = bar.add_task(title, total=total, said="compiling")
+            alive()
+            looked = 0
             for batch in islice(batches, steps):
                 news = training.look_at(batch)
                 if news:
                     say(news)
                 training.step(batch)
-                over = False
-                if every and training.taken % every == 0:
-                    training.settle()
-                    over = look()
+                better = False
+                if training.taken == total or (every and training.taken % every == 0):
+                    better, looked = look(), training.taken
                 asked = writer is not None and training.asked()
-                if writer is not None and (asked or writer.due(training.number)):
-                    training.settle()
-                    writer.save(training.state, [*earlier, *training.history])
+                if writer is not None and (asked or better or writer.due(training.number)):
+                    save()
                 if asked and writer is not None:
                     writer.close()
                     say(f"told to end: saved at step {training.number}")
                     raise SystemExit(0)
+                training.tell(but=1)
                 if training.history:
                     bar.update(task, completed=len(training.history), said=_said(training.history[-1]))
-                if over:
-                    say(f"nothing better in {patience} looks; the best was at step {keep.step:.0f}" if keep else "")
+                alive()
+                if keep is not None and keep.over:
+                    say(f"nothing better in {patience} looks; the best was at step {keep.step:.0f}")
                     break
-            training.settle()
-            if not training.history and not earlier:
+            if not training.taken and not earlier:
                 raise LayerError(
                     net, "got no batches; expected one (x, target) or more. Is the iterator used up? Make it anew."
                 )
-            if training.history and (not every or training.taken % every):
+            if training.taken > looked:
                 look()
+            training.tell()
             if steps is not None and training.taken < steps and not (keep and keep.over):
                 say(f"the batches ended after {training.taken} of {steps} steps")
             if writer is not None:
-                writer.save(training.state, [*earlier, *training.history])
+                save()
+            state = training.state if keep is None else keep.chosen(training.state, writer.read if writer else None)
+            if writer is not None:
                 writer.close()
-        return (keep.state if keep and keep.state else training.state), [*earlier, *training.history]
+        return state, [*earlier, *training.history]
     except BaseException as error:
         training.leave(error, earlier)
         if writer is not None:
             with suppress(Exception):  # the error that led here is the one to be seen
                 writer.close()
         raise
+    finally:
+        if timeout is not None:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class _Training:
     """A state on its way, the rows of the steps that it has taken, and the steps whose rows are not read yet."""
 
-    def __init__(self, net: Layer, loss: Layer, optimizer: Any, state: State, run: Any, reads: int):
+    def __init__(
+        self, net: Layer, loss: Layer, optimizer: Any, state: State, run: Any, reads: int, skips: int, log: Any
+    ):
         self.net, self.loss, self.optimizer, self.state, self.run = net, loss, optimizer, state, run
-        self.reads = reads
+        self.reads, self.skips, self.log = reads, skips, log if jax.process_index() == 0 else None
+        self.told, self.clock = 0, time.perf_counter()
         must_be_state(net, state)
         if given_away(state):
             raise spent(net)
         self.begun = int(state.steps)
         self.history: History = []
         self.unread: list[tuple[int, Any, Any]] = []
-        self.good = jnp.ones((), bool)
+        self.left: Any = jnp.asarray(skips, jnp.int32)  # unsound steps that may follow; below 0 none is taken any more
         self.first, self.known, self.said, self.ending = None, set(), False, False
         self.leaving: State | None = None  # the state that a step is about to take over
         self.interrupt: Callable[[], Any] | None = None  # Ctrl-C that came when it had
@@ -253,7 +302,7 @@ class _Training:
             batch = self.run.plan.put(self.net, batch)
         self.leaving = self.state
         try:
-            self.state, metrics = self.run(self.state, self.good, *batch)
+            self.state, metrics = self.run(self.state, self.left, *batch)
             self.unread.append((number, batch, metrics))
         except (ValueError, RuntimeError) as error:
             if "deleted" in str(error) and given_away(self.state):
@@ -261,7 +310,7 @@ class _Training:
             raise
         finally:
             self.leaving = None
-        self.good = metrics["finite"]
+        self.left = metrics["left"]
         if self.interrupt is not None:
             self.interrupt()
         if len(self.unread) > self.reads:
@@ -275,10 +324,22 @@ class _Training:
             number, batch, metrics = self.unread[0]
             if number > self.begun + len(self.history):  # else Ctrl-C came between the row and its removal
                 row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                if not row.pop("finite"):
+                sound = row.pop("finite")
+                if row.pop("left") < 0:
                     raise self._diverged(number, batch, row["loss"])
-                self.history.append({"step": number} | row)
+                self.history.append({"step": number} | row | ({"skipped": 1.0 - sound} if self.skips else {}))
             self.unread.pop(0)
+
+    def tell(self, but: int = 0) -> None:
+        """Give the log the rows that it has not had, but for those of the last steps, with the seconds that each took."""
+        rows = self.history[self.told : self.taken - but]
+        if self.log is None or not rows:
+            return
+        self.told += len(rows)
+        now = time.perf_counter()
+        seconds, self.clock = (now - self.clock) / len(rows), now
+        for row in rows:
+            self.log(row | {"seconds": seconds})
 
     def _diverged(self, number, batch, loss):
         try:
@@ -296,13 +357,13 @@ class _Training:
     def leave(self, error: BaseException, earlier: History) -> None:
         """Give the error the state, from which training can go on, and a row for every step that led to it."""
         vars(error).update(state=self.state, history=[*earlier, *self.history])
-        if isinstance(error, Diverged):
-            return
-        with suppress(
-            ArithmeticError, RuntimeError
-        ):  # the last step was not sound, or never ran: the state is before it
-            self.settle()
-        vars(error).update(history=[*earlier, *self.history])
+        if not isinstance(error, Diverged):
+            # the last step was not sound, or never ran: the state is before it
+            with suppress(ArithmeticError, RuntimeError):
+                self.settle()
+            vars(error).update(history=[*earlier, *self.history])
+        with suppress(Exception):  # the error that led here is the one to be seen
+            self.tell()
 
     def asked(self) -> bool:
         """Whether the process was told to end. Of several processes all say so after the same step."""
@@ -343,74 +404,6 @@ class _Training:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-class _Best:
-    """The best state of those looked at, a copy, and whether patience has come to its end."""
-
-    def __init__(self, net: Layer, value: Callable[[dict[str, float]], float], patience: int | None):
-        self.net, self.of, self.patience, self.since, self.over = net, value, patience, 0, False
-        self.value, self.step = -math.inf, 0.0
-        self.state: State | None = None
-
-    def has_seen(self, row: dict[str, float], state: State) -> bool:
-        """Whether to stop after this row."""
-        try:
-            value = float(self.of(row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise LayerError(
-                self.net,
-                f"got {type(error).__name__} ({error}) from best(row); expected a number, more being better. Write "
-                f"lambda row: row[...] with one of {', '.join(row)}.",
-            ) from error
-        if self.state is None or value > self.value:
-            self.value, self.step, self.state, self.since = value, row["step"], copied(state), 0
-        else:
-            self.since += 1
-        self.over = self.patience is not None and self.since >= self.patience
-        return self.over
-
-
-def _less(row: dict[str, float]) -> float:
-    """That there is less loss, is better."""
-    return -row.get("validation loss", row["loss"])
-
-
-def _and_validation(check, net, loss, batches, measures, params):
-    """What `check` finds, and the loss and measures of batches that do not train, weighed by what counts in them."""
-    found, totals, counts = _found(net, check(params)) if check else {}, {}, {}
-    run = _validated(net, loss, tuple(measures.items()))
-    for batch in batches:
-        values, count = jax.device_get(run(params, *batch))
-        for name, value in values.items():
-            weight = float(count) if name == "loss" else len(jax.tree.leaves(batch[0])[0])
-            totals[name] = totals.get(name, 0.0) + weight * float(value)
-            counts[name] = counts.get(name, 0.0) + weight
-    return found | {f"validation {name}": total / max(counts[name], 1e-30) for name, total in totals.items()}
-
-
-@lru_cache(maxsize=16)
-def _validated(net, loss, measures):
-    quiet = net.evaluation()
-
-    def run(params, x, *targets):
-        y, _ = quiet.forward(params, x)
-        value, _ = loss.forward((), (y, *targets))
-        count = loss.count((), (y, *targets)) if hasattr(loss, "count") else jax.tree.leaves(x)[0].shape[0]
-        return {"loss": value} | {name: measure(y, *targets) for name, measure in measures}, count
-
-    return jax.jit(run)
-
-
-def _found(net: Layer, found: Any) -> dict[str, float]:
-    """What `check` has found, after a check that it is numbers with names."""
-    try:
-        return {name: float(value) for name, value in found.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise LayerError(
-            net,
-            f"got {show(found)} from check(params); expected a dict of numbers. Return {{'accuracy': value}}, say.",
-        ) from error
 
 
 def _said(row: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 import inspect
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -193,8 +193,13 @@ def take_step(
     measures: dict[str, Measure],
     plan: Plan | None = None,
     sweep: Sweep | None = None,
+    skips: int = 0,
 ) -> Any:
-    """(state, go, x, *targets) -> (state, metrics), not compiled. Where `go` is false nothing is moved."""
+    """(state, left, x, *targets) -> (state, metrics), not compiled.
+
+    `left` is how many unsound steps in a row may still be skipped, and comes back among the metrics. Below 0 nothing is
+    moved any more. A step that is skipped is counted, and moves nothing else.
+    """
     must_be_optimizer(net, optimizer)
     if sweep is not None and plan is not None:
         if "plan" not in inspect.signature(sweep.value_and_grad).parameters:
@@ -209,7 +214,7 @@ def take_step(
     else:
         swept = value_and_grad(net, loss, has_aux=True) if sweep is None else sweep.value_and_grad(net, loss)
 
-    def run(state, go, x, *targets):
+    def run(state, left, x, *targets):
         _must_fit(net, optimizer, state)
         number = {} if sweep is None else {"step": state.steps}
         (value, aux), grads = swept(state.params, x, *targets, **number)
@@ -231,15 +236,17 @@ def take_step(
                 "keep shapes and dtypes. Cast the parameters to one dtype, or look at the optimizer's dtypes.",
             )
         length = norm(grads, value.dtype)
-        good = go & finite((value, length)) & sound(state, new, trainable(state.params))
+        good = (left >= 0) & finite((value, length)) & sound(state, new, trainable(state.params))
+        left = jnp.where(good, skips, jnp.maximum(left, 0) - 1)
         metrics = {name: _measured(net, name, measure, aux.output, *targets) for name, measure in measures.items()}
-        metrics |= {"loss": value, "norm": length, "finite": good}
+        metrics |= {"loss": value, "norm": length, "finite": good, "left": left}
+        stays = replace(state, steps=state.steps + (left >= 0).astype(state.steps.dtype)) if skips else state
         # On CPUs a cond, for the select of every array makes XLA hold old and new: measured, 48 MiB in place of 16. So
         # the update is written out twice, once for its soundness alone, unless it runs the network again. On
         # accelerators a select: there a cond stops the host in the middle of the step, and saves nothing.
         new = jax.lax.platform_dependent(
-            cpu=lambda: jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: state),
-            default=lambda: jax.tree.map(partial(jnp.where, good), new, state),
+            cpu=lambda: jax.lax.cond(good, (lambda: new) if again.used else moved, lambda: stays),
+            default=lambda: jax.tree.map(partial(jnp.where, good), new, stays),
         )
         return new if plan is None else jax.lax.with_sharding_constraint(new, plan.shardings(net, new, x)), metrics
 
@@ -389,7 +396,7 @@ def step(
     >>> sorted(metrics)
     ['finite', 'loss', 'norm']
     """
-    return Step(net, compiled(net, loss, optimizer, False, plan, sweep, **measures))
+    return Step(net, compiled(net, loss, optimizer, False, plan, sweep, 0, **measures))
 
 
 def compiled(
@@ -399,9 +406,10 @@ def compiled(
     chained: bool,
     plan: Plan | None = None,
     sweep: Sweep | None = None,
+    skips: int = 0,
     **measures: Measure,
 ) -> Any:
-    """`take_step`, compiled, from a cache; with `chained` it takes `go` too."""
+    """`take_step`, compiled, from a cache; with `chained` it takes and gives `left` too."""
     for name, measure in measures.items():
         if not callable(measure):
             raise LayerError(
@@ -409,7 +417,7 @@ def compiled(
                 f"got {name}={show(measure)} as a measure; expected a function of (output, *targets). "
                 "Write accuracy=accuracy, for example.",
             )
-    key = net, loss, optimizer, chained, plan, sweep, tuple(measures.items())
+    key = net, loss, optimizer, chained, plan, sweep, skips, tuple(measures.items())
     try:
         hash(key)
     except TypeError:  # an optimizer or a measure of somebody's that has no hash
@@ -418,11 +426,12 @@ def compiled(
 
 
 @lru_cache(maxsize=16)
-def _compiled(net, loss, optimizer, chained, plan, sweep, measures):
-    run = take_step(net, loss, optimizer, dict(measures), plan, sweep)
+def _compiled(net, loss, optimizer, chained, plan, sweep, skips, measures):
+    run = take_step(net, loss, optimizer, dict(measures), plan, sweep, skips)
 
     def alone(state, x, *targets):
-        return run(state, jnp.ones((), bool), x, *targets)
+        state, metrics = run(state, jnp.zeros((), jnp.int32), x, *targets)
+        return state, {name: value for name, value in metrics.items() if name != "left"}
 
     done = jax.jit(run if chained else alone, donate_argnums=0)
     return done if plan is None else Spread(net, plan, done, 1 + chained)

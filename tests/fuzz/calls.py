@@ -123,7 +123,8 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
     never = never or nonsense(old, new)
     if isinstance(old, tuple) and old and rng.random() < 0.3:
         i = rng.integers(len(old))
-        never = (never and not isinstance(new, str)) or nonsense(old[i], new)
+        named = all(isinstance(word, str) for word in (new, *jax.tree.leaves(old[i])))  # a name, or a pair of names
+        never = (never or nonsense(old[i], new)) and not named
         new = (*old[:i], new, *old[i + 1 :])
     elif isinstance(new, list) and not new and "tuple" in str({f.name: f.type for f in fields(layer)}[name]):
         never = False  # lists become tuples, and one may be empty

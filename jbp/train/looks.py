@@ -1,0 +1,99 @@
+"""Looks at a training on its way: what `check` finds, held-out loss and measures, and the best state so far."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from jbp.errors import LayerError, show
+from jbp.layer import Layer
+from jbp.train.step import State, copied
+
+
+class Best:
+    """The best state of those looked at, a copy, and whether patience has come to its end."""
+
+    def __init__(self, net: Layer, value: Callable[[dict[str, float]], float], patience: int | None):
+        self.net, self.of, self.patience, self.since = net, value, patience, 0
+        self.value, self.step = -math.inf, 0
+        self.state: State | None = None  # None where the best is that of a save
+
+    @property
+    def over(self) -> bool:
+        """Whether training is to end."""
+        return self.patience is not None and self.since >= self.patience
+
+    def is_better(self, row: dict[str, float], state: State) -> bool:
+        """Whether this row is better than any before. Then the state is kept."""
+        try:
+            value = float(self.of(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LayerError(
+                self.net,
+                f"got {type(error).__name__} ({error}) from best(row); expected a number, more being better. Write "
+                f"lambda row: row[...] with one of {', '.join(row)}.",
+            ) from error
+        if self.step and not value > self.value:
+            self.since += 1
+            return False
+        self.value, self.step, self.state, self.since = value, int(row["step"]), copied(state), 0
+        return True
+
+    def told(self) -> dict[str, Any] | None:
+        """What a save says of it."""
+        return {"step": self.step, "value": self.value, "since": self.since} if self.step else None
+
+    def take_up(self, told: dict[str, Any] | None) -> None:
+        """Go on from what a save said."""
+        if told:
+            self.step, self.value, self.since = told["step"], told["value"], told["since"]
+
+    def chosen(self, last: State, read: Callable[[int, State], State] | None) -> State:
+        """The best state, or the last where none was looked at; `read` has that of a step that was saved."""
+        if not self.step:
+            return last
+        return read(self.step, last) if self.state is None and read else self.state or last
+
+
+def less(row: dict[str, float]) -> float:
+    """That there is less loss, is better."""
+    return -row.get("validation loss", row["loss"])
+
+
+def on_validation(check: Any, net: Layer, loss: Layer, batches: list[Any], measures: Any, params: Any) -> Any:
+    """What `check` finds, and the loss and measures of batches that do not train, weighed by what counts in them."""
+    seen, totals, counts = found(net, check(params)) if check else {}, {}, {}
+    run = _validated(net, loss, tuple(measures.items()))
+    for batch in batches:
+        values, count = jax.device_get(run(params, *batch))
+        for name, value in values.items():
+            weight = float(count) if name == "loss" else len(jax.tree.leaves(batch[0])[0])
+            totals[name] = totals.get(name, 0.0) + weight * float(value)
+            counts[name] = counts.get(name, 0.0) + weight
+    return seen | {f"validation {name}": total / max(counts[name], 1e-30) for name, total in totals.items()}
+
+
+@lru_cache(maxsize=16)
+def _validated(net, loss, measures):
+    quiet = net.evaluation()
+
+    def run(params, x, *targets):
+        y, _ = quiet.forward(params, x)
+        value, _ = loss.forward((), (y, *targets))
+        count = loss.count((), (y, *targets)) if hasattr(loss, "count") else jax.tree.leaves(x)[0].shape[0]
+        return {"loss": value} | {name: measure(y, *targets) for name, measure in measures}, count
+
+    return jax.jit(run)
+
+
+def found(net: Layer, given: Any) -> dict[str, float]:
+    """What `check` has found, after a check that it is numbers with names."""
+    try:
+        return {name: float(value) for name, value in given.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LayerError(
+            net,
+            f"got {show(given)} from check(params); expected a dict of numbers. Return {{'accuracy': value}}, say.",
+        ) from error
