@@ -26,7 +26,7 @@ class Layer:
     # What others ask of a layer, and `verify` by the same names.
     estimator: Any = False  # its backward pass is not the transpose, on purpose; "nonlinear": nor is it linear in dy
     autodiff = False  # its backward pass is jax.vjp of somebody else's function
-    scans = False  # it runs the layers inside in one compiled loop
+    as_one = False  # who runs networks layer by layer compiles it with the layers inside: a loop, much arithmetic
     sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place
     couples: Any = ""  # why examples in a batch are not each by itself: for who takes a batch in parts
     singly: Any = False  # what it couples is what it says of the batch: of each example by itself it makes the same

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class LowRankAdapter(Wrapper):
     paths: Annotated[tuple[Any, ...], PATHS]
     rank: Size
     alpha: Positive = 4.0
+
+    as_one: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -33,7 +33,7 @@ class Repeat(Wrapper):
     layer: Layer
     times: Annotated[Size, Hint("For no layer at all write Serial().")]
 
-    scans: ClassVar[bool] = True  # who runs networks without `jit` had better compile this one as a whole
+    as_one: ClassVar[bool] = True
 
     def init(self, key, x, /):
         with at(self):

@@ -59,7 +59,7 @@ class Reversible(Layer):
             yield "times", self.times
 
     @property
-    def scans(self) -> bool:
+    def as_one(self) -> bool:
         return self.times is not None
 
     def _halves(self, x):

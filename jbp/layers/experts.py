@@ -52,6 +52,7 @@ class MixtureOfExperts(Layer):
     experts: Size
     k: Size = 1
     capacity: Annotated[Positive, Hint("For room for all tokens write capacity=None.")] | None = 1.25
+    as_one: ClassVar[bool] = True
     couples: ClassVar[Any] = "its balance is that of the batch, and room in an expert is for so many of it"
 
     @property

@@ -331,7 +331,7 @@ class _Training:
             self.unread.pop(0)
 
     def tell(self, but: int = 0) -> None:
-        """Give the log the rows that it has not had, but for those of the last steps, with the seconds that each took."""
+        """Give the log the rows that it has not had, but for those of the last steps, with the seconds of each."""
         rows = self.history[self.told : self.taken - but]
         if self.log is None or not rows:
             return

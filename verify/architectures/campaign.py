@@ -28,7 +28,7 @@ from verify.naming.catalogues import allow, catalogue, homes
 from verify.naming.parse import ParseError, parse, table
 from verify.naming.tokens import TokenError, modest, pack, unpack
 from verify.processes.journal import Book, fingerprint, held, opened
-from verify.processes.memory import forget, tidy
+from verify.processes.memory import forget, tidy, trim
 from verify.processes.progress import say as stage
 from verify.processes.safely import Failed, Pool
 
@@ -128,6 +128,8 @@ def _some(name: str, vocabulary: Chapter, numbers: list[int], count: int, every:
         start, before = time.perf_counter(), compilations()
         stage(partial(program, network))
         outcome, question = judged(network)
+        if question:
+            trim()
         seconds, new = time.perf_counter() - start, compilations() - before
         if outcome.disagrees:
             failing.append((time.perf_counter(), network, outcome))  # the last one is the smallest, when all is shrunk

@@ -16,7 +16,7 @@ from jax.core import ShapedArray, Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
-from verify.architectures.protocol import children, is_buffer, is_float, is_none, join, replace_at, scans, split
+from verify.architectures.protocol import as_one, children, is_buffer, is_float, is_none, join, replace_at, split
 from verify.processes.memory import forgets
 from verify.run.options import quick_options
 
@@ -34,10 +34,13 @@ class Compiled:
 
     def init(self, key, x):
         shapes = _init_shapes(self.layer, _frozen(x))
-        plain = all(hasattr(leaf, "dtype") and is_float(leaf) for leaf in jax.tree.leaves(shapes, is_leaf=is_buffer))
-        if plain:
-            return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)  # `values` draws them
-        return _jitted_init(self.layer, _frozen(x))(key)
+        kept = [_is_kept(leaf) for leaf in jax.tree.leaves(shapes, is_leaf=is_buffer)]
+        made = _jitted_init(self.layer, _frozen(x))(key) if any(kept) else shapes
+
+        def leaf(shape, value):  # `values` draws all others
+            return value if _is_kept(shape) else np.ones(shape.shape, shape.dtype)
+
+        return jax.tree.map(leaf, shapes, made, is_leaf=is_buffer)
 
     def forward(self, params, x):
         if tracing(params, x):  # most often for its shape, by the init of what is around it
@@ -229,9 +232,20 @@ def _init_shapes(layer, x):
     return jax.eval_shape(layer.init, jax.random.key(0), _thawed(x))
 
 
+def _is_kept(leaf):
+    """Whether a layer's own init says what this leaf of its parameters is: a buffer, or what is no floating array."""
+    return is_buffer(leaf) or not is_float(leaf)
+
+
 @cache
 def _jitted_init(layer, x):
-    return jax.jit(lambda key: layer.init(key, _thawed(x)))
+    """What is kept of the layer's parameters, None for the rest: to draw them is most of what there is to compile."""
+
+    def kept(key):
+        params = layer.init(key, _thawed(x))
+        return jax.tree.map(lambda leaf: leaf if _is_kept(leaf) else None, params, is_leaf=is_buffer)
+
+    return jax.jit(kept, compiler_options=quick_options(random=True))
 
 
 @cache
@@ -240,10 +254,10 @@ def _output_shapes(layer, params, x):
 
 
 def compiled(layer: Any) -> Any:
-    """The network with its leaves, and what scans over its inner layers, compiled once and for all."""
+    """The network with its leaves, and the combinators that ask for it, compiled once and for all."""
 
     def change(_, node):
-        return Compiled(node) if scans(node) or not (children(node) or isinstance(node, Compiled)) else node
+        return Compiled(node) if as_one(node) or not (children(node) or isinstance(node, Compiled)) else node
 
     return replace_at(layer, change)
 

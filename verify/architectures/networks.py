@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from verify.architectures.compiled import compiled
-from verify.architectures.protocol import children, is_buffer, is_float, scans
+from verify.architectures.protocol import as_one, children, is_buffer, is_float
 from verify.naming.catalogues import catalogue
 from verify.processes.memory import forgets
 
@@ -131,7 +131,7 @@ class _Draw:
     def form(self, x: Array, keeps: bool, depth: int) -> tuple[Any, Array]:
         forms = self.vocabulary.forms(x)
         form = forms[self.index(len(forms))]
-        flat = scans(form.build(*(self._still(x) for _ in form.keeps)))  # compiled as one: let there be few of them
+        flat = as_one(form.build(*(self._still(x) for _ in form.keeps)))  # compiled as one: let there be few of them
         inner = [self.chain(x, keeps or k, 0 if flat else depth - 1, 1 if flat else 2) for k in form.keeps]
         layer, y = form.build(*(layer for layer, _ in inner)), inner[0][1]
         if all(form.keeps):  # what comes out then depends on x alone

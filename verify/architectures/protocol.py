@@ -50,9 +50,9 @@ def children(layer: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def scans(layer: Any) -> bool:
-    """Whether the layer says that it runs its inner layers in a compiled loop."""
-    return getattr(layer, "scans", False) is True
+def as_one(layer: Any) -> bool:
+    """Whether the layer says that it had better be compiled with the layers inside."""
+    return getattr(layer, "as_one", False) is True
 
 
 def nodes(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from verify.architectures.chapters import Chapter
 from verify.architectures.compiled import compiled, said
 from verify.architectures.judge import RAISES, Outcome, judge
 from verify.architectures.networks import EVEN, Network, networks, values
-from verify.architectures.protocol import children, nodes, replace_at, scans, substitute
+from verify.architectures.protocol import as_one, children, nodes, replace_at, substitute
 from verify.mutation.mutate import Mutant, apply
 from verify.naming.catalogues import catalogue
 
@@ -106,7 +106,7 @@ def _with(layer: Any, mutant: Mutant, broken: Any) -> Any:
     the layers inside are compiled first."""
 
     def alone(_, node):
-        return broken(node) if type(node) is mutant.kind and (scans(node) or not children(node)) else node
+        return broken(node) if type(node) is mutant.kind and (as_one(node) or not children(node)) else node
 
     return compiled(_around(compiled(replace_at(layer, alone)), mutant))
 

@@ -28,8 +28,13 @@ def forget() -> None:
         clear()
     jax.clear_caches()
     gc.collect()
-    if trim := sys.platform == "linux" and getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # glibc would keep it
+    trim()
+
+
+def trim() -> None:
+    """Gives back to the system what this process has freed: glibc would keep it, after a large compilation much."""
+    if release := sys.platform == "linux" and getattr(ctypes.CDLL(None), "malloc_trim", None):
+        release(0)
 
 
 def held(pid: int | str = "self") -> int:

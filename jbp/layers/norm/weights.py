@@ -24,6 +24,7 @@ from jbp.params import Buffer
 
 class _Weighted(Wrapper):
     layer: Layer
+    as_one: ClassVar[bool] = True
     beside: ClassVar[tuple[str, ...]] = ()  # the names of the parameters beside the layer's
 
     def _more(self, key, w):

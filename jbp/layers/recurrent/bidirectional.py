@@ -34,6 +34,7 @@ class Bidirectional(OverTime):
     """
 
     layer: Layer
+    as_one: ClassVar[bool] = True
     both_ways: ClassVar[bool] = True
 
     @property

@@ -110,7 +110,7 @@ class Recurrent(OverTime):
     state: State | None = None
     return_state: bool = False
 
-    scans: ClassVar[bool] = True
+    as_one: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

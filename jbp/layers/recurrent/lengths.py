@@ -1,7 +1,7 @@
 """Sequences of their own lengths in one batch."""
 
 from dataclasses import dataclass, is_dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -43,6 +43,8 @@ class Lengths(Wrapper, OverTime):
 
     layer: Layer
     pool: Literal["last", "mean", "max"] | None = None
+
+    as_one: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Recurrent layers on top of one another, with their states."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 
@@ -40,6 +41,8 @@ class Stack(OverTime):
     layer: Layer
     times: Size
     dropout: Rate | None = None
+
+    as_one: ClassVar[bool] = True
 
     @property
     def return_state(self):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -42,7 +42,7 @@ class Recursive(Layer):
 
     cell: Layer
 
-    scans: ClassVar[bool] = True
+    as_one: ClassVar[bool] = True
 
     def _parts(self, x):
         pair: Any = x if isinstance(x, tuple | list) and len(x) == 2 else (x, None)
