@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
 import jbp
+import verify
 from benchmarks.verify import covered, planted
 from benchmarks.verify.faults import FAULTS, broken
 from verify.__main__ import main
@@ -495,3 +496,37 @@ def test_what_runs_layers_in_a_loop_is_compiled_as_a_whole():
         assert not compiled, case.layer
     jax.jit(lambda x: x + 1.25)(1.0)
     assert compiled  # the listener hears
+
+
+@dataclass(frozen=True)
+class Halved(jbp.Layer):
+    """y = sin x, and half of its derivative."""
+
+    def forward(self, params, x, /):
+        return jnp.sin(x), x
+
+    def backward(self, params, x, dy, /):
+        return jnp.cos(x) * dy / 2, ()
+
+
+def test_layers_of_ones_own_are_every_other_one():
+    met = Counter()
+
+    @settings(DRAWN, max_examples=24)
+    @given(verify.networks(layers=[verify.case(Halved(), "f32[3,5]")]))
+    def run(network):
+        met["networks"] += 1
+        if any(isinstance(node, Halved) for _, node in nodes(network.layer)):
+            met["with it"] += 1
+            met["found"] += met["found"] < 3 and verify.audit(network).disagrees
+
+    run()
+    assert met["with it"] > met["networks"] / 2
+    assert met["found"] == 3
+    for given_, says in (
+        (verify.case(jnp.tanh, "f32[3,5]"), "expected a layer of this protocol"),
+        (verify.case(jbp.layers.Dense(100), "f32[3,5]"), r"makes \(3, 100\); expected an array of two axes"),
+        (verify.case(jbp.layers.Dense(3), "f32[]"), "makes no floating array"),
+    ):
+        with pytest.raises(LookupError, match=says):
+            find(verify.networks(layers=[given_]), lambda _: True)

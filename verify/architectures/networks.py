@@ -7,7 +7,7 @@ and then used again by every network: that is what makes thousands of networks a
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from verify.architectures.compiled import compiled
-from verify.architectures.protocol import as_one, children, is_buffer, is_float
-from verify.naming.catalogues import catalogue
+from verify.architectures.protocol import as_one, children, is_buffer, is_float, is_layer
+from verify.naming.catalogues import CatalogueError, catalogue
 from verify.processes.memory import forgets
 
 STARTS = (2, 3), (3, 5), (2, 1), (2, 3, 5), (2, 2, 8), (2, 5, 3, 2), (1, 3, 5, 1), (2, 3, 3, 1), (1, 5, 2, 3)
@@ -73,17 +73,52 @@ def _after(layer, arrays, tree):
 
 
 @dataclass(frozen=True)
+class Own:
+    """A layer that is no catalogue's, with the inputs of its example."""
+
+    layer: Any
+    inputs: tuple[Any, ...]
+
+
+def own(case: Any) -> Own:
+    """The layer of a `verify.case`. Raises CatalogueError for what is none, or cannot be part of a small network."""
+    layer, example, _ = case.make()
+    if not is_layer(layer) or not example:
+        raise CatalogueError(
+            f"got {case.name} among the layers; expected a layer of this protocol with an example of its input. Write "
+            'verify.case(layer, "f32[3,5]"), and audit functions with verify.check.'
+        )
+
+    def like(v):
+        v = np.asarray(v)
+        return Array(v.shape, None if is_float(v) else int(v.max(initial=0)) + 1)
+
+    x = jax.tree.map(like, example[0] if len(example) == 1 else example)
+    y = after(layer, x)
+    if y is None or not bounded(y):
+        made = "no floating array of its example" if y is None else str(y.shape)
+        raise CatalogueError(
+            f"got {case.name}, which makes {made}; expected an array of two axes or more, of no more than {MOST} "
+            f"numbers, its sizes among {sorted(SIZES)}. Give a smaller example."
+        )
+    return Own(layer, (x,))
+
+
+@dataclass(frozen=True)
 class Whole:
     """A catalogue as what networks are drawn from: any of its layers wherever an array arrives that it takes.
 
+    With layers that are `own` a network begins with what one of them takes, and every other choice is among these.
     `chapters.Chapter` has the same methods and offers a part of this.
     """
 
     source: Any
+    own: tuple[Own, ...] = ()
 
     def starts(self) -> list[Array]:
         """Arrays with which a network may begin."""
-        return [Array(shape) for shape in STARTS if len(shape) in taken(self.source.layers)]
+        mine = [x for case in self.own for x in case.inputs if is_one(x)]
+        return mine or [Array(shape) for shape in STARTS if len(shape) in taken(self.source.layers)]
 
     def knows(self, y: Array) -> bool:
         """Whether a network may go on from y."""
@@ -95,11 +130,14 @@ class Whole:
 
     def fitting(self, x: Array, keeps: bool) -> list["Fitting"]:
         """The types of layer that take x, in the catalogue's order; with `keeps`, what keeps its shape."""
-        return _fitting(self.source.layers, x, keeps)
+        if not self.own:
+            return _fitting(self.source.layers, x, keeps)
+        known, mine = _fitting(self.source.layers, x, keeps), _fitting(self.own, x, keeps)
+        return [*(replace(f, special=True) for f in mine), *(replace(f, special=False) for f in known)]
 
     def openers(self) -> list[tuple[Any, Any, Array]]:
         """(layer, inputs, output) of what takes something else than one floating array, and makes one of it."""
-        return _openers((*self.source.layers, *self.source.losses))
+        return _openers(self.own or (*self.source.layers, *self.source.losses))
 
     def losses(self, y: Array) -> list[tuple[Any, tuple[Array, ...]]]:
         """(loss, targets) for each loss that takes y."""
@@ -217,14 +255,15 @@ def is_one(inputs: Any) -> bool:
 
 
 @st.composite
-def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2) -> Network:
+def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2, layers: Any = ()) -> Network:
     """Valid random networks of the catalogue's layers and forms: chains of up to `most`, nested `depth` deep.
 
     Some begin with a layer that takes something else than one floating array, some end with a loss, some are in their
-    evaluation form.
+    evaluation form. With `layers` of one's own, `verify.case(layer, "f32[3,5]")` each, every other layer is one of
+    these, wherever one takes what arrives. Raises CatalogueError for a case that is no layer.
     """
     source = catalogue() if source is None else source
-    vocabulary = source if hasattr(source, "fitting") else Whole(source)
+    vocabulary = source if hasattr(source, "fitting") else Whole(source, tuple(map(own, layers)))
     pen, source = _Draw(draw, vocabulary), vocabulary.source
     # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
     starts = vocabulary.starts()
