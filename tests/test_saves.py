@@ -152,6 +152,20 @@ def test_the_best_state_outlives_the_saves_after_it_and_a_stop(tmp_path):
         load(str(tmp_path), best=True)
 
 
+def test_looks_are_where_they_would_have_been(tmp_path):
+    def broken():
+        yield from DATA[:5]
+        raise OSError("the disk is gone")
+
+    options = {"every": 3, "check": lambda params: {"looked": 1.0}}
+    _, rows = fit(NET, LOSS, OPTIMIZER, begin(), DATA, **options)
+    assert [row["step"] for row in rows if "looked" in row] == [3, 6, 7]
+    with pytest.raises(OSError, match="the disk"):
+        going_on(tmp_path, broken(), **options)
+    assert steps(tmp_path)[-1] == 4
+    assert going_on(tmp_path, **options)[1] == rows
+
+
 def test_patience_goes_on_where_it_was(tmp_path):
     def broken():
         yield from DATA[:4]

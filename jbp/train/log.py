@@ -17,10 +17,11 @@ def lines(path: str | Path) -> Callable[[dict[str, float]], None]:
 
     Folders are made. Raises OSError where it cannot write, before training begins.
 
+    >>> from pathlib import Path
     >>> log = jbp.train.lines("rows.jsonl")
     >>> log({"step": 1, "loss": 0.5})
     >>> log({"step": 2, "loss": float("nan")})
-    >>> print(open("rows.jsonl").read(), end="")
+    >>> print(Path("rows.jsonl").read_text(), end="")
     {"step": 1, "loss": 0.5}
     {"step": 2, "loss": null}
     """

@@ -38,6 +38,7 @@ from jbp.train.step import (
 from jbp.train.watch import cause
 
 History = list[dict[str, float]]
+STDERR = 2  # the descriptor, for sys.stderr has none in a notebook
 
 
 class Diverged(ArithmeticError):  # noqa: N818
@@ -149,9 +150,9 @@ def fit(
     training = _Training(net, loss, optimizer, state, run, reads, skips, log)
     if saves is not None and not isinstance(batches, Batches):
         batches = Batches(batches)
-    earlier = batches.history if isinstance(batches, Batches) else []
-    if isinstance(batches, Batches) and steps is not None:
-        steps = max(steps - batches.begun["taken"], 0)
+    earlier, before = (batches.history, batches.begun["taken"]) if isinstance(batches, Batches) else ([], 0)
+    if steps is not None:
+        steps = max(steps - before, 0)
     writer = saves.open(net, training.begun, batches) if saves is not None else None
     if writer is not None and keep is not None:
         keep.take_up(writer.batches.best)
@@ -176,9 +177,7 @@ def fit(
 
     def alive():
         if timeout is not None:
-            faulthandler.dump_traceback_later(
-                timeout, exit=True, file=2
-            )  # the descriptor, for sys.stderr may have none
+            faulthandler.dump_traceback_later(timeout, exit=True, file=STDERR)
 
     if console is None:
         widgets = find_spec("ipywidgets")  # without them a notebook is given lines, as a file is
@@ -203,7 +202,7 @@ def fit(
                     say(news)
                 training.step(batch)
                 better = False
-                if training.taken == total or (every and training.taken % every == 0):
+                if training.taken == total or (every and (before + training.taken) % every == 0):
                     better, looked = look(), training.taken
                 asked = writer is not None and training.asked()
                 if writer is not None and (asked or better or writer.due(training.number)):
