@@ -27,13 +27,12 @@ VERSION = 1
 class Saves:
     """Where `fit` saves a training, how often, and how many saves are kept: the newest `keep`, and never a torn one.
 
-    With `best` or `patience` in `fit` the best state is saved when it is seen, and kept however old it is.
-
         state, batches = resume("runs/a", start(net, optimizer, key, x), batches)
         state, history = fit(net, loss, optimizer, state, batches, saves=Saves("runs/a", every=500))
 
     A save is made every `every` steps, at the end, and at SIGTERM, after which the process ends with 0: killed or told
     to go, the same two lines go on, bit for bit if the devices are as they were. It is written while training goes on.
+    With `best` or `patience` in `fit` the best state is saved when it is seen, and kept however old it is.
     The folder is on a disk that all processes share, or any place that orbax can write to (gs://...). Needs the extra
     `train`: pip install "jbp[train]".
     """
@@ -56,7 +55,7 @@ class Writer:
     def __init__(self, saves: Saves, net: Layer, steps: int, batches: Batches):
         self.saves, self.batches, self.last = saves, batches, steps
         self.about = {"format": "jbp", "version": VERSION, **described(net)}
-        self.kept = _Kept(saves.keep, (batches.best or {"step": None})["step"])
+        self.kept = _Kept(saves.keep, batches.best)
         self.manager = _manager(saves.folder, self.kept)
         newest = self.manager.latest_step()
         if newest is not None and newest > steps:
@@ -86,7 +85,7 @@ class Writer:
         about = self.about | {"arrays": told, "params": down(state.params, "params", {})}
         about |= {"positions": _positions(self.batches), "history": self.files, "best": best}
         if best is not None:
-            self.kept.best = best["step"]
+            self.kept.best = best
         args = _orbax().args
         self.manager.save(
             step, args=args.Composite(state=args.StandardSave(arrays), about=args.JsonSave(about)), force=True
@@ -149,13 +148,13 @@ def resume(folder: str, state: Any, batches: Iterable[Any]) -> tuple[Any, Batche
 class _Kept:
     """Which saves orbax keeps: the newest, and the best."""
 
-    def __init__(self, newest: int, best: int | None):
+    def __init__(self, newest: int, best: dict[str, Any] | None):
         self.newest, self.best = newest, best
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         """One for each save, the oldest first."""
-        first = len(checkpoints) - self.newest
-        return [i >= first or one.step == self.best for i, one in enumerate(checkpoints)]
+        first, best = len(checkpoints) - self.newest, self.best and self.best["step"]
+        return [i >= first or one.step == best for i, one in enumerate(checkpoints)]
 
 
 def load(

@@ -39,6 +39,11 @@ def going_on(folder, batches=DATA, net=NET, optimizer=OPTIMIZER, **options):
     return fit(net, LOSS, optimizer, state, batches, saves=Saves(str(folder), every=2, keep=2), **options)
 
 
+def broken(count):
+    yield from DATA[:count]
+    raise OSError("the disk is gone")
+
+
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -69,12 +74,8 @@ def test_a_training_in_three_goes_is_one(tmp_path, whole):
 
 
 def test_what_stops_by_an_error_goes_on_from_the_save_before(tmp_path, whole):
-    def broken():
-        yield from DATA[:5]
-        raise OSError("the disk is gone")
-
     with pytest.raises(OSError, match="the disk") as caught:
-        going_on(tmp_path, broken())
+        going_on(tmp_path, broken(5))
     assert len(caught.value.history) == 5
     assert steps(tmp_path) == [2, 4]
     state, history = going_on(tmp_path, iter(DATA))
@@ -130,14 +131,10 @@ def looking(folder, batches=DATA, **options):
 
 
 def test_the_best_state_outlives_the_saves_after_it_and_a_stop(tmp_path):
-    def broken():
-        yield from DATA[:5]
-        raise OSError("the disk is gone")
-
     wanted, rows = fit(NET, LOSS, OPTIMIZER, begin(), DATA, every=1, best=lambda row: -WORSE[row["step"]])
     assert int(wanted.steps) == 2
     with pytest.raises(OSError, match="the disk"):
-        looking(tmp_path, broken())
+        looking(tmp_path, broken(5))
     state, history = looking(tmp_path)
     assert steps(tmp_path) == [2, 6, 7]
     same(state, wanted)
@@ -153,26 +150,18 @@ def test_the_best_state_outlives_the_saves_after_it_and_a_stop(tmp_path):
 
 
 def test_looks_are_where_they_would_have_been(tmp_path):
-    def broken():
-        yield from DATA[:5]
-        raise OSError("the disk is gone")
-
     options = {"every": 3, "check": lambda params: {"looked": 1.0}}
     _, rows = fit(NET, LOSS, OPTIMIZER, begin(), DATA, **options)
     assert [row["step"] for row in rows if "looked" in row] == [3, 6, 7]
     with pytest.raises(OSError, match="the disk"):
-        going_on(tmp_path, broken(), **options)
+        going_on(tmp_path, broken(5), **options)
     assert steps(tmp_path)[-1] == 4
     assert going_on(tmp_path, **options)[1] == rows
 
 
 def test_patience_goes_on_where_it_was(tmp_path):
-    def broken():
-        yield from DATA[:4]
-        raise OSError("the disk is gone")
-
     with pytest.raises(OSError, match="the disk"):
-        looking(tmp_path, broken(), patience=3)
+        looking(tmp_path, broken(4), patience=3)
     for _ in range(2):  # the second time it is over before it begins
         state, history = looking(tmp_path, patience=3)
         assert len(history) == 5

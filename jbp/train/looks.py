@@ -52,9 +52,9 @@ class Best:
 
     def chosen(self, last: State, read: Callable[[int, State], State] | None) -> State:
         """The best state, or the last where none was looked at; `read` has that of a step that was saved."""
-        if not self.step:
-            return last
-        return read(self.step, last) if self.state is None and read else self.state or last
+        if self.state is not None:
+            return self.state
+        return read(self.step, last) if read and self.step else last
 
 
 def less(row: dict[str, float]) -> float:

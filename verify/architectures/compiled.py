@@ -34,13 +34,9 @@ class Compiled:
 
     def init(self, key, x):
         shapes = _init_shapes(self.layer, _frozen(x))
-        kept = [_is_kept(leaf) for leaf in jax.tree.leaves(shapes, is_leaf=is_buffer)]
-        made = _jitted_init(self.layer, _frozen(x))(key) if any(kept) else shapes
-
-        def leaf(shape, value):  # `values` draws all others
-            return value if _is_kept(shape) else np.ones(shape.shape, shape.dtype)
-
-        return jax.tree.map(leaf, shapes, made, is_leaf=is_buffer)
+        moves, rest = split(shapes)
+        drawn = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), moves)  # by `values`
+        return join(drawn, _jitted_init(self.layer, _frozen(x))(key) if jax.tree.leaves(rest) else rest)
 
     def forward(self, params, x):
         if tracing(params, x):  # most often for its shape, by the init of what is around it
@@ -232,20 +228,10 @@ def _init_shapes(layer, x):
     return jax.eval_shape(layer.init, jax.random.key(0), _thawed(x))
 
 
-def _is_kept(leaf):
-    """Whether a layer's own init says what this leaf of its parameters is: a buffer, or what is no floating array."""
-    return is_buffer(leaf) or not is_float(leaf)
-
-
 @cache
 def _jitted_init(layer, x):
-    """What is kept of the layer's parameters, None for the rest: to draw them is most of what there is to compile."""
-
-    def kept(key):
-        params = layer.init(key, _thawed(x))
-        return jax.tree.map(lambda leaf: leaf if _is_kept(leaf) else None, params, is_leaf=is_buffer)
-
-    return jax.jit(kept, compiler_options=quick_options(random=True))
+    """Of the layer's parameters what is not differentiated: to draw the others is most of what there is to compile."""
+    return jax.jit(lambda key: split(layer.init(key, _thawed(x)))[1], compiler_options=quick_options(random=True))
 
 
 @cache

@@ -254,16 +254,19 @@ def is_one(inputs: Any) -> bool:
     return getattr(inputs, "below", 0) is None
 
 
-@st.composite
-def networks(draw: Any, source: Any = None, most: int = 5, depth: int = 2, layers: Any = ()) -> Network:
+def networks(source: Any = None, most: int = 5, depth: int = 2, layers: Any = ()) -> st.SearchStrategy[Network]:
     """Valid random networks of the catalogue's layers and forms: chains of up to `most`, nested `depth` deep.
 
     Some begin with a layer that takes something else than one floating array, some end with a loss, some are in their
     evaluation form. With `layers` of one's own, `verify.case(layer, "f32[3,5]")` each, every other layer is one of
     these, wherever one takes what arrives. Raises CatalogueError for a case that is no layer.
     """
-    source = catalogue() if source is None else source
-    vocabulary = source if hasattr(source, "fitting") else Whole(source, tuple(map(own, layers)))
+    return _networks(source, most, depth, tuple(map(own, layers)))
+
+
+@st.composite
+def _networks(draw, source, most, depth, layers):
+    vocabulary = source if hasattr(source, "fitting") else Whole(source or catalogue(), layers)
     pen, source = _Draw(draw, vocabulary), vocabulary.source
     # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
     starts = vocabulary.starts()
