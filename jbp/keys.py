@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jbp.layer import Layer
 from jbp.params import Buffer
@@ -11,6 +12,17 @@ from jbp.params import Buffer
 def split(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters with the next key."""
     return params | {"key": Buffer(jax.random.split(params["key"].value, 1)[0])}
+
+
+def apart(params: Any, index: Any) -> Any:
+    """The parameters with keys that are those of one device alone, the one of this index."""
+
+    def leaf(p):
+        if not jnp.issubdtype(p.dtype, jax.dtypes.prng_key):
+            return p
+        return jax.vmap(lambda key: jax.random.fold_in(key, index))(p.reshape(-1)).reshape(p.shape)
+
+    return jax.tree.map(leaf, params)
 
 
 class Keyed(Layer):

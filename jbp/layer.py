@@ -26,10 +26,12 @@ class Layer:
     # What others ask of a layer, and `verify` by the same names.
     estimator: Any = False  # its backward pass is not the transpose, on purpose; "nonlinear": nor is it linear in dy
     autodiff = False  # its backward pass is jax.vjp of somebody else's function
+    advances: Any = None  # whether `advance` moves buffers of its own; None: if it has one, and no layers inside
     as_one = False  # who runs networks layer by layer compiles it with the layers inside: a loop, much arithmetic
     sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place
     couples: Any = ""  # why examples in a batch are not each by itself: for who takes a batch in parts
     singly: Any = False  # what it couples is what it says of the batch: of each example by itself it makes the same
+    cuts: Any = ()  # its places among layers of which devices have some features each: first, between, last, alone
     both_ways = False  # its output at a time depends on what comes later
 
     def init(self, key: Any, x: Tree, /) -> Tree:
@@ -54,11 +56,6 @@ class Layer:
 
         return as_function(self, has_aux)(params, x)
 
-    @property
-    def advances(self) -> bool | None:
-        """Whether `advance` moves buffers of its own. None: if it is written here and there are no layers inside."""
-        return None
-
     def pull(self, params: Tree, residuals: Tree, dy: Tree, /) -> tuple[Tree, Tree]:
         """(dx, dparams): both halves at once, the ordinary backward pass. No delta outlives its layer."""
         dx, delta = self.backward(params, residuals, dy)
@@ -67,6 +64,9 @@ class Layer:
     def advance(self, params: Tree, residuals: Tree, /) -> Tree:
         """The parameters with their buffers moved on by one step: the next key, the next running mean."""
         return params
+
+    def part(self, count: int, x: Tree = None, /) -> "Layer | None":
+        """What one of `count` devices has of a layer that is first or alone, given all of x. None if it has none."""
 
     def evaluation(self) -> "Layer":
         """The network to use once training is over. It takes the same parameters."""
@@ -109,7 +109,6 @@ def map_children(change: Callable[[str, Layer], Layer], layer: Any) -> Any:
             return tuple(changed(f".{called[i]}" if named else f"{label}[{i}]", v) for i, v in enumerate(value))
         return change(label, value) if isinstance(value, Layer) else value
 
-    shown = is_dataclass(layer) and not getattr(layer, "sealed", False)
-    names = [f.name for f in fields(layer)] if shown else []
+    names = [f.name for f in fields(layer)] if is_dataclass(layer) and not getattr(layer, "sealed", False) else []
     new = {n: changed("" if n in ("layer", "layers") else f".{n}", getattr(layer, n)) for n in names}
     return replace(layer, **new) if new else layer  # pyright: ignore[reportArgumentType]

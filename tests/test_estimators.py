@@ -148,6 +148,14 @@ def machine():
     return params | {"w": jnp.array([[3.0, -2], [-2, 3], [2, 2]]), "c": jnp.array([-1.0, -1.0])}, v
 
 
+def test_a_soft_draw_of_large_scores_keeps_its_digits():
+    """Of exp(x − log Σ exp x) the logarithm would have lost them: found by a random network."""
+    x, dy = jnp.array([[3e5, 1e5, -2e5]]), jnp.array([[1.0, -2.0, 0.5]])
+    layer = jbp.layers.GumbelSoftmax(0.5).evaluation()
+    y, (_, dx), _ = reverse(layer, parameters(jbp.layers.GumbelSoftmax(0.5), x), x, dy)
+    np.testing.assert_array_equal((y, dx), ([[1, 0, 0]], [[0, 0, 0]]))
+
+
 def test_contrastive_divergence_nears_the_gradient_as_its_chains_grow(machine):
     params, v = machine
     fixed, many = jbp.buffers(params), jnp.tile(v, (2000, 1))

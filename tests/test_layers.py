@@ -244,6 +244,53 @@ LARGEST = {
 }
 
 
+HALVED = [  # of layers that may be cut by features: those that are first in a row, between, and last
+    (case.layer.evaluation(), x) for case in LAYERS for x in case.inputs if hasattr(x, "shape") and case.layer.cuts
+]
+
+
+def halves(tree, whole, k):
+    """The k-th half of each array along the axis where `whole` is twice as long."""
+
+    def half(a, b):
+        axis = next((i for i in range(a.ndim) if a.shape[i] != b.shape[i]), None)
+        return a if axis is None else jnp.split(a, 2, axis)[k]
+
+    return jax.tree.map(half, tree, whole)
+
+
+def in_parts(layer, place, x):
+    """(y, what two devices make of it) in one of the places that it may have."""
+    whole, adds = place in ("first", "alone"), place in ("last", "alone")
+    one = layer.part(2, x) if whole else layer
+    mine = x if whole else jnp.split(x, 2, -1)[0]
+    params = parameters(layer, x)
+    shapes = jax.eval_shape(one.init, jax.random.key(0), mine)
+    made = []
+    for k in range(2):
+        own = halves(params, shapes, k)
+        if adds and k:
+            own = jax.tree.map(lambda p, whole: jnp.zeros_like(p) if p.shape == whole.shape else p, own, params)
+        made.append(one.forward(own, x if whole else jnp.split(x, 2, -1)[k])[0])
+    together = made[0] + made[1] if adds else jnp.concatenate(made, -1)
+    return layer.forward(params, x)[0], together
+
+
+@pytest.mark.parametrize(("layer", "spec"), HALVED, ids=str)
+def test_parts_make_up_the_whole(layer, spec):
+    x = draw(spec)
+    even = x.shape and x.shape[-1] % 2 == 0
+    for place in layer.cuts:
+        if layer.part(2) is not None if place in ("first", "alone") else even:
+            y, together = in_parts(layer, place, x)
+            np.testing.assert_allclose(together, y, rtol=1e-13, atol=1e-13, err_msg=place)
+
+
+def test_who_wrongly_says_that_it_works_on_single_features_is_seen(monkeypatch):
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(*in_parts(jbp.layers.Softmax(), "between", draw(f(2, 4))))
+
+
 @pytest.mark.parametrize(("layer", "spec"), LAST)
 def test_lower_precision_stays_near_and_zeros_huge_and_tiny_inputs_give_finite_results(layer, spec):
     @jax.jit

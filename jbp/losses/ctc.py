@@ -12,7 +12,7 @@ from jbp.errors import LayerError, floats, indices, show
 from jbp.fields import Count
 from jbp.losses.loss import Loss
 from jbp.losses.targets import whole
-from jbp.numerics import log_sum_exp, scan, time_first, wide
+from jbp.numerics import log_sum_exp, scan, softmax, time_first, wide
 
 NEVER = -1e30  # the logarithm of 0, finite so that sums of it are no NaN
 
@@ -122,8 +122,7 @@ class CTC(Loss):
 
         def step(b, now):
             a, e, live, z = now
-            gamma = jnp.exp(a + b - log_sum_exp(a + b))
-            pi = jnp.exp(wide(z) - log_sum_exp(z))
+            gamma, pi = softmax(a + b, -1), softmax(wide(z), -1)
             dz = jnp.where(live[:, None] & (each != 0), pi.at[row, word].add(-gamma) * each, 0)
             on = b + e
             two = _shifted(jnp.where(skip, on, NEVER), -2, NEVER)

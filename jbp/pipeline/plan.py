@@ -72,7 +72,11 @@ class Pipeline(Plan):
 
     @property
     def spread(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if name != AXIS)
+        return tuple(name for name in super().spread if name != AXIS)
+
+    @property
+    def _adds(self):
+        return (*self.spread, AXIS)
 
     @property
     def table(self) -> Schedule:
@@ -119,7 +123,7 @@ class Pipeline(Plan):
             fits = [(size, axis) for axis, size in enumerate(shape) if size and size % self.table.stages == 0]
             return PartitionSpec(*[None] * max(fits)[1], AXIS) if fits and not spec else spec
 
-        leaves = leaves_of(marks)
+        leaves = [jax.tree.leaves(leaf)[0] for leaf in leaves_of(marks)]
         floats = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
         return [cut(leaf.shape, spec) if f else spec for leaf, spec, f in zip(leaves, specs, floats, strict=True)]
 

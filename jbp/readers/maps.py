@@ -217,7 +217,10 @@ def _stepped(layer: Any, residuals, delta):
 
 FACTORED: dict[type[Layer], _Kind] = {
     Dense: _Kind(_dense, _straight),
-    GatedDense: _Kind(_dense, lambda layer, residuals, dz: _straight(layer, residuals[0], dz)),
+    GatedDense: _Kind(
+        lambda layer: {"": Affine(("w",), _bias(layer), 2)},
+        lambda layer, residuals, dz: _straight(layer, residuals[0], dz),
+    ),
     Conv: _Kind(_kernel, _patches),
     ConvTranspose: _Kind(_kernel, _patches),
     Embedding: _Kind(_table, lambda layer, ids, dy: {"": words(layer, ids, dy)}),

@@ -1,6 +1,7 @@
 """Weights in pieces, one on each device: a layer around a layer puts them together where they are used."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,13 @@ from jbp.sweep import advancing, inside
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Piece:
-    """A part of an array, or all of it: its axis, counted from the end, is `size` long in the whole."""
+    """A part of an array, or all of it: its axis, counted from the end, is `size` long in the whole, which lies along
+    the axis `over` of devices. The value may be a piece of that part."""
 
     value: Any
     axis: int = field(metadata={"static": True})
     size: int = field(metadata={"static": True})
+    over: str = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Gathered(Layer):
 
         def marked(p):
             axis = self._axis(p.shape) if jnp.issubdtype(p.dtype, jnp.floating) else None
-            return p if axis is None else Piece(p, axis, p.shape[axis])
+            return p if axis is None else Piece(p, axis, p.shape[axis], self.over)
 
         def leaf(p):
             return p if moves and isinstance(p, Buffer) else jax.tree.map(marked, p)
@@ -70,8 +73,10 @@ class Gathered(Layer):
         """f's parameters, put together."""
 
         def leaf(p):
-            if not isinstance(p, Piece):
+            if not is_piece(p):
                 return p
+            if p.over != self.over:
+                return replace(p, value=leaf(p.value))
             v = p.value
             if v.shape[p.axis] == p.size:
                 return v
@@ -144,9 +149,9 @@ class Ahead(Layer):
         return self.layer.init(key, x)
 
     def forward(self, params, x, /):
-        if not _cut(params):
-            return self.layer.forward(params, x)
         one: Any = self.layer.layer
+        if not _cut(params, one.over):
+            return self.layer.forward(params, x)
         narrow, times = one.narrow(x), jnp.arange(self.layer.times)
 
         def step(carry, i):
@@ -165,9 +170,9 @@ class Ahead(Layer):
         return self.layer.gradient(residuals, delta)
 
     def pull(self, params, residuals, dy, /):
-        if not _cut(params):
-            return self.layer.pull(params, residuals, dy)
         one: Any = self.layer.layer
+        if not _cut(params, one.over):
+            return self.layer.pull(params, residuals, dy)
         residuals, narrow = residuals
         times = jnp.arange(self.layer.times)
 
@@ -188,13 +193,13 @@ class Ahead(Layer):
         return self.layer.reference(params, x)
 
 
-def _cut(params):
-    """Whether arrays are in pieces here."""
-    pieces = [leaf for leaf in leaves_of(params) if is_piece(leaf)]
-    return any(piece.value.shape[piece.axis] != piece.size for piece in pieces)
+def _cut(params, over):
+    """Whether arrays are in pieces along this axis here."""
+    pieces = [piece for leaf in leaves_of(params) for piece in pieces_of(leaf) if piece.over == over]
+    return any(jax.tree.leaves(piece)[0].shape[piece.axis] != piece.size for piece in pieces)
 
 
-_PARTED = Several, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat, Keep
+PARTED = Several, Residual, Passing, TimeDistributed, Sublayer, Tied, Frozen, Remat, Keep
 
 
 def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead: bool = False) -> Layer:
@@ -208,7 +213,7 @@ def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead:
         wrapped = map_children(block, net)
         blocks = isinstance(wrapped, Repeat) and isinstance(wrapped.layer, Gathered)
         return Ahead(wrapped) if ahead and blocks else wrapped
-    if isinstance(net, _PARTED):
+    if isinstance(net, PARTED):
         return map_children(lambda label, child: gathered(child, over, count, dtype, ahead), net)
     return Gathered(net, over, count, dtype)
 
@@ -216,7 +221,14 @@ def gathered(net: Layer, over: str, count: int, dtype: str | None = None, ahead:
 def leaves_of(marks: Any) -> list[Any]:
     """The arrays of marked parameters, those that are cut as a Piece."""
     found = jax.tree.leaves(marks, is_leaf=is_piece)
-    return [leaf for leaf in found if not is_piece(leaf) or leaf.value is not None]
+    return [leaf for leaf in found if jax.tree.leaves(leaf)]
+
+
+def pieces_of(leaf: Any) -> Iterator[Piece]:
+    """An array's pieces, from the outermost in."""
+    while is_piece(leaf):
+        yield leaf
+        leaf = leaf.value
 
 
 def is_piece(leaf: Any) -> bool:

@@ -21,13 +21,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jbp.combinators import Frozen, Serial, Tied
 from jbp.errors import LayerError, check_cotangent, show
 from jbp.fields import DType, Size, check
+from jbp.keys import apart
 from jbp.layer import Layer, map_children
 from jbp.losses.loss import Loss
 from jbp.losses.penalized import Penalized
 from jbp.numerics import is_float, wide
 from jbp.params import Buffer, trainable
 from jbp.sweep import Aux, initialize, inside, must_be_layer, must_be_scalar
-from jbp.train.pieces import Gathered, gathered, is_piece, leaves_of
+from jbp.train.parts import parted
+from jbp.train.pieces import Gathered, gathered, leaves_of, pieces_of
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,19 @@ class Plan:
         plan = Plan()                                               # all devices, each with all weights
         plan = Plan(weights="data")                                 # and the weights in pieces, one a device
         plan = Plan((("slow", 2), ("data", 4)), weights="data")     # in pieces within four, twice over
+        plan = Plan((("data", 2), ("tensor", 4)), tensor="tensor")  # four devices work on one example together
 
     `mesh` names the axes of the devices, with their sizes; () is one axis "data" of them all. The batch is spread over
-    all axes, and must be a multiple of them. With `weights` parameters and optimizer's state lie in pieces along that
-    axis: each array is cut along its largest axis that divides, and is whole on each device where none does. With
-    `compute` layers are given inputs of that dtype and weights that are gathered in it, while parameters, sums of
+    all axes but `tensor`, and must be a multiple of them. With `weights` parameters and optimizer's state lie in pieces
+    along that axis: each array is cut along its largest axis that divides, and is whole on each device where none does.
+    With `compute` layers are given inputs of that dtype and weights that are gathered in it, while parameters, sums of
     gradients and the loss stay as wide as they are. With `micro` each device takes its part of the batch in so many
     steps, one after the other, and gradients are summed over devices once, after all. With `ahead` the weights of the
     next time of a Repeat are gathered while one is at work, for a block more of memory.
+
+    Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, and of a Serial a Dense or GatedDense, the
+    Dense that follows and what works on single features between them. Each device has its part of those weights, and
+    one sum over the axis each way puts together what they make. All other layers are the same along it.
 
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
     and the penalty of a Penalized as much as the loss beside it.
@@ -65,6 +72,7 @@ class Plan:
 
     mesh: tuple[tuple[str, Size], ...] = ()
     weights: str | None = None
+    tensor: str | None = None
     compute: DType | None = None
     micro: Size = 1
     ahead: bool = False
@@ -75,11 +83,19 @@ class Plan:
         names = self.names
         if len(set(names)) < len(names):
             raise LayerError(Plan, f"got the axes {', '.join(names)}; expected other names. Name each axis once.")
-        if self.weights is not None and self.weights not in names:
+        for field in ("weights", "tensor"):
+            axis = getattr(self, field)
+            if axis is not None and axis not in names:
+                raise LayerError(
+                    Plan,
+                    f"got {field}={axis!r} with the axes {', '.join(names)}; expected one of them. "
+                    f"Write {field}={names[-1]!r}.",
+                )
+        if self.tensor is not None and self.tensor == self.weights:
             raise LayerError(
                 Plan,
-                f"got weights={self.weights!r} with the axes {', '.join(names)}; expected one of them. "
-                f"Write weights={names[-1]!r}.",
+                f"got weights={self.weights!r} and tensor={self.tensor!r}; expected two axes. Write "
+                f'mesh=(("data", ...), ({self.tensor!r}, ...)) and weights="data".',
             )
 
     @property
@@ -100,7 +116,12 @@ class Plan:
     @property
     def spread(self) -> tuple[str, ...]:
         """The axes along which the batch is spread."""
-        return self.names
+        return tuple(name for name in self.names if name != self.tensor)
+
+    @property
+    def _adds(self):
+        """The axes along which devices have different sums."""
+        return self.spread
 
     @property
     def shares(self) -> int:
@@ -147,7 +168,7 @@ class Plan:
         Each calls it with its part of the batch, and with `drawn`, which gives it keys of its own; one reduction adds
         up. For what a sweep tells of each example: whole weights alone. Raises LayerError for another plan.
         """
-        if type(self) is not Plan or self.weights or self.compute or self.micro > 1 or self.apart:
+        if type(self) is not Plan or self.weights or self.tensor or self.compute or self.micro > 1 or self.apart:
             raise LayerError(
                 net,
                 f"got plan={self!r} for a sweep of each example; expected one that spreads the batch alone, of whole "
@@ -249,7 +270,9 @@ class Plan:
         return replace(layer, over=self.spread)  # pyright: ignore[reportArgumentType]
 
     def _wrapped(self, net: Layer, dtype: str | None) -> Layer:
-        """The network with `Gathered` around what uses weights, if they need it."""
+        """The network with `Part` around what is cut, and `Gathered` around what uses weights in pieces."""
+        if self._parts > 1:
+            net = parted(net, self.tensor or "", self._parts)
         if self._pieces == 1 and dtype is None:
             return net
         return gathered(net, self.weights or "", self._pieces, dtype, self.ahead)
@@ -259,33 +282,53 @@ class Plan:
         """How many pieces weights are in."""
         return 1 if self.weights is None else self._extent[self.weights]
 
+    @property
+    def _parts(self):
+        """How many parts layers are in."""
+        return 1 if self.tensor is None else self._extent[self.tensor]
+
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
         leaves, structure = jax.tree.flatten(x)
         shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        marks = _marked(self._wrapped(net, None), structure, shapes)
-        sizes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (marks, params)]
-        if sizes[0] != sizes[1]:
+        marks = _marked(self._wrapped(net, None), structure, shapes, (self.tensor, self._parts))
+        if list(map(self._size, leaves_of(marks))) != [np.shape(leaf) for leaf in jax.tree.leaves(params)]:
             raise LayerError(
                 net,
                 f"got parameters {show(params)} for x {show(x)}; expected those that init makes. Are they those of "
                 "another network? Make them with start(net, optimizer, key, x, plan=plan).",
             )
-        if self.weights and self._pieces > 1 and not any(map(is_piece, leaves_of(marks))):
+        over = {piece.over for leaf in leaves_of(marks) for piece in pieces_of(leaf)}
+        if self._pieces > 1 and self.weights not in over:
             raise LayerError(
                 net,
                 f"got parameters {show(params)}, of which none has an axis that {self._pieces} divides; expected one "
                 "or more to cut. Leave out weights=, or take sizes that are multiples.",
             )
+        if self._parts > 1 and self.tensor not in over:
+            raise LayerError(
+                net,
+                f"got no layers with {self._parts} parts; expected attention with a multiple of {self._parts} heads, "
+                f"or a Serial with two Dense, the first of a multiple of {self._parts} features. Leave out tensor=.",
+            )
         return marks
+
+    def _size(self, leaf):
+        """The shape of the whole array."""
+        shape = list(jax.tree.leaves(leaf)[0].shape)
+        for piece in pieces_of(leaf):
+            shape[piece.axis] *= self._parts if piece.over == self.tensor else 1
+        return tuple(shape)
 
     def _where(self, net, marks):
         """The PartitionSpec of each array of the parameters."""
 
         def spec(leaf):
-            if not is_piece(leaf):
-                return PartitionSpec()
-            return PartitionSpec(*[None] * (leaf.value.ndim + leaf.axis), self.weights)
+            ndim, names = jax.tree.leaves(leaf)[0].ndim, {}
+            for piece in pieces_of(leaf):
+                names.setdefault(ndim + piece.axis, []).append(piece.over)
+            axes = [tuple(names.get(k, ())) for k in range(max(names, default=-1) + 1)]
+            return PartitionSpec(*(own[0] if len(own) == 1 else own or None for own in axes))
 
         return [spec(leaf) for leaf in leaves_of(marks)]
 
@@ -368,26 +411,17 @@ class Plan:
 
     def _drawn(self, params):
         """The parameters with keys of this device's own."""
-        if self.shares == 1:
-            return params
-        index = lax.axis_index(self.spread)
-
-        def leaf(p):
-            if not jnp.issubdtype(p.dtype, jax.dtypes.prng_key):
-                return p
-            return jax.vmap(lambda key: jax.random.fold_in(key, index))(p.reshape(-1)).reshape(p.shape)
-
-        return jax.tree.map(leaf, params)
+        return params if self.shares == 1 else apart(params, lax.axis_index(self.spread))
 
     def _summed(self, net, marks, params, sums, output):
         """((value, output, params), grads) over all devices, out of what each has: one sum for what lies alike."""
         value, weight, grads = sums
-        total = lax.psum(weight, self.names)
+        total = lax.psum(weight, self._adds)
         some = jnp.where(total == 0, 1, total)
-        value = lax.psum(value, self.names) / some
+        value = lax.psum(value, self._adds) / some
         leaves, structure = jax.tree.flatten(grads)
         specs = jax.tree.leaves(trainable(jax.tree.unflatten(jax.tree.structure(params), self._where(net, marks))))
-        over = [tuple(name for name in self.names if name not in jax.tree.leaves(tuple(spec))) for spec in specs]
+        over = [tuple(name for name in self._adds if name not in jax.tree.leaves(tuple(spec))) for spec in specs]
         alike = {axes: [g for g, own in zip(leaves, over, strict=True) if own == axes] for axes in over}
         summed = {axes: iter(lax.psum(gs, axes) if axes else gs) for axes, gs in alike.items()}
         grads = jax.tree.unflatten(structure, [next(summed[axes]) for axes in over])
@@ -447,9 +481,13 @@ def _mesh(sizes, names):
 
 
 @lru_cache(maxsize=16)
-def _marked(net, structure, shapes):
+def _marked(net, structure, shapes, axis):
+    """What init makes, of one device along an axis."""
     x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    return jax.eval_shape(lambda: initialize(net, jax.random.key(0), x))
+    name, size = axis
+    alike = jax.vmap(lambda _: initialize(net, jax.random.key(0), x), axis_name=name, axis_size=size)
+    made = jax.eval_shape(alike, jnp.zeros(size))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), made)
 
 
 def _is_spec(leaf):

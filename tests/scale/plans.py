@@ -14,11 +14,25 @@ from jbp import Frozen, Graph, LowRankAdapter, Parallel, Remat, Repeat, Residual
 from jbp.cases import f, i
 from jbp.curvature import Factored
 from jbp.errors import LayerError
-from jbp.layers import LSTM, Add, BatchNorm, Dense, Dropout, Embedding, Identity, LayerNorm, LogSoftmax, Tanh
+from jbp.layers import (
+    LSTM,
+    Add,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Embedding,
+    GatedDense,
+    Identity,
+    LayerNorm,
+    LogSoftmax,
+    PReLU,
+    Tanh,
+)
 from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, Sum, Weighted
-from jbp.params import trainable
+from jbp.params import Buffer, trainable
 from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
+from jbp.train.parts import Part
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # two programs with collectives starve each other on 2 cores
@@ -54,9 +68,21 @@ CASES = {
         LowRankAdapter(Serial(Dense(8), Tanh(), Dense(8)), ("w",), 2), LABELS, numbers(f(16, 8), i(16, below=8))
     ),
     "frozen, reversible": (
-        Serial(Frozen(Serial(Dense(16), Tanh())), Reversible(Dense(8), Tanh(), times=2), Frozen(Dense(8), ("b",))),
+        Serial(Frozen(Serial(Dense(16), Tanh(), Dense(16))),
+               Reversible(Serial(GatedDense(4), Dense(8)), Tanh(), times=2), Frozen(Dense(8), ("b",))),
         LABELS,
         numbers(f(16, 8), i(16, below=8)),
+    ),
+    "rows": (
+        Serial(Dense(8), PReLU(), PReLU(True), Dense(6), Tanh(), Repeat(Residual(Serial(Dense(4), Dense(6))), 2),
+               Remat(Serial(Dense(3), Dense(4), Tanh(), Dense(8)))),
+        LABELS,
+        numbers(f(16, 3), i(16, below=8)),
+    ),
+    "transformer": (
+        Serial(recipes.transformer_encoder(8, 4, 2, norm_first=True, dropout=0.0), Dense(8)),
+        LABELS,
+        numbers(f(16, 3, 8), i(16, 3, below=3)),
     ),
 }  # fmt: skip
 PLANS = {
@@ -64,6 +90,9 @@ PLANS = {
     "hybrid": Plan(HALVES, weights="data"),
     "micro": Plan((("data", 4),), micro=4),
     "ahead": Plan(weights="data", ahead=True),
+    "tensor": Plan((("data", 2), ("tensor", 4)), tensor="tensor"),
+    "tensor alone": Plan((("tensor", 2),), tensor="tensor"),
+    "tensor in pieces": Plan((("data", 4), ("tensor", 2)), weights="data", tensor="tensor", ahead=True, micro=2),
 }
 
 
@@ -106,6 +135,9 @@ TRIED = {
     "hybrid": ("lstm", "resnet"),
     "micro": ("lstm", "loss inside", "weighted"),
     "ahead": ("gpt", "loss inside"),
+    "tensor": ("mlp", "frozen, reversible"),
+    "tensor alone": ("transformer", "rows"),
+    "tensor in pieces": ("gpt", "transformer"),
 }
 
 
@@ -115,10 +147,43 @@ def test_a_plan_is_one_device(plan, case, alone):
     state, found = trained(*CASES[case], PLANS[plan])
     near((state, found), (wanted, metrics))
     there = {a.sharding.spec for a in jax.tree.leaves(state)}
-    assert (len(there) > 1) == (PLANS[plan].weights is not None)
+    assert (len(there) > 1) == bool(PLANS[plan].weights or PLANS[plan].tensor)
     if plan == "weights" and case == "gpt":
         here, all_of_it = held(state)
         assert here <= 1.15 * all_of_it / 8
+
+
+@pytest.mark.parametrize(("sum_", "lost"), [("_down", lambda self, dx: dx), ("_added", lambda self, cut, grads: grads)])
+def test_a_sum_over_parts_that_is_lost_is_seen(sum_, lost, alone, monkeypatch):
+    monkeypatch.setattr(Part, sum_, lost)
+    with pytest.raises(AssertionError):
+        test_a_plan_is_one_device("tensor", "rows", alone)
+
+
+def test_parts_draw_numbers_of_their_own_and_what_is_whole_the_same():
+    plan = Plan((("tensor", 4),), tensor="tensor")
+    net = Serial(Dense(64), Dropout(0.5), Dense(64), Dropout(0.5))
+    x = jnp.ones((2, 64))
+    state = start(net, OPTIMIZER, KEY, x, plan=plan)
+    ones = {"b": jnp.ones(64), "w": jnp.zeros((64, 64))}
+    params = plan.everywhere((ones, state.params[1], {"b": jnp.zeros(64), "w": jnp.eye(64)}, state.params[3]))
+    run = jax.jit(plan.value_and_grad(net, MeanSquaredError()))
+    (_, aux), _ = run(params, *plan.put(net, (x, x)))
+    first = Dropout(0.5).advance(state.params[1], ())["key"].value
+    assert (jax.random.key_data(aux.params[1]["key"].value) == jax.random.key_data(first)).all()
+    params = (*params[:3], {"key": Buffer(jax.random.key(1))})  # a loss of the last is the same wherever it is made
+    seen = np.asarray(run(params, *plan.put(net, (x, x)))[0][1].output).reshape(2, 4, 16)
+    assert len({seen[0, k].tobytes() for k in range(4)}) == 4
+
+
+def test_one_sum_each_way_puts_parts_together():
+    plan = Plan((("tensor", 8),), tensor="tensor")
+    net = Serial(LayerNorm(), Dense(64), Tanh(), Dense(8))
+    state = start(net, OPTIMIZER, KEY, X, plan=plan)
+    swept = jax.jit(plan.value_and_grad(net, LABELS))
+    text = swept.lower(state.params, *plan.put(net, (X, T))).as_text()
+    sizes = re.findall(r"all_reduce.*?\) -> \(?tensor<([^>]*)xf64>", text, re.DOTALL)
+    assert sorted(sizes) == ["16x8", "16x8", "8"], sizes  # y, dx, and the bias that counts once
 
 
 NOISY = Serial(Dense(8), Dropout(0.5), Dense(8))
@@ -199,6 +264,12 @@ def test_a_given_start_is_spread_and_a_state_of_one_device_too():
     [
         (lambda: Plan(weights="model"), r"got weights='model' with the axes data; expected one of them"),
         (lambda: Plan((("a", 2), ("a", 4))), "expected other names"),
+        (lambda: Plan(tensor="model"), r"got tensor='model' with the axes data; expected one of them"),
+        (lambda: Plan(weights="data", tensor="data"), "expected two axes"),
+        (
+            lambda: trained(Serial(Dense(8)), LABELS, (X, T), Plan((("t", 2),), tensor="t")),
+            "got no layers with 2 parts; expected attention",
+        ),
         (lambda: Plan((("data", 16),)).on(), "got a mesh of 16 devices; expected at most the 8 that are here"),
         (lambda: trained(Serial(Dense(8)), LABELS, (X[:12], T[:12]), Plan()), "got a batch of 12 for 8 devices"),
         (lambda: trained(Serial(Dense(8)), LABELS, (X, T), Plan(micro=4)), "expected a multiple of 32"),

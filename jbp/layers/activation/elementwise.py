@@ -22,6 +22,7 @@ from jbp.numerics import softplus, wide
 
 
 class Elementwise(Layer):
+    cuts = ("between",)
     keeps: ClassVar[Literal["x", "y"]] = "x"
 
     def f(self, x: Any) -> Any:

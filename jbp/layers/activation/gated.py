@@ -6,20 +6,20 @@ Each keeps x. They take what a Dense(2 n) makes: `Serial(Dense(2 * n), SwiGLU(),
 Modeling with Gated Convolutional Networks*, 2017, §2; Shazeer, *GLU Variants Improve Transformer*, 2020.)
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 
 from jbp.cases import ANY, Case, f
-from jbp.errors import LayerError, floats, show
+from jbp.errors import LayerError, floats, show, take
 from jbp.fields import Hint, Range, Size
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import GELU, Elementwise, GELUTanh, Sigmoid, SiLU
 from jbp.layers.activation.piecewise import ReLU
 from jbp.layers.linear.dense import Dense
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, along, wide
 
 
 class Gated(Layer):
@@ -140,45 +140,56 @@ class GatedDense(Layer):
         da = dy f(b)      db = dy a f'(b)      dz = (da|db)      dx = dz Wᵀ      dW = xᵀ dz      dc = Σ dz
 
     The first half of a transformer's feed-forward block: `Serial(GatedDense(4 * n), Dense(n))`, gated by SiLU if
-    nothing else is asked for. delta is dz. Keeps x and z. Parameters as those of Dense(2 o). Shapes: x (..., i), W
-    (i, 2 o), c (2 o,), y (..., o). (Shazeer, *GLU Variants Improve Transformer*, 2020.) Raises LayerError as Dense
-    does.
+    nothing else is asked for. delta is dz. Keeps x and z. Shapes: x (..., i), W (i, 2, o), c (2, o), y (..., o).
+    (Shazeer, *GLU Variants Improve Transformer*, 2020.) Raises LayerError as Dense does.
 
     >>> x = jnp.ones((2, 5))
     >>> params = GatedDense(3).init(jax.random.key(0), x)
     >>> jax.tree.map(jnp.shape, params)
-    {'b': (6,), 'w': (5, 6)}
+    {'b': (2, 3), 'w': (5, 2, 3)}
     >>> GatedDense(3)(params, x).shape
     (2, 3)
     """
 
     sealed = True
+    cuts: ClassVar[Any] = ("first",)
     features: Size
     activation: Elementwise = _SILU
     bias: bool = True
 
+    def part(self, count, x=None, /):
+        return None if self.features % count else replace(self, features=self.features // count)
+
     def _parts(self):
         return Dense(2 * self.features, self.bias), Gate(self.activation)
 
+    def _two(self, flat):
+        return {name: p.reshape(*p.shape[:-1], 2, self.features) for name, p in flat.items()}
+
+    def _flat(self, params):
+        return {name: p.reshape(*p.shape[:-2], 2 * self.features) for name, p in params.items()}
+
     def init(self, key, x, /):
-        return self._parts()[0].init(key, x)
+        return self._two(self._parts()[0].init(key, x))
 
     def forward(self, params, x, /):
         dense, gate = self._parts()
-        z, _ = dense.forward(params, floats(self, x, "(..., features)"))
+        shapes = {"w": (floats(self, x, "(..., features)").shape[-1], 2, self.features), "b": (2, self.features)}
+        take(self, params, x.dtype, **(shapes if self.bias else {"w": shapes["w"]}))
+        z, _ = dense.forward(self._flat(params), x)
         return gate.forward((), z)[0], (x, z)
 
     def backward(self, params, residuals, dy, /):
         dense, gate = self._parts()
         x, z = residuals
-        return dense.backward(params, x, gate.backward((), z, dy)[0])
+        return dense.backward(self._flat(params), x, gate.backward((), z, dy)[0])
 
     def gradient(self, residuals, dz, /):
-        return self._parts()[0].gradient(residuals[0], dz)
+        return self._two(self._parts()[0].gradient(residuals[0], dz))
 
     def reference(self, params, x, /):
-        z = jnp.matmul(x, params["w"]) + (params["b"].reshape((1,) * (x.ndim - 1) + (-1,)) if self.bias else 0)
-        return z[..., : self.features] * self.activation.definition(z[..., self.features :])
+        a, b = (x @ params["w"][:, k] + (along(params["b"][k], x) if self.bias else 0) for k in range(2))
+        return a * self.activation.definition(b)
 
 
 @dataclass(frozen=True)

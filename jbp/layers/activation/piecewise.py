@@ -1,6 +1,7 @@
 """Elementwise functions in pieces. At a kink the slope is the one that the docstring says, of definitions too."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -244,6 +245,7 @@ class PReLU(Layer):
     Array([[-0.5,  4. ]], dtype=float32)
     """
 
+    cuts: ClassVar[Any] = ("between",)
     shared: bool = False
     slope: float = 0.25
 
@@ -287,6 +289,7 @@ class RReLU(Keyed):
     Array([-0.229,  2.   ], dtype=float32)
     """
 
+    cuts: ClassVar[Any] = ("between",)
     low: NonNegative = 1 / 8
     high: NonNegative = 1 / 3
 

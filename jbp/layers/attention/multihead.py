@@ -1,7 +1,7 @@
 """The attention layer: heads, groups of them, masks, segments, biases, positions."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,7 @@ class MultiHeadAttention(Layer):
     (1, 5, 4)
     """
 
+    cuts: ClassVar[Any] = ("alone",)
     heads: Size
     groups: Size | None = None
     causal: bool = False
@@ -92,6 +93,13 @@ class MultiHeadAttention(Layer):
             raise LayerError(
                 self, f"got {self.heads} heads in {self.groups} groups; expected groups that divide the heads. Try 1."
             )
+
+    def part(self, count, x=None, /):
+        groups = self.groups or self.heads
+        if groups % count or self.alibi or self.weights:
+            return None
+        size = self.key_size if x is None else self._size(self._named(x)["x"])
+        return replace(self, heads=self.heads // count, groups=groups // count, key_size=size)
 
     @property
     def advances(self) -> bool:

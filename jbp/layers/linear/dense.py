@@ -1,6 +1,7 @@
 """Affine maps of the last axis."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,12 @@ class Dense(Layer):
     (2, 3)
     """
 
+    cuts: ClassVar[Any] = "first", "last"
     features: Size
     bias: bool = True
+
+    def part(self, count, x=None, /):
+        return None if self.features % count else Dense(self.features // count, self.bias)
 
     def _shapes(self, x):
         shapes = {"w": (x.shape[-1], self.features), "b": (self.features,)}

@@ -38,6 +38,10 @@ class Dropout(Keyed):
     rate: Annotated[float, Range(0, 1, open="high"), Hint("To drop one of ten write 0.1.")]
     per: Literal["element", "channel", "example"] = "element"
 
+    @property
+    def cuts(self):
+        return ("between",) if self.per != "example" else ()
+
     def _mask(self, key, x):
         """m, in a shape that broadcasts to x's."""
         shape = {

@@ -11,7 +11,7 @@ from jbp.errors import floats, passed, take
 from jbp.fields import Hint, Range
 from jbp.keys import Keyed
 from jbp.layer import Estimator
-from jbp.numerics import log_sum_exp, outline, wide, wide_dtype
+from jbp.numerics import outline, softmax, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class GumbelSoftmaxInference(Keyed):
     def forward(self, params, x, /):
         (key,) = take(self, params, floats(self, x, "(..., n)").dtype, key=())
         z = self._scores(key, x) / self.temperature
-        y = jnp.exp(z - log_sum_exp(z)).astype(x.dtype)
+        y = softmax(z, -1).astype(x.dtype)
         return y, y
 
     def backward(self, params, y, dy, /):

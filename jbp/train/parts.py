@@ -1,0 +1,140 @@
+"""Layers in parts, one on each device: some heads of attention, some features between two linear layers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbp.combinators import Repeat, Reversible, Serial
+from jbp.fields import Size
+from jbp.keys import apart
+from jbp.layer import Layer, map_children
+from jbp.numerics import Static, is_float
+from jbp.params import Buffer, trainable
+from jbp.sweep import advancing
+from jbp.train.pieces import PARTED, Piece, is_piece
+
+
+@dataclass(frozen=True)
+class Part(Layer):
+    """f_d(θ_d, x_d), what device d of `count` along the axis `over` has of f: y = Σ f_d, or y = (f_1|f_2|...).
+
+        whole: x_d = x, dx = Σ dx_d over devices      sums: y = Σ y_d over devices, dy_d = dy
+
+    Inside of `jax.shard_map`. With `whole` every device has all of x and the part of f that `f.part` gives; else it has
+    a part of x's features, the last axis. With `sums` every device has all of y; else it has a part of y's features. A
+    Dense, what works on each feature by itself, and another Dense need one sum over devices each way, as attention
+    does: `whole` is the first of them, `sums` the last, and attention is both.
+
+    A parameter of which f has more is a `Piece`. Any other is that of the first device where y is a sum, such as a
+    bias, and else the same on all. Each device draws numbers of its own. Keeps what f_d keeps. (Shoeybi et al.,
+    *Megatron-LM*, 2019, §3.)
+    """
+
+    layer: Layer
+    over: str
+    count: Size
+    whole: bool
+    sums: bool
+
+    def _part(self, x: Any) -> Any:
+        return self.layer.part(self.count, x) if self.whole else self.layer
+
+    def init(self, key, x, /):
+        def all_of_it(x):
+            return x if self.whole else jax.ShapeDtypeStruct((*x.shape[:-1], x.shape[-1] * self.count), x.dtype)
+
+        def leaf(p, many):
+            axis = next((k - p.ndim for k in range(p.ndim) if p.shape[k] != many.shape[k]), None)
+            return p if axis is None else Piece(p, axis, many.shape[axis], self.over)
+
+        own = self._part(x).init(key, x)
+        return jax.tree.map(leaf, own, jax.eval_shape(self.layer.init, key, jax.tree.map(all_of_it, x)))
+
+    def _first(self, p):
+        """p, which is no piece, on the devices where it counts."""
+        return jnp.where(lax.axis_index(self.over) == 0, p, 0) if self.sums else p
+
+    def _own(self, params):
+        """f_d's parameters."""
+
+        def leaf(p):
+            if isinstance(p, Buffer):
+                return p
+            return p.value if is_piece(p) else self._first(p) if is_float(p) else p
+
+        own = jax.tree.map(leaf, params, is_leaf=lambda p: isinstance(p, Buffer | Piece))
+        return apart(own, lax.axis_index(self.over))
+
+    def _added(self, cut, grads):
+        """The gradients, with those of what is no piece added up over devices."""
+        leaves, structure = jax.tree.flatten(grads)
+        summed = iter(lax.psum([self._first(g) for g, c in zip(leaves, cut, strict=True) if not c], self.over))
+        return structure.unflatten([g if c else next(summed) for g, c in zip(leaves, cut, strict=True)])
+
+    def forward(self, params, x, /):
+        part = self._part(x)
+        cut = tuple(is_piece(p) for p in jax.tree.leaves(trainable(params), is_leaf=is_piece))
+        y, residuals = part.forward(self._own(params), x)
+        return lax.psum(y, self.over) if self.sums else y, (residuals, Static((part, cut)))
+
+    def _down(self, dx):
+        return lax.psum(dx, self.over) if self.whole else dx
+
+    def backward(self, params, residuals, dy, /):
+        residuals, here = residuals
+        dx, delta = here.value[0].backward(self._own(params), residuals, dy)
+        return self._down(dx), delta
+
+    def gradient(self, residuals, delta, /):
+        residuals, here = residuals
+        part, cut = here.value
+        return self._added(cut, part.gradient(residuals, delta))
+
+    def pull(self, params, residuals, dy, /):
+        residuals, here = residuals
+        part, cut = here.value
+        dx, grads = part.pull(self._own(params), residuals, dy)
+        return self._down(dx), self._added(cut, grads)
+
+    def advance(self, params, residuals, /):
+        if not advancing(self.layer):
+            return params
+        plain = jax.tree.map(lambda p: p.value if is_piece(p) else p, params, is_leaf=is_piece)
+        moved = residuals[1].value[0].advance(plain, residuals[0])
+        held = (Piece, Buffer)
+        return jax.tree.map(
+            lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
+        )
+
+
+def parted(net: Layer, over: str, count: int) -> Layer:
+    """The network with `Part` around what can be cut into as many parts: attention, and what lies between a layer that
+    makes features and the next that adds them up, of those that stand in a row."""
+
+    def part(layer, whole, sums):
+        return Part(layer, over, count, whole, sums)
+
+    if isinstance(net, Serial):
+        layers = [parted(layer, over, count) for layer in net.layers]
+        for first, last in _rows(net.layers, count):
+            for k in range(first, last + 1):
+                layers[k] = part(net.layers[k], k == first, k == last)
+        return replace(net, layers=tuple(layers))
+    if isinstance(net, (*PARTED, Repeat, Reversible)):
+        return map_children(lambda _, child: parted(child, over, count), net)
+    return part(net, True, True) if "alone" in net.cuts and net.part(count) else net
+
+
+def _rows(layers: tuple[Layer, ...], count: int) -> Iterator[tuple[int, int]]:
+    """The first and last place of each row that begins with features in parts and ends where they are added up."""
+    first = None
+    for k, layer in enumerate(layers):
+        if first is not None and "last" in layer.cuts:
+            yield first, k
+            first = None
+        elif first is None or "between" not in layer.cuts:
+            first = k if "first" in layer.cuts and layer.part(count) else None
