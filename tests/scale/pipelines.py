@@ -73,6 +73,12 @@ def test_embeddings_tied_to_logits_are_summed_once(name, mesh):
     near(*both(GPT, Pipeline(mesh, micro=4, schedule=name)))
 
 
+@pytest.mark.parametrize(("name", "weights"), [("ZB-H1", None), ("ZB-V", "data")])
+def test_stages_of_parts(name, weights):
+    mesh = (("data", 2), ("stage", 2), ("tensor", 2))
+    near(*both(GPT, Pipeline(mesh, micro=4, schedule=name, tensor="tensor", weights=weights)))
+
+
 def trained(net, loss, batch, plan, steps=2):
     state = start(net, OPTIMIZER, jax.random.key(0), batch[0], plan=plan)
     run = step(net, loss, OPTIMIZER, plan=plan)

@@ -19,6 +19,7 @@ def main() -> int:
         ("tokens", 2000, "forged and mutated tokens and journals"),
         ("texts", 2000, "texts of strangers through every report, and their readers' parsers"),
         ("trainings", 100, "trainings killed at random moments, which take up their saves"),
+        ("layouts", 0, "one checkpoint taken up on many meshes, each of which has the same losses"),
         ("long", 0, "many audits and networks in one process"),
     ):
         one = listed.add_parser(name, help=words, description=words)
@@ -32,7 +33,7 @@ def main() -> int:
     begun, tried = time.monotonic(), []
     for one in _storm(options):
         tried.append(one)
-        if options.storm in ("kills", "hostile", "trainings", "long"):
+        if options.storm in ("kills", "hostile", "trainings", "layouts", "long"):
             print(f"{'wrong' if one.wrong else 'well'}  {one.kind}: {one.what}", *one.wrong, sep="\n    ", flush=True)
     text, well = told.table(tried)
     print(f"{text} ({options.storm}, seed {options.seed}, {time.monotonic() - begun:.0f} s)")
@@ -60,6 +61,10 @@ def _storm(options):
         from tests.storm.trainings import trainings
 
         return trainings(options.count, options.seed)
+    if options.storm == "layouts":
+        from tests.storm.layouts import layouts
+
+        return layouts()
     from tests.storm.long import long
 
     return long(options.audits, options.networks, options.seed)
