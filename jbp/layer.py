@@ -29,6 +29,7 @@ class Layer:
     advances: Any = None  # whether `advance` moves buffers of its own; None: if it has one, and no layers inside
     as_one = False  # who runs networks layer by layer compiles it with the layers inside: a loop, much arithmetic
     sealed = False  # it asks more of the layers inside than a layer has: nothing may be put in their place
+    reads: Any = ()  # the axes along which it takes together what lies there, from x's shape: the examples' may be one
     couples: Any = ""  # why examples in a batch are not each by itself: for who takes a batch in parts
     singly: Any = False  # what it couples is what it says of the batch: of each example by itself it makes the same
     cuts: Any = ()  # its places among layers of which devices have some features each: first, between, last, alone

@@ -120,7 +120,7 @@ JBP = (
     ("losses",),
     ("combinators",),
     ("sweep",),
-    ("bridge",),
+    ("bridge", "alone"),
     ("readers", "credit", "train"),
     ("recipes", "files", "weights"),
     ("saves",),

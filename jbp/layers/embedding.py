@@ -306,6 +306,7 @@ class Positions(Layer):
     (2, 5, 3)
     """
 
+    reads: ClassVar[Any] = (-2,)
     length: Size
 
     def _n(self, x):
@@ -348,6 +349,7 @@ class SinusoidalPositions(Layer):
             [0.841, 0.54 , 0.01 , 1.   ]]], dtype=float32)
     """
 
+    reads: ClassVar[Any] = (-2,)
     base: Positive = 10000.0
 
     def forward(self, params, x, /):

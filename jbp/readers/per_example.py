@@ -33,28 +33,13 @@ from jbp.combinators import (
 from jbp.compose import Wrapper
 from jbp.errors import LayerError, at, show
 from jbp.layer import Layer, map_children
-from jbp.layers.activation.softmax import LogSoftmax, Softmax
-from jbp.layers.attention.rotary import Rotary
-from jbp.layers.embedding import Positions, SinusoidalPositions
 from jbp.layers.linear.dense import Dense
-from jbp.layers.norm.features import LayerNorm, RMSNorm, UnitNorm
 from jbp.numerics import Static, floating, outer, scan, wide, wide_dtype
 from jbp.readers.norms import between, gradient_of_one, per_example_squared_norms
 from jbp.sweep import children, inside, lost, must_be_layer
 
 # Layers of layers that use each parameter once, with the batch in front. What others hold is taken as a whole.
 THROUGH = (Serial, Parallel, Graph, Residual, Passing, Keep, Remat, Repeat, Reversible, Sublayer, Frozen)
-
-_READS = {  # the axes along which a layer reads, from its input's rank: one of them may be the batch
-    Softmax: lambda layer: (layer.axis,),
-    LogSoftmax: lambda layer: (layer.axis,),
-    LayerNorm: lambda layer: range(-layer.axes, 0),
-    RMSNorm: lambda layer: range(-layer.axes, 0),
-    UnitNorm: lambda layer: (-1,),
-    Positions: lambda layer: (-2,),
-    SinusoidalPositions: lambda layer: (-2,),
-    Rotary: lambda layer: (-2,),
-}
 
 
 @dataclass(frozen=True)
@@ -389,7 +374,7 @@ class _Apart(Wrapper):
         """An error if an option makes it read along the first axis."""
         leaves = jax.tree.leaves(x)
         rank = leaves[0].ndim if leaves else 0
-        if any(axis % max(rank, 1) == 0 for axis in _READS.get(type(self.layer), lambda _: ())(self.layer)):
+        if any(axis % max(rank, 1) == 0 for axis in self.layer.reads):
             raise self._mixed(x)
 
     def _mixed(self, x):

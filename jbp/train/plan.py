@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jbp.alone import must_be_alone
 from jbp.combinators import Frozen, Serial, Tied
 from jbp.errors import LayerError, check_cotangent, show
 from jbp.fields import DType, Size, check
@@ -146,6 +147,8 @@ class Plan:
         def swept(params, *batch):
             self.must_fit(net, batch)
             marks = self._marks(net, params, batch[0])
+            if self.shares * self.micro > 1:
+                must_be_alone(net, params, batch[0], self.apart)
             here = partial(self._here, net, loss, marks, jax.tree.structure(params), outputs)
             along, where = self._along(batch), self._where(net, marks)
             structure = jax.tree.structure(params)
@@ -251,8 +254,6 @@ class Plan:
 
     def _must_be_alone(self, layer):
         what, name = getattr(layer, "couples", ""), type(layer).__name__
-        if getattr(layer, "axis", None) == 0:
-            what = what or "it works along the first axis"
         if not what or self.shares * self.micro == 1 or name in self.apart:
             return
         if self.micro > 1 or not hasattr(layer, "over"):

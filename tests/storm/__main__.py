@@ -20,6 +20,7 @@ def main() -> int:
         ("texts", 2000, "texts of strangers through every report, and their readers' parsers"),
         ("trainings", 100, "trainings killed at random moments, which take up their saves"),
         ("layouts", 0, "one checkpoint taken up on many meshes, each of which has the same losses"),
+        ("plans", 100, "a step of random networks under random plans beside one on one device"),
         ("long", 0, "many audits and networks in one process"),
     ):
         one = listed.add_parser(name, help=words, description=words)
@@ -33,7 +34,7 @@ def main() -> int:
     begun, tried = time.monotonic(), []
     for one in _storm(options):
         tried.append(one)
-        if options.storm in ("kills", "hostile", "trainings", "layouts", "long"):
+        if options.storm in ("kills", "hostile", "trainings", "layouts", "plans", "long"):
             print(f"{'wrong' if one.wrong else 'well'}  {one.kind}: {one.what}", *one.wrong, sep="\n    ", flush=True)
     text, well = told.table(tried)
     print(f"{text} ({options.storm}, seed {options.seed}, {time.monotonic() - begun:.0f} s)")
@@ -65,6 +66,10 @@ def _storm(options):
         from tests.storm.layouts import layouts
 
         return layouts()
+    if options.storm == "plans":
+        from tests.storm.plans import plans
+
+        return plans(options.count, options.seed)
     from tests.storm.long import long
 
     return long(options.audits, options.networks, options.seed)

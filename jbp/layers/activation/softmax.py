@@ -14,6 +14,10 @@ from jbp.numerics import wide
 class _Normalized(Layer):
     axis: int
 
+    @property
+    def reads(self):
+        return (self.axis,)
+
     def _checked(self, x):
         if not -floats(self, x, "(..., n)").ndim <= self.axis < x.ndim:
             raise LayerError(self, f"got x {show(x)}; expected an axis {self.axis}. The last one is axis=-1.")

@@ -1,7 +1,7 @@
 """Positions as rotations."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -40,6 +40,7 @@ class Rotary(Layer):
             [-1.325,  0.493]]], dtype=float32)
     """
 
+    reads: ClassVar[Any] = (-2,)
     base: Positive = 10000.0
 
     def forward(self, params, x, /):

@@ -10,7 +10,7 @@ For a sum over the normalized axes written ⟨·⟩ as a mean:
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -62,6 +62,10 @@ class Affine(Layer):
     affine: bool
     bias: bool
     axes: int = 1
+
+    @property
+    def reads(self):
+        return tuple(range(-self.axes, 0))
 
     def _shapes(self, x):
         shape = tuple(x.shape[-self.axes :])
@@ -220,6 +224,7 @@ class UnitNorm(Layer):
     Array([0.6, 0.8], dtype=float32)
     """
 
+    reads: ClassVar[Any] = (-1,)
     epsilon: NonNegative = 1e-12
 
     def forward(self, params, x, /):
