@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jbp.cases import ANY, Case, f
 from jbp.compose import Wrapper
@@ -223,10 +224,13 @@ def _unit(z, else_):
 
 def _power(matrix, u, v, times):
     """(u, v) after `times` steps of the power iteration. A matrix of zeros moves neither."""
-    for _ in range(times):
+
+    def step(_, vectors):
+        u, v = vectors
         v = _unit(u @ matrix, v)
-        u = _unit(matrix @ v, u)
-    return u, v
+        return _unit(matrix @ v, u), v
+
+    return lax.fori_loop(0, times, step, (u, v))
 
 
 CASES = (
