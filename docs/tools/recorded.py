@@ -220,11 +220,38 @@ def credit() -> str:
 COLUMNS = ("accuracy", 3), ("angle", 0)
 
 
+# benchmarks/results/accelerators.json
+
+
+def accelerators() -> str:
+    """For each chip what every way takes, with memory beside that of jax.grad."""
+    found = [r for r in held("results/accelerators.json") if "failed" not in r]
+    tables = []
+    for chip in dict.fromkeys(r["chip"] for r in found):
+        base = {r["network"]: r["temporary"] for r in found if r["chip"] == chip and r["way"].startswith(JAX)}
+        rows = [
+            (
+                r["network"],
+                r["way"],
+                f"{r['temporary'] / 2**20:.0f}",
+                f"{r['temporary'] / base[r['network']]:.2f}",
+                f"{r['flops'] / 1e9:.0f}",
+                f"{sum(r['received'].values()) / 2**20:.0f}",
+                r["conditionals"],
+            )
+            for r in found
+            if r["chip"] == chip
+        ]
+        head = f"network | way | temporary MiB: | beside {JAX}: | GFLOP: | received MiB: | conditionals:"
+        tables.append(f"8 × {chip}, JAX {found[0]['jax']}\n\n{table(head, rows)}")
+    return "\n\n".join(tables)
+
+
 MADE: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         *(setting, means, both, backward, training, missed),
         *(parity, parity_faults, parity_unsaid, parity_modules),
-        *(corpus, floor, alarms, located, mutants, networks, planted, released, credit),
+        *(corpus, floor, alarms, located, mutants, networks, planted, released, credit, accelerators),
     )
 }

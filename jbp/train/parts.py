@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.combinators import Repeat, Reversible, Serial
+from jbp.combinators import Repeat, Reversible, Serial, Tied
 from jbp.fields import Size
 from jbp.keys import apart
 from jbp.layer import Layer, map_children
@@ -111,22 +111,27 @@ class Part(Layer):
         )
 
 
-def parted(net: Layer, over: str, count: int) -> Layer:
+def parted(net: Layer, over: str, count: int, tied: tuple[tuple[Any, ...], ...] = ()) -> Layer:
     """The network with `Part` around what can be cut into as many parts: attention, and what lies between a layer that
-    makes features and the next that adds them up, of those that stand in a row."""
+    makes features and the next that adds them up, of those that stand in a row. What is `tied`, by the paths of its
+    parameters, stays whole: a part of it may be no part of the other."""
 
     def part(layer, whole, sums):
         return Part(layer, over, count, whole, sums)
 
+    if isinstance(net, Tied):
+        tied = (*tied, *(path for pair in net.ties for path in pair))
     if isinstance(net, Serial):
-        layers = [parted(layer, over, count) for layer in net.layers]
+        steps = net.names or range(len(net))
+        below = [tuple(path[1:] for path in tied if path[:1] in ((), (step,))) for step in steps]
+        layers = [parted(layer, over, count, paths) for layer, paths in zip(net.layers, below, strict=True)]
         for first, last in _rows(net.layers, count):
-            for k in range(first, last + 1):
+            for k in range(first, last + 1) if not any(below[first : last + 1]) else ():
                 layers[k] = part(net.layers[k], k == first, k == last)
         return replace(net, layers=tuple(layers))
     if isinstance(net, (*PARTED, Repeat, Reversible)):
-        return map_children(lambda _, child: parted(child, over, count), net)
-    return part(net, True, True) if "alone" in net.cuts and net.part(count) else net
+        return map_children(lambda _, child: parted(child, over, count, tied), net)
+    return part(net, True, True) if "alone" in net.cuts and net.part(count) and not tied else net
 
 
 def _rows(layers: tuple[Layer, ...], count: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ import optax
 import pytest
 from oracle import draw
 
+from benchmarks.hlo import done
 from jbp import Frozen, Graph, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
 from jbp.cases import f, i
 from jbp.curvature import Factored
@@ -79,6 +80,11 @@ CASES = {
         LABELS,
         numbers(f(16, 3), i(16, below=8)),
     ),
+    "tied": (
+        Tied(Serial(Dense(8), Tanh(), Dense(8), Dense(16), Tanh(), Dense(8)), (((0, "w"), (2, "w")),)),
+        LABELS,
+        numbers(f(16, 8), i(16, below=8)),
+    ),
     "transformer": (
         Serial(recipes.transformer_encoder(8, 4, 2, norm_first=True, dropout=0.0), Dense(8)),
         LABELS,
@@ -136,7 +142,7 @@ TRIED = {
     "micro": ("lstm", "loss inside", "weighted"),
     "ahead": ("gpt", "loss inside"),
     "tensor": ("mlp", "frozen, reversible"),
-    "tensor alone": ("transformer", "rows"),
+    "tensor alone": ("transformer", "rows", "tied"),
     "tensor in pieces": ("gpt", "transformer"),
 }
 
@@ -186,6 +192,7 @@ def test_one_sum_each_way_puts_parts_together():
     assert sorted(sizes) == ["16x8", "16x8", "8"], sizes  # y, dx, and the bias that counts once
 
 
+TIED = Tied(Serial(Dense(8), Tanh(), Dense(8)), (((0, "w"), (2, "w")),))
 NOISY = Serial(Dense(8), Dropout(0.5), Dense(8))
 X, T = numbers(f(16, 8), i(16, below=8))
 
@@ -267,6 +274,10 @@ def test_a_given_start_is_spread_and_a_state_of_one_device_too():
         (lambda: Plan(tensor="model"), r"got tensor='model' with the axes data; expected one of them"),
         (lambda: Plan(weights="data", tensor="data"), "expected two axes"),
         (
+            lambda: trained(TIED, LABELS, (X, T), Plan((("t", 2),), tensor="t")),
+            "got no layers with 2 parts",
+        ),
+        (
             lambda: trained(Serial(Dense(8)), LABELS, (X, T), Plan((("t", 2),), tensor="t")),
             "got no layers with 2 parts; expected attention",
         ),
@@ -285,7 +296,10 @@ def test_a_given_start_is_spread_and_a_state_of_one_device_too():
             lambda: trained(Serial(BatchNorm()), LABELS, (X, T), Plan((("d", 1),), micro=2)),
             "the statistics of the batch",
         ),
-        (lambda: trained(Serial(LogSoftmax(axis=0)), LABELS, (X, T), Plan()), "it works along the first axis"),
+        (
+            lambda: trained(Serial(LogSoftmax(axis=0)), LABELS, (X, T), Plan()),
+            "LogSoftmax.*of which it mixes or moves the first axis",
+        ),
         (lambda: trained(Serial(Identity()), Sum(MeanSquaredError()), (X, X), Plan()), "Sum.*adds up the terms"),
         (
             lambda: trained(Identity(), InfoNCE(), (X, X), Plan()),
@@ -326,6 +340,23 @@ def test_weights_are_gathered_twice_at_most_and_gradients_scattered_where_they_a
     assert found["reduce-scatter"] == inside // 8
     assert found["all-reduce"] < 50  # loss, count, norms and whether all is well: no gradient
     assert not found["all-to-all"] + found["collective-permute"]
+
+
+def test_what_a_program_does_is_read_from_its_text():
+    """Twice a product and a gather outside of a loop, three times inside of one, and one sum."""
+
+    def here(w, x):
+        def whole(w):
+            return jax.lax.all_gather(w, "data", axis=1, tiled=True)
+
+        y = jax.lax.scan(lambda x, _: (jnp.tanh(x @ whole(w + x.sum())), None), x, length=3)[0]
+        return jax.lax.psum(y @ whole(w), "data")
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = jax.P(None, "data"), jax.P()
+    run = jax.jit(jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=jax.P(), check_vma=False))
+    text = run.lower(jnp.ones((16, 16), "float32"), jnp.ones((4, 16), "float32")).compile().as_text()
+    assert done(text) == {"flops": 4 * 2 * 4 * 16 * 16, "all-gather": 4 * 16 * 16 * 4, "all-reduce": 4 * 16 * 4}
 
 
 def test_gradients_of_micro_batches_are_summed_over_devices_once():
