@@ -164,7 +164,8 @@ def measured(make: Callable[[Layer, Plan], Way], plan: Plan, net: Layer, x: Any,
     begun = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun
-    memory, did = compiled.memory_analysis(), done(compiled.as_text())
+    memory: Any = compiled.memory_analysis()
+    did = done(compiled.as_text() or "")
     return {
         "temporary": memory.temp_size_in_bytes,
         "arguments": memory.argument_size_in_bytes,
