@@ -32,7 +32,7 @@ class Layer:
     reads: Any = ()  # the axes along which it takes together what lies there, from x's shape: the examples' may be one
     couples: Any = ""  # why examples in a batch are not each by itself: for who takes a batch in parts
     singly: Any = False  # what it couples is what it says of the batch: of each example by itself it makes the same
-    cuts: Any = ()  # its places among layers of which devices have some features each: first, between, last, alone
+    cuts: Any = ()  # its places among layers of which devices have some features each: first, between, last, ...
     both_ways = False  # its output at a time depends on what comes later
 
     def init(self, key: Any, x: Tree, /) -> Tree:

@@ -235,7 +235,7 @@ def accelerators() -> str:
                 r["way"],
                 f"{r['temporary'] / 2**20:.0f}",
                 f"{r['temporary'] / base[r['network']]:.2f}",
-                f"{r['flops'] / 1e9:.0f}",
+                f"{r['flops'] / 1e9:.0f}" if r["flops"] else "–",
                 f"{sum(r['received'].values()) / 2**20:.0f}",
                 r["conditionals"],
             )

@@ -52,12 +52,19 @@ class MixtureOfExperts(Layer):
     experts: Size
     k: Size = 1
     capacity: Annotated[Positive, Hint("For room for all tokens write capacity=None.")] | None = 1.25
+    devices: ClassVar[int] = 1  # that share the experts
     as_one: ClassVar[bool] = True
+    cuts: ClassVar[Any] = ("routed",)
     couples: ClassVar[Any] = "its balance is that of the batch, and room in an expert is for so many of it"
 
     @property
     def singly(self):
         return self.capacity is None
+
+    def part(self, count, x=None, /):
+        if self.experts % count:
+            return None
+        return ExpertsHere(self.expert, self.experts, self.k, self.capacity, count)
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,6 +72,15 @@ class MixtureOfExperts(Layer):
             raise LayerError(
                 self, f"got k={self.k} of {self.experts} experts; expected 1 <= k <= experts. Make more experts."
             )
+
+    @property
+    def _here(self):
+        """How many of the experts are here."""
+        return self.experts // self.devices
+
+    def _places(self, params, places, room):
+        """The places in the rooms that are here."""
+        return places
 
     def _room(self, n):
         """How many tokens an expert has room for."""
@@ -93,10 +109,10 @@ class MixtureOfExperts(Layer):
         one, *keys = jax.random.split(key, 1 + self.experts)
         w = jax.random.normal(one, (tokens.shape[-1], self.experts), tokens.dtype) * max(tokens.shape[-1], 1) ** -0.5
         with at(self, ".expert"):
-            return {"w": w, "experts": jax.vmap(lambda key: self.expert.init(key, room))(jnp.stack(keys))}
+            return {"w": w, "experts": jax.vmap(lambda key: self.expert.init(key, room))(jnp.stack(keys[: self._here]))}
 
     def _weights(self, params, x):
-        if not isinstance(params, dict) or set(params) != {"w", "experts"}:
+        if not isinstance(params, dict) or set(params) - {"device"} != {"w", "experts"}:
             raise LayerError(
                 self,
                 f"got parameters {show(params)}; expected a dict with 'w' and 'experts'. "
@@ -131,10 +147,11 @@ class MixtureOfExperts(Layer):
         w = self._weights(params, tokens)
         n, room = tokens.shape[0], self._room(tokens.shape[0])
         p, chosen, places, share, count = self._route(wide(tokens) @ wide(w), real)
-        rooms = jnp.zeros((self.experts * room, tokens.shape[-1]), tokens.dtype)
+        places = self._places(params, places, room)
+        rooms = jnp.zeros((self._here * room, tokens.shape[-1]), tokens.dtype)
         rooms = rooms.at[places].set(jnp.broadcast_to(tokens[:, None], (n, self.k, tokens.shape[-1])), mode="drop")
         with at(self, ".expert"):
-            rooms = rooms.reshape(self.experts, room, rooms.shape[-1])
+            rooms = rooms.reshape(self._here, room, rooms.shape[-1])
             z, kept = jax.vmap(self.expert.forward)(params["experts"], rooms)
         if not hasattr(z, "shape") or len(z.shape) != 3 or z.shape[1] != room:
             raise LayerError(
@@ -142,11 +159,11 @@ class MixtureOfExperts(Layer):
                 f"got an expert that makes {show(z)} of {room} tokens for each expert; expected as many tokens. "
                 "Use layers that keep the first axis, such as Dense.",
             )
-        z = z.reshape(self.experts * room, z.shape[-1])
+        z = z.reshape(self._here * room, z.shape[-1])
         gates = jnp.take_along_axis(p, chosen, 1).astype(tokens.dtype)
         y = (gates[..., None] * _at(z, places)).sum(1)
         share = share / count  # of which the mean of p needs as much
-        balance = (self.experts * (share * p.sum(0)).sum()).astype(tokens.dtype)
+        balance = (self._here * (share * p.sum(0)).sum()).astype(tokens.dtype)
         residuals = tokens, p, chosen, places, share, z, kept, shape, Static(real is not None)
         return (y.reshape(*shape.value[:-1], y.shape[-1]), balance), residuals
 
@@ -157,11 +174,11 @@ class MixtureOfExperts(Layer):
         gates = jnp.take_along_axis(p, chosen, 1).astype(dy.dtype)
         dz = jnp.zeros_like(z).at[places].set(gates[..., None] * dy[:, None], mode="drop")
         with at(self, ".expert"):
-            rooms, inner = jax.vmap(way)(params["experts"], kept, dz.reshape(self.experts, -1, dz.shape[-1]))
+            rooms, inner = jax.vmap(way)(params["experts"], kept, dz.reshape(self._here, -1, dz.shape[-1]))
         dx = _at(rooms.reshape(-1, tokens.shape[-1]), places).sum(1)
         dgates = wide(jnp.einsum("no,nko->nk", dy, _at(z, places)))
         dp = jnp.zeros_like(p).at[jnp.arange(n, dtype=chosen.dtype)[:, None], chosen].add(dgates)
-        dp = dp + (wide(dbalance) * self.experts * share)[None]
+        dp = dp + (wide(dbalance) * self._here * share)[None]
         ds = (p * (dp - (p * dp).sum(-1, keepdims=True))).astype(dy.dtype)
         dx = (dx + ds @ params["w"].astype(ds.dtype).T).reshape(shape.value)
         return (dx, None) if masked.value else dx, (inner, ds.astype(params["w"].dtype))
@@ -205,6 +222,23 @@ class MixtureOfExperts(Layer):
             share = (taken / (count * self.k)).astype(x.dtype)
             balance = balance + self.experts * share * jnp.where(real, p[:, expert], 0).sum() / count.astype(x.dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1]), balance
+
+
+@dataclass(frozen=True)
+class ExpertsHere(MixtureOfExperts):
+    """The terms of a MixtureOfExperts's y, and the part of its balance, that one of `devices` makes.
+
+    All tokens are here and their choices, but an n-th of the experts alone. Over devices y, the balance, dx and dW add
+    up. `device`, its number, is a Buffer among the parameters.
+    """
+
+    devices: Size = 1  # pyright: ignore[reportIncompatibleVariableOverride]
+    cuts: ClassVar[Any] = ()
+
+    def _places(self, params, places, room):
+        first = params["device"].value * self._here * room
+        here = (places >= first) & (places < first + self._here * room)
+        return jnp.where(here, places - first, self._here * room).astype(places.dtype)
 
 
 def _at(rows, places):

@@ -30,8 +30,8 @@ class Part(Layer):
     does: `whole` is the first of them, `sums` the last, and attention is both.
 
     A parameter of which f has more is a `Piece`. Any other is that of the first device where y is a sum, such as a
-    bias, and else the same on all. Each device draws numbers of its own. Keeps what f_d keeps. (Shoeybi et al.,
-    *Megatron-LM*, 2019, §3.)
+    bias, and else the same on all; so are those of what is `routed`, which is told the number of its device. Each
+    device draws numbers of its own. Keeps what f_d keeps. (Shoeybi et al., *Megatron-LM*, 2019, §3.)
     """
 
     layer: Layer
@@ -39,6 +39,7 @@ class Part(Layer):
     count: Size
     whole: bool
     sums: bool
+    routed: bool = False
 
     def _part(self, x: Any) -> Any:
         return self.layer.part(self.count, x) if self.whole else self.layer
@@ -56,7 +57,7 @@ class Part(Layer):
 
     def _first(self, p):
         """p, which is no piece, on the devices where it counts."""
-        return jnp.where(lax.axis_index(self.over) == 0, p, 0) if self.sums else p
+        return jnp.where(lax.axis_index(self.over) == 0, p, 0) if self.sums and not self.routed else p
 
     def _own(self, params):
         """f_d's parameters."""
@@ -67,7 +68,8 @@ class Part(Layer):
             return p.value if is_piece(p) else self._first(p) if is_float(p) else p
 
         own = jax.tree.map(leaf, params, is_leaf=lambda p: isinstance(p, Buffer | Piece))
-        return apart(own, lax.axis_index(self.over))
+        device = lax.axis_index(self.over)
+        return apart(own, device) | {"device": Buffer(device)} if self.routed else apart(own, device)
 
     def _added(self, cut, grads):
         """The gradients, with those of what is no piece added up over devices."""
@@ -112,12 +114,12 @@ class Part(Layer):
 
 
 def parted(net: Layer, over: str, count: int, tied: tuple[tuple[Any, ...], ...] = ()) -> Layer:
-    """The network with `Part` around what can be cut into as many parts: attention, and what lies between a layer that
-    makes features and the next that adds them up, of those that stand in a row. What is `tied`, by the paths of its
-    parameters, stays whole: a part of it may be no part of the other."""
+    """The network with `Part` around what can be cut into as many parts: attention, experts, and what lies between a
+    layer that makes features and the next that adds them up, of those that stand in a row. What is `tied`, by the paths
+    of its parameters, stays whole: a part of it may be no part of the other."""
 
-    def part(layer, whole, sums):
-        return Part(layer, over, count, whole, sums)
+    def part(layer, *how):
+        return Part(layer, over, count, *how)
 
     if isinstance(net, Tied):
         tied = (*tied, *(path for pair in net.ties for path in pair))
@@ -131,7 +133,9 @@ def parted(net: Layer, over: str, count: int, tied: tuple[tuple[Any, ...], ...] 
         return replace(net, layers=tuple(layers))
     if isinstance(net, (*PARTED, Repeat, Reversible)):
         return map_children(lambda _, child: parted(child, over, count, tied), net)
-    return part(net, True, True) if "alone" in net.cuts and net.part(count) and not tied else net
+    if tied or not {"alone", "routed"} & {*net.cuts} or not net.part(count):
+        return net
+    return part(net, True, True, "routed" in net.cuts)
 
 
 def _rows(layers: tuple[Layer, ...], count: int) -> Iterator[tuple[int, int]]:

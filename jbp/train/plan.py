@@ -50,9 +50,10 @@ class Plan:
     steps, one after the other, and gradients are summed over devices once, after all. With `ahead` the weights of the
     next time of a Repeat are gathered while one is at work, for a block more of memory.
 
-    Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, and of a Serial a Dense or GatedDense, the
-    Dense that follows and what works on single features between them. Each device has its part of those weights, and
-    one sum over the axis each way puts together what they make. All other layers are the same along it.
+    Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, MixtureOfExperts, and of a Serial a Dense
+    or GatedDense, the Dense that follows and what works on single features between them. Each device has its part of
+    those weights, and one sum over the axis each way puts together what they make. All other layers are the same along
+    it.
 
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
     and the penalty of a Penalized as much as the loss beside it.
@@ -310,7 +311,8 @@ class Plan:
             raise LayerError(
                 net,
                 f"got no layers with {self._parts} parts; expected attention with a multiple of {self._parts} heads, "
-                f"or a Serial with two Dense, the first of a multiple of {self._parts} features. Leave out tensor=.",
+                f"as many experts, or a Serial with two Dense, the first of a multiple of {self._parts} features. "
+                "Leave out tensor=.",
             )
         return marks
 

@@ -18,6 +18,7 @@ from jbp import credit
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES
 from jbp.credit import angle, feedback_alignment
 from jbp.errors import LayerError, TreeError
+from jbp.layers.recurrent.sequence import OverTime
 from jbp.private import Poisson, Private
 from jbp.readers import deltas, per_example, per_example_gradients
 from jbp.sweep import inside as inside_of, value_and_grad
@@ -92,6 +93,7 @@ def short(value: Any) -> str:
 
 
 LEFT_OUT = jbp.layers.Attention, jbp.layers.MultiHeadAttention  # None there is as if left out
+BESIDE = "['lengths']", "['state']", "[1]"  # and here, of what goes by steps
 CHILDREN = "ties", "layers", "layer", "cell", "expert", "loss", "net"
 
 
@@ -294,6 +296,7 @@ def inputs(case: Any, rng: np.random.Generator) -> Call | None:
     new, senseless = wrong_leaf(leaves[i], rng)
     path = jax.tree.leaves_with_path(x)[i][0]
     left_out = new is None and any(isinstance(inner, LEFT_OUT) for inner in inside_of(layer))
+    left_out |= new is None and isinstance(layer, OverTime) and jax.tree_util.keystr(path) in BESIDE
     unread = (new is None or isinstance(new, jax.Array)) and goes_by(layer, path)
     senseless = senseless and not (left_out or unread)
     params = layer.init(jax.random.key(0), x)

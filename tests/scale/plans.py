@@ -26,10 +26,12 @@ from jbp.layers import (
     Identity,
     LayerNorm,
     LogSoftmax,
+    MixtureOfExperts,
     PReLU,
+    Select,
     Tanh,
 )
-from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, Sum, Weighted
+from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, Penalized, SoftmaxCrossEntropy, Sum, Weighted
 from jbp.params import Buffer, trainable
 from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
@@ -79,6 +81,12 @@ CASES = {
                Remat(Serial(Dense(3), Dense(4), Tanh(), Dense(8)))),
         LABELS,
         numbers(f(16, 3), i(16, below=8)),
+    ),
+    "experts": (
+        Serial(Dense(8), MixtureOfExperts(Serial(Dense(8), Tanh(), Dense(8)), 4, k=2), Select(0), Dense(8),
+               MixtureOfExperts(Dense(8), 8, capacity=None)),
+        Penalized(LABELS, 0.1),
+        numbers(f(16, 3, 8), i(16, 3, below=3)),
     ),
     "tied": (
         Tied(Serial(Dense(8), Tanh(), Dense(8), Dense(16), Tanh(), Dense(8)), (((0, "w"), (2, "w")),)),
@@ -137,12 +145,12 @@ def held(tree):
 
 
 TRIED = {
-    "weights": CASES,
+    "weights": [case for case in CASES if case != "experts"],  # which couple what is spread
     "hybrid": ("lstm", "resnet"),
     "micro": ("lstm", "loss inside", "weighted"),
     "ahead": ("gpt", "loss inside"),
     "tensor": ("mlp", "frozen, reversible"),
-    "tensor alone": ("transformer", "rows", "tied"),
+    "tensor alone": ("transformer", "rows", "tied", "experts"),
     "tensor in pieces": ("gpt", "transformer"),
 }
 

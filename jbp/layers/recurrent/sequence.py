@@ -18,6 +18,8 @@ NAMES = ("x", "lengths", "state")
 class OverTime(Layer):
     """A layer that takes x (b, t, ...), (x, lengths), (x, state) or {"x": x, "lengths": n, "state": s} of these.
 
+    None is as if it were left out.
+
     With lengths each example is as if it were alone: y is 0 after its end, whatever stands there in x (NaN too), and a
     final state is the one at its end. `return_state` says whether it gives (y, final state) in place of y.
     """
