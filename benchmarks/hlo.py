@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8,
          "s64": 8, "u64": 8}  # fmt: skip
 COLLECTIVES = "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
@@ -92,7 +94,25 @@ def _alone(kind: str, op: str, rest: str, shapes: dict[str, Any]) -> dict[str, i
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
         over = [operands[0][1][int(k)] for k in axes[1].split(",") if k] if axes else []
         return {"flops": 2 * out * math.prod(over)}
-    labels = re.search(r"dim_labels=\w+_(\w+)->", rest)
-    kernel = operands[1][1]
-    features = kernel[labels[1].index("o")] if labels else 1
-    return {"flops": 2 * out * math.prod(kernel) // max(features, 1)}
+    return {"flops": _convolution(arrays(kind)[0][1], operands[0][1], operands[1][1], rest)}
+
+
+def _convolution(out: tuple[int, ...], x: tuple[int, ...], kernel: tuple[int, ...], attributes: str) -> int:
+    """FLOPs of the products that are no padding: a batched product is written as a convolution that is hardly else."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
+    if not labels:
+        return 2 * math.prod(out) * math.prod(kernel)
+    of_x, of_kernel, of_out = labels.groups()
+    window = dict(re.findall(r"(\w+)=([\dx_-]+)", (re.search(r"window=\{([^}]*)\}", attributes) or [""])[0]))
+    total = 2 * out[of_out.index("b")] * out[of_out.index("f")] * kernel[of_kernel.index("i")]
+
+    def field(name, k, usual):
+        return window[name].split("x")[k] if name in window else usual
+
+    for k, digit in enumerate(sorted(set(of_out) - {"b", "f"})):
+        n, m, size_ = x[of_x.index(digit)], out[of_out.index(digit)], kernel[of_kernel.index(digit)]
+        stride, low = int(field("stride", k, 1)), int(str(field("pad", k, "0_0")).split("_")[0])
+        wide, tall = int(field("lhs_dilate", k, 1)), int(field("rhs_dilate", k, 1))
+        at = np.arange(m)[:, None] * stride + np.arange(size_)[None] * tall - low
+        total *= int(((at >= 0) & (at <= (n - 1) * wide) & (at % wide == 0)).sum())
+    return total

@@ -365,6 +365,15 @@ def test_what_a_program_does_is_read_from_its_text():
     run = jax.jit(jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=jax.P(), check_vma=False))
     text = run.lower(jnp.ones((16, 16), "float32"), jnp.ones((4, 16), "float32")).compile().as_text()
     assert done(text) == {"flops": 4 * 2 * 4 * 16 * 16, "all-gather": 4 * 16 * 16 * 4, "all-reduce": 4 * 16 * 4}
+    conv = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 2), ((1, 1), (0, 1)), (1, 2)))
+    text = conv.lower(jnp.ones((2, 3, 5, 6), "float32"), jnp.ones((4, 3, 3, 2), "float32")).compile().as_text()
+    assert done(text) == {"flops": 2 * 2 * 4 * 3 * _pairs(5, 3, 1, 1, 1, 5) * _pairs(6, 2, 2, 2, 0, 6)}
+
+
+def _pairs(n, k, stride, dilation, low, outs):
+    """Numbers inside of all windows, counted one after the other."""
+    at = [o * stride + j - low for o in range(outs) for j in range(k)]
+    return sum(0 <= p <= dilation * (n - 1) and p % dilation == 0 for p in at)
 
 
 def test_gradients_of_micro_batches_are_summed_over_devices_once():
