@@ -9,7 +9,8 @@ Of loss and gradient on one device of eight. Temporary is what the compiler take
 are those of its products and convolutions, the body of a loop as often as it runs; collectives are what the device
 receives. The rows: `jit`, state and batch spread and all else left to the compiler, as an engineer tries first;
 `jax.grad` of the same layers, each of which gathers its weights; our sweep of these; with the next block gathered
-ahead; and with layers cut in four. No times: there is no accelerator here, and a schedule is a promise.
+ahead; with layers cut in four, and with tokens cut between them. No times: there is no accelerator here, and a
+schedule is a promise.
 
 The compilers are packages, of the versions that jax[tpu] and jax[cuda12] of the JAX that is installed name: libtpu;
 jax-cuda12-plugin, jax-cuda12-pjrt and nvidia-cuda-nvcc-cu12. Those of CUDA want JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1.
@@ -149,6 +150,7 @@ WAYS: dict[str, tuple[Callable[[Layer, Plan], Way], Plan]] = {
     "our sweep": (by_sweep, There(DATA, weights="data")),
     "our sweep, ahead": (by_sweep, There(DATA, weights="data", ahead=True)),
     "our sweep, cut in four": (by_sweep, There(TENSOR, weights="data", tensor="tensor")),
+    "our sweep, and tokens": (by_sweep, There(TENSOR, weights="data", tensor="tensor", sequence=True)),
 }
 
 
@@ -156,9 +158,9 @@ def measured(make: Callable[[Layer, Plan], Way], plan: Plan, net: Layer, x: Any,
     """What one device takes, by its compiler."""
     params = jax.eval_shape(lambda: initialize(net, jax.random.key(0), x))
     where = plan.shardings(net, State(params, (), jnp.zeros((), jnp.int32)), x).params
-    along = NamedSharding(plan.on(), PartitionSpec(plan.spread))
+    along = jax.tree.map(lambda spec: NamedSharding(plan.on(), spec), plan._along((x, target)))
     placed = jax.tree.map(lambda a, s: Shape(a.shape, a.dtype, sharding=s), params, where)
-    batch = (Shape(a.shape, a.dtype, sharding=along) for a in (x, target))
+    batch = (Shape(a.shape, a.dtype, sharding=s) for a, s in zip((x, target), along, strict=True))
     run = jax.jit(make(net, plan), out_shardings=(NamedSharding(plan.on(), PartitionSpec()), where))
     lowered = run.lower(placed, *batch)
     begun = time.perf_counter()
@@ -197,7 +199,7 @@ def main() -> int:
                 continue
             print(f"\n8 x {chip}: {name}\n{HEAD}")
             for way, (make, plan) in WAYS.items():
-                if not says_something(net, plan):
+                if not says_something(net, plan, x):
                     continue
                 record: dict[str, Any] = {"chip": chip, "network": name, "way": way, "jax": jax.__version__}
                 try:
@@ -212,8 +214,10 @@ def main() -> int:
     return int(failed or not records)
 
 
-def says_something(net: Layer, plan: Plan) -> bool:
-    """Whether the network has a Repeat, to gather ahead in, or what can be cut, if the plan is for that."""
+def says_something(net: Layer, plan: Plan, x: Any) -> bool:
+    """Whether the network has a Repeat, to gather ahead in, what can be cut, or tokens, if the plan is for that."""
+    if plan.sequence and (x.ndim < 2 or (x.ndim < 3 and x.dtype == "float32")):
+        return False
     ahead = not plan.ahead or gathered(net, "data", 8, ahead=True) != gathered(net, "data", 8)
     return ahead and (plan.tensor is None or parted(net, plan.tensor, 4) != net)
 

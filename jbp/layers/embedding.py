@@ -38,6 +38,7 @@ class Embedding(Layer):
     (1, 3, 3)
     """
 
+    cuts: ClassVar[Any] = ("tokens",)
     vocabulary: Size
     features: Size
     dtype: DType | None = None

@@ -76,7 +76,7 @@ class Pipeline(Plan):
 
     @property
     def _adds(self):
-        return (*self.spread, AXIS)
+        return self.names if self.sequence else (*self.spread, AXIS)
 
     @property
     def table(self) -> Schedule:

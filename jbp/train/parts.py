@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.combinators import Repeat, Reversible, Serial, Tied
+from jbp.combinators import Repeat, Reversible, Serial, Tied, TimeDistributed
+from jbp.compose import Wrapper
+from jbp.errors import LayerError, show
 from jbp.fields import Size
-from jbp.keys import apart
+from jbp.keys import Keyed, apart
 from jbp.layer import Layer, map_children
+from jbp.losses.loss import Loss
 from jbp.numerics import Static, is_float
 from jbp.params import Buffer, trainable
 from jbp.sweep import advancing
@@ -147,3 +150,120 @@ def _rows(layers: tuple[Layer, ...], count: int) -> Iterator[tuple[int, int]]:
             first = None
         elif first is None or "between" not in layer.cuts:
             first = k if "first" in layer.cuts and layer.part(count) else None
+
+
+@dataclass(frozen=True)
+class Together(Layer):
+    """y = f(x), where each of `count` devices along the axis `over` has its part of the tokens, the second axis.
+
+        enters: x is put together, dx cut      leaves: y is cut, dy put together
+
+    Inside of `jax.shard_map`. Around a `Part` that `enters` or `leaves` a row of them, or both, and around any layer
+    that does not take each token by itself: then all devices do the same. Gradients that are the same on all count on
+    the first, for what is not cut along the axis is added up over it. Keeps what f keeps. (Korthikanti et al.,
+    *Reducing Activation Recomputation in Large Transformer Models*, 2023, §4.2.) Raises LayerError where tokens are not
+    on the second axis of all that goes in and comes out, but for single numbers.
+    """
+
+    layer: Layer
+    over: str
+    count: Size
+    enters: bool
+    leaves: bool
+
+    def _longer(self, x: Any) -> Any:
+        """What f is given, in shapes."""
+        self._must_have(x)
+        if not self.enters:
+            return x
+        return jax.tree.map(
+            lambda v: jax.ShapeDtypeStruct((v.shape[0], v.shape[1] * self.count, *v.shape[2:]), v.dtype), x
+        )
+
+    def _must_have(self, x):
+        if len({v.shape[1:2] for v in jax.tree.leaves(x) if v.ndim} - {()}) > 1 or any(
+            v.ndim == 1 for v in jax.tree.leaves(x)
+        ):
+            raise LayerError(
+                self.layer,
+                f"got {show(x)} with sequence=True; expected tokens on the second axis of every array. Leave out "
+                "sequence=, or what does not belong to single tokens.",
+            )
+
+    def _all(self, x):
+        return jax.tree.map(lambda v: lax.all_gather(v, self.over, axis=1, tiled=True) if v.ndim else v, x)
+
+    def _mine(self, y):
+        """The own part of the tokens."""
+
+        def cut(v):
+            n = v.shape[1] // self.count
+            return lax.dynamic_slice_in_dim(v, lax.axis_index(self.over) * n, n, 1)
+
+        return jax.tree.map(lambda v: cut(v) if v.ndim else v, y)
+
+    def init(self, key, x, /):
+        return self.layer.init(key, self._longer(x))
+
+    def forward(self, params, x, /):
+        self._must_have(x)
+        cut = tuple(is_piece(p) for p in jax.tree.leaves(trainable(params), is_leaf=is_piece))
+        y, residuals = self.layer.forward(params, self._all(x) if self.enters else x)
+        if self.leaves:
+            self._must_have((y, x if not self.enters else self._longer(x)))
+            y = self._mine(y)
+        return y, (residuals, Static(cut))
+
+    def _came(self, dy):
+        """dy of all tokens; of a single number the sum, for each device has used it."""
+        if not self.leaves:
+            return dy
+        return jax.tree.map(lambda d: self._all(d) if d.ndim else lax.psum(d, self.over), dy)
+
+    def _once(self, cut, grads):
+        leaves, structure = jax.tree.flatten(grads)
+        first = lax.axis_index(self.over) == 0
+        return structure.unflatten([g if c else jnp.where(first, g, 0) for g, c in zip(leaves, cut, strict=True)])
+
+    def backward(self, params, residuals, dy, /):
+        dx, delta = self.layer.backward(params, residuals[0], self._came(dy))
+        return self._mine(dx) if self.enters else dx, delta
+
+    def gradient(self, residuals, delta, /):
+        return self._once(residuals[1].value, self.layer.gradient(residuals[0], delta))
+
+    def pull(self, params, residuals, dy, /):
+        dx, grads = self.layer.pull(params, residuals[0], self._came(dy))
+        return self._mine(dx) if self.enters else dx, self._once(residuals[1].value, grads)
+
+    def advance(self, params, residuals, /):
+        return self.layer.advance(params, residuals[0])
+
+
+@dataclass(frozen=True)
+class Apiece(Wrapper):
+    """y = f(x) of a layer that takes each token by itself, after a look that features are on an axis beyond them."""
+
+    layer: Layer
+
+    def forward(self, params, x, /):
+        if any(v.ndim < 3 for v in jax.tree.leaves(x) if is_float(v)):
+            raise LayerError(
+                self.layer,
+                f"got {show(x)} with sequence=True; expected (batch, tokens, features). Leave out sequence=, for what "
+                "has no features.",
+            )
+        return self.layer.forward(params, x)
+
+
+def by_tokens(net: Layer, over: str, count: int) -> Layer:
+    """The network, `parted`, with `Together` around what does not take each token by itself."""
+    if isinstance(net, Part):
+        return Together(net, over, count, net.whole, net.sums)
+    if isinstance(net, (*PARTED, Repeat, Reversible)) and not isinstance(net, TimeDistributed):
+        return map_children(lambda _, child: by_tokens(child, over, count), net)
+    if isinstance(net, Keyed) and "tokens" in net.cuts:
+        return Part(net, over, count, False, False)  # which draws numbers of its own
+    if isinstance(net, Loss):
+        return net
+    return Apiece(net) if "tokens" in net.cuts else Together(net, over, count, True, True)

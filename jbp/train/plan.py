@@ -29,7 +29,7 @@ from jbp.losses.penalized import Penalized
 from jbp.numerics import is_float, wide
 from jbp.params import Buffer, trainable
 from jbp.sweep import Aux, initialize, inside, must_be_layer, must_be_scalar
-from jbp.train.parts import parted
+from jbp.train.parts import by_tokens, parted
 from jbp.train.pieces import Gathered, gathered, leaves_of, pieces_of
 
 
@@ -53,7 +53,9 @@ class Plan:
     Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, MixtureOfExperts, and of a Serial a Dense
     or GatedDense, the Dense that follows and what works on single features between them. Each device has its part of
     those weights, and one sum over the axis each way puts together what they make. All other layers are the same along
-    it.
+    it; or with `sequence`, where x and targets are (batch, tokens, ...), each device does them for its part of the
+    tokens, which are put together before what is cut and cut after. Any layer that does not take each token by itself
+    is given all of them.
 
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
     and the penalty of a Penalized as much as the loss beside it.
@@ -75,6 +77,7 @@ class Plan:
     mesh: tuple[tuple[str, Size], ...] = ()
     weights: str | None = None
     tensor: str | None = None
+    sequence: bool = False
     compute: DType | None = None
     micro: Size = 1
     ahead: bool = False
@@ -93,6 +96,12 @@ class Plan:
                     f"got {field}={axis!r} with the axes {', '.join(names)}; expected one of them. "
                     f"Write {field}={names[-1]!r}.",
                 )
+        if self.sequence and self.tensor is None:
+            raise LayerError(
+                Plan,
+                "got sequence=True without tensor; expected the axis along which tokens are cut. Write "
+                'mesh=(("data", ...), ("tensor", ...)) and tensor="tensor".',
+            )
         if self.tensor is not None and self.tensor == self.weights:
             raise LayerError(
                 Plan,
@@ -123,7 +132,7 @@ class Plan:
     @property
     def _adds(self):
         """The axes along which devices have different sums."""
-        return self.spread
+        return self.names if self.sequence else self.spread
 
     @property
     def shares(self) -> int:
@@ -245,12 +254,25 @@ class Plan:
                 f"got a batch of {b * processes} for {self.shares} devices with micro={self.micro}; expected a "
                 f"multiple of {parts}. Drop the last batch, or fill it up with examples that the loss ignores.",
             )
+        if self.sequence:
+            self._must_have_tokens(net, batch)
         bad = [leaf for leaf in jax.tree.leaves(batch) if np.shape(leaf)[:1] not in ((), (1,), (b,))]
         if bad:
             raise LayerError(
                 net,
                 f"got {show(bad[0])} in a batch of {b}; expected arrays that begin with the batch, or with an axis of "
                 "one. Put the batch first.",
+            )
+
+    def _must_have_tokens(self, net, batch):
+        sizes = {np.shape(leaf)[1:2] for leaf in jax.tree.leaves(batch)}
+        flat = any(np.ndim(leaf) < 3 for leaf in jax.tree.leaves(batch[0]) if is_float(leaf))
+        if len(sizes) != 1 or () in sizes or flat or max(sizes)[0] % self._parts:
+            raise LayerError(
+                net,
+                f"got the batch {show(batch)} with sequence=True; expected arrays (batch, tokens, ...), x of floats "
+                f"with features, and as many tokens in each, a multiple of {self._parts}. Fill them up with tokens "
+                "that the loss ignores.",
             )
 
     def _must_be_alone(self, layer):
@@ -275,6 +297,7 @@ class Plan:
         """The network with `Part` around what is cut, and `Gathered` around what uses weights in pieces."""
         if self._parts > 1:
             net = parted(net, self.tensor or "", self._parts)
+            net = by_tokens(net, self.tensor or "", self._parts) if self.sequence else net
         if self._pieces == 1 and dtype is None:
             return net
         return gathered(net, self.weights or "", self._pieces, dtype, self.ahead)
@@ -291,8 +314,11 @@ class Plan:
 
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
+        if self.sequence:
+            self._must_have_tokens(net, (x,))
         leaves, structure = jax.tree.flatten(x)
-        shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        n = self._parts if self.sequence else 1
+        shapes = tuple((_divided(np.shape(leaf), n), jnp.result_type(leaf)) for leaf in leaves)
         marks = _marked(self._wrapped(net, None), structure, shapes, (self.tensor, self._parts))
         if list(map(self._size, leaves_of(marks))) != [np.shape(leaf) for leaf in jax.tree.leaves(params)]:
             raise LayerError(
@@ -342,9 +368,13 @@ class Plan:
     def _along(self, tree, batch=None):
         """The PartitionSpec of each array of a batch: all axes of the mesh on the first of its own."""
         b = next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch or tree) if np.shape(leaf)), 0)
+        n = next((np.shape(leaf)[1] for leaf in jax.tree.leaves(batch or tree) if np.ndim(leaf) > 1), 0)
 
         def spec(leaf):
-            return PartitionSpec(self.spread) if np.shape(leaf)[:1] == (b,) else PartitionSpec()
+            if np.shape(leaf)[:1] != (b,):
+                return PartitionSpec()
+            tokens = self.sequence and np.shape(leaf)[1:2] == (n,)
+            return PartitionSpec(self.spread, self.tensor) if tokens else PartitionSpec(self.spread)
 
         return jax.tree.map(spec, tree)
 
@@ -481,6 +511,11 @@ def _mesh(sizes, names):
             f"To try it on fewer, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before JAX is imported.",
         )
     return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:count])
+
+
+def _divided(shape, n):
+    """The shape with a part of the second axis."""
+    return (*shape[:1], *(size // n for size in shape[1:2]), *shape[2:])
 
 
 @lru_cache(maxsize=16)

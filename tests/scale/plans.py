@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,11 @@ from jbp.cases import f, i
 from jbp.curvature import Factored
 from jbp.errors import LayerError
 from jbp.layers import (
+    GRU,
     LSTM,
     Add,
     BatchNorm,
+    Conv,
     Dense,
     Dropout,
     Embedding,
@@ -27,15 +30,21 @@ from jbp.layers import (
     LayerNorm,
     LogSoftmax,
     MixtureOfExperts,
+    MultiHeadAttention,
     PReLU,
+    RMSNorm,
     Select,
+    Softmax,
+    Squeeze,
+    Take,
     Tanh,
+    UnitNorm,
 )
 from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, Penalized, SoftmaxCrossEntropy, Sum, Weighted
 from jbp.params import Buffer, trainable
 from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
-from jbp.train.parts import Part
+from jbp.train.parts import Part, Together
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # two programs with collectives starve each other on 2 cores
@@ -88,6 +97,15 @@ CASES = {
         Penalized(LABELS, 0.1),
         numbers(f(16, 3, 8), i(16, 3, below=3)),
     ),
+    "words": (
+        Serial(recipes.gpt(16, 4, 8, 2, 4), Dropout(0.0)), LABELS, numbers(i(16, 4, below=16), i(16, 4, below=3))
+    ),
+    "sequences": (
+        Serial(Dense(8), GRU(8), Residual(Serial(RMSNorm(), GatedDense(8), PReLU(True), Dense(8))), Conv(8, 3),
+               Softmax(1), MultiHeadAttention(3, key_size=4), MixtureOfExperts(Dense(8), 4, capacity=None)),
+        Penalized(LABELS, 0.1),
+        numbers(f(16, 4, 8), i(16, 4, below=3)),
+    ),
     "tied": (
         Tied(Serial(Dense(8), Tanh(), Dense(8), Dense(16), Tanh(), Dense(8)), (((0, "w"), (2, "w")),)),
         LABELS,
@@ -106,6 +124,10 @@ PLANS = {
     "ahead": Plan(weights="data", ahead=True),
     "tensor": Plan((("data", 2), ("tensor", 4)), tensor="tensor"),
     "tensor alone": Plan((("tensor", 2),), tensor="tensor"),
+    "sequence": Plan((("tensor", 2),), tensor="tensor", sequence=True),
+    "sequence in pieces": Plan(
+        (("data", 2), ("tensor", 4)), weights="data", tensor="tensor", sequence=True, ahead=True, micro=2
+    ),
     "tensor in pieces": Plan((("data", 4), ("tensor", 2)), weights="data", tensor="tensor", ahead=True, micro=2),
 }
 
@@ -145,13 +167,15 @@ def held(tree):
 
 
 TRIED = {
-    "weights": [case for case in CASES if case != "experts"],  # which couple what is spread
+    "weights": [case for case in CASES if case not in ("experts", "sequences")],  # which couple what is spread
     "hybrid": ("lstm", "resnet"),
     "micro": ("lstm", "loss inside", "weighted"),
     "ahead": ("gpt", "loss inside"),
     "tensor": ("mlp", "frozen, reversible"),
     "tensor alone": ("transformer", "rows", "tied", "experts"),
     "tensor in pieces": ("gpt", "transformer"),
+    "sequence": ("words", "sequences"),
+    "sequence in pieces": ("words",),
 }
 
 
@@ -167,11 +191,21 @@ def test_a_plan_is_one_device(plan, case, alone):
         assert here <= 1.15 * all_of_it / 8
 
 
-@pytest.mark.parametrize(("sum_", "lost"), [("_down", lambda self, dx: dx), ("_added", lambda self, cut, grads: grads)])
-def test_a_sum_over_parts_that_is_lost_is_seen(sum_, lost, alone, monkeypatch):
-    monkeypatch.setattr(Part, sum_, lost)
+@pytest.mark.parametrize(
+    ("plan", "case", "kind", "name", "lost"),
+    [
+        ("tensor", "rows", Part, "_down", lambda self, dx: dx),
+        ("tensor", "rows", Part, "_added", lambda self, cut, grads: grads),
+        ("sequence", "words", Together, "_once", lambda self, cut, grads: grads),
+    ],
+)
+def test_a_sum_over_parts_that_is_lost_is_seen(plan, case, kind, name, lost, alone, monkeypatch):
+    compiled = sys.modules["jbp.train.step"]._compiled
+    compiled.cache_clear()
+    monkeypatch.setattr(kind, name, lost)
     with pytest.raises(AssertionError):
-        test_a_plan_is_one_device("tensor", "rows", alone)
+        test_a_plan_is_one_device(plan, case, alone)
+    compiled.cache_clear()
 
 
 def test_parts_draw_numbers_of_their_own_and_what_is_whole_the_same():
@@ -200,6 +234,7 @@ def test_one_sum_each_way_puts_parts_together():
     assert sorted(sizes) == ["16x8", "16x8", "8"], sizes  # y, dx, and the bias that counts once
 
 
+SEQUENCE = (("tensor", 2),), None, "tensor"
 TIED = Tied(Serial(Dense(8), Tanh(), Dense(8)), (((0, "w"), (2, "w")),))
 NOISY = Serial(Dense(8), Dropout(0.5), Dense(8))
 X, T = numbers(f(16, 8), i(16, below=8))
@@ -281,6 +316,26 @@ def test_a_given_start_is_spread_and_a_state_of_one_device_too():
         (lambda: Plan((("a", 2), ("a", 4))), "expected other names"),
         (lambda: Plan(tensor="model"), r"got tensor='model' with the axes data; expected one of them"),
         (lambda: Plan(weights="data", tensor="data"), "expected two axes"),
+        (lambda: Plan(sequence=True), "expected the axis along which tokens are cut"),
+        (
+            lambda: trained(Serial(Dense(8), Dense(8)), LABELS, (X, T), Plan(*SEQUENCE, sequence=True)),
+            r"expected arrays \(batch, tokens, ...\)",
+        ),
+        (
+            lambda: trained(
+                Serial(Dense(8), Dense(8), Take(0)), LABELS, (X.reshape(4, 4, 8), T[:4]), Plan(*SEQUENCE, sequence=True)
+            ),
+            "Take.*expected tokens on the second axis",
+        ),
+        (
+            lambda: trained(
+                Serial(Dense(8), Dense(1), Squeeze(), UnitNorm()),
+                MeanSquaredError(),
+                (X.reshape(4, 4, 8), X[:4, :4]),
+                Plan(*SEQUENCE, sequence=True),
+            ),
+            r"UnitNorm.*expected \(batch, tokens, features\)",
+        ),
         (
             lambda: trained(TIED, LABELS, (X, T), Plan((("t", 2),), tensor="t")),
             "got no layers with 2 parts",

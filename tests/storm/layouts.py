@@ -18,7 +18,7 @@ from jbp.train import Plan, fit, start
 from tests.storm.told import Tried
 
 BEFORE, STEPS, CLOSE = 3, 20, 1e-10
-NET, LOSS = recipes.gpt(16, 5, 8, 8, 4), SoftmaxCrossEntropy(ignore=0)
+NET, LOSS = recipes.gpt(16, 4, 8, 8, 4), SoftmaxCrossEntropy(ignore=0)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2, eps=1e-3))
 
 
@@ -39,6 +39,8 @@ LAYOUTS = (
     Plan(mesh(data=4, tensor=2), tensor="tensor", weights="data"),
     Plan(mesh(data=2, tensor=2), tensor="tensor", weights="data", micro=4, ahead=True),
     Plan(mesh(slow=2, data=2, tensor=2), tensor="tensor", weights="data", micro=2),
+    Plan(mesh(data=2, tensor=4), tensor="tensor", sequence=True, weights="data", micro=2),
+    Pipeline(mesh(data=2, stage=2, tensor=2), micro=4, tensor="tensor", sequence=True),
     Pipeline(mesh(stage=8), micro=8),
     Pipeline(mesh(stage=4), micro=4, schedule="1F1B", weights="stage"),
     Pipeline(mesh(data=2, stage=4), micro=4, schedule="ZB-V"),
@@ -50,7 +52,7 @@ LAYOUTS = (
 
 def batches() -> list[tuple[jax.Array, jax.Array]]:
     rng = np.random.default_rng(0)
-    drawn = [(rng.integers(0, 16, (16, 5)), rng.integers(0, 3, (16, 5))) for _ in range(BEFORE + STEPS)]
+    drawn = [(rng.integers(0, 16, (16, 4)), rng.integers(0, 3, (16, 4))) for _ in range(BEFORE + STEPS)]
     return [(jnp.asarray(x, jnp.int32), jnp.asarray(t, jnp.int32)) for x, t in drawn]
 
 

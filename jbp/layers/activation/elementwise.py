@@ -22,7 +22,7 @@ from jbp.numerics import softplus, wide
 
 
 class Elementwise(Layer):
-    cuts = ("between",)
+    cuts = "between", "tokens"
     keeps: ClassVar[Literal["x", "y"]] = "x"
 
     def f(self, x: Any) -> Any:

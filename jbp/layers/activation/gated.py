@@ -152,7 +152,7 @@ class GatedDense(Layer):
     """
 
     sealed = True
-    cuts: ClassVar[Any] = ("first",)
+    cuts: ClassVar[Any] = "first", "tokens"
     features: Size
     activation: Elementwise = _SILU
     bias: bool = True

@@ -245,7 +245,7 @@ class PReLU(Layer):
     Array([[-0.5,  4. ]], dtype=float32)
     """
 
-    cuts: ClassVar[Any] = ("between",)
+    cuts: ClassVar[Any] = "between", "tokens"
     shared: bool = False
     slope: float = 0.25
 
@@ -289,7 +289,7 @@ class RReLU(Keyed):
     Array([-0.229,  2.   ], dtype=float32)
     """
 
-    cuts: ClassVar[Any] = ("between",)
+    cuts: ClassVar[Any] = "between", "tokens"
     low: NonNegative = 1 / 8
     high: NonNegative = 1 / 3
 

@@ -28,7 +28,7 @@ class Dense(Layer):
     (2, 3)
     """
 
-    cuts: ClassVar[Any] = "first", "last"
+    cuts: ClassVar[Any] = "first", "last", "tokens"
     features: Size
     bias: bool = True
 
@@ -73,6 +73,7 @@ class Logits(Layer):
     (2, 7)
     """
 
+    cuts: ClassVar[Any] = ("tokens",)
     vocabulary: Size
 
     def init(self, key, x, /):

@@ -63,10 +63,6 @@ class Affine(Layer):
     bias: bool
     axes: int = 1
 
-    @property
-    def reads(self):
-        return tuple(range(-self.axes, 0))
-
     def _shapes(self, x):
         shape = tuple(x.shape[-self.axes :])
         return ({"g": shape, "b": shape} if self.bias else {"g": shape}) if self.affine else {}
@@ -114,8 +110,20 @@ def _last(p, x):
     return p.astype(x.dtype).reshape((1,) * (x.ndim - p.ndim) + p.shape)
 
 
+class _Trailing(Affine):
+    """What takes a mean over the last axes."""
+
+    @property
+    def reads(self):
+        return tuple(range(-self.axes, 0))
+
+    @property
+    def cuts(self):
+        return ("tokens",) if self.axes == 1 else ()
+
+
 @dataclass(frozen=True)
-class LayerNorm(Affine):
+class LayerNorm(_Trailing):
     """y = x̂ g + b with x̂ = (x − m) s, s = (v + ε)^-½, m and v the mean and variance over the last `axes` axes.
 
         dx̂ = dy g      dx = s (dx̂ − ⟨dx̂⟩ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂      db = Σ dy      ⟨·⟩ a mean over those axes
@@ -163,7 +171,7 @@ def _trailing(axes):
 
 
 @dataclass(frozen=True)
-class RMSNorm(Affine):
+class RMSNorm(_Trailing):
     """y = x̂ g with x̂ = x s, s = (⟨x²⟩ + ε)^-½, ⟨·⟩ the mean over the last `axes` axes.
 
         dx̂ = dy g      dx = s (dx̂ − x̂ ⟨dx̂ x̂⟩)      dg = Σ dy x̂
@@ -225,6 +233,7 @@ class UnitNorm(Layer):
     """
 
     reads: ClassVar[Any] = (-1,)
+    cuts: ClassVar[Any] = ("tokens",)
     epsilon: NonNegative = 1e-12
 
     def forward(self, params, x, /):

@@ -40,7 +40,7 @@ class Dropout(Keyed):
 
     @property
     def cuts(self):
-        return ("between",) if self.per != "example" else ()
+        return {"element": ("between", "tokens"), "channel": ("between",), "example": ()}[self.per]
 
     def _mask(self, key, x):
         """m, in a shape that broadcasts to x's."""

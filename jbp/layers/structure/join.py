@@ -1,6 +1,7 @@
 """One input for several layers, several inputs as one."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ class Identity(Layer):
     >>> Identity()((), jnp.array([1.0, 2.0]))
     Array([1., 2.], dtype=float32)
     """
+
+    cuts: ClassVar[Any] = ("tokens",)
 
     def forward(self, params, x, /):
         return x, ()
