@@ -18,7 +18,7 @@ from jbp.losses.loss import Loss
 from jbp.numerics import Static, is_float
 from jbp.params import Buffer, trainable
 from jbp.sweep import advancing
-from jbp.train.pieces import PARTED, Piece, is_piece
+from jbp.train.pieces import PARTED, Piece, is_piece, with_buffers
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,7 @@ class Part(Layer):
         if not advancing(self.layer):
             return params
         plain = jax.tree.map(lambda p: p.value if is_piece(p) else p, params, is_leaf=is_piece)
-        moved = residuals[1].value[0].advance(plain, residuals[0])
-        held = (Piece, Buffer)
-        return jax.tree.map(
-            lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
-        )
+        return with_buffers(params, residuals[1].value[0].advance(plain, residuals[0]))
 
 
 def parted(net: Layer, over: str, count: int, tied: tuple[tuple[Any, ...], ...] = ()) -> Layer:

@@ -117,11 +117,7 @@ class Gathered(Layer):
     def advance(self, params, residuals, /):
         if not advancing(self.layer):
             return params
-        moved = self.layer.advance(self.whole(params, Static(False)), residuals[0])
-        held = (Piece, Buffer)
-        return jax.tree.map(
-            lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
-        )
+        return with_buffers(params, self.layer.advance(self.whole(params, Static(False)), residuals[0]))
 
     def reference(self, params, x, /):
         return self.layer.reference(self.whole(params, Static(False)), x)
@@ -222,6 +218,14 @@ def leaves_of(marks: Any) -> list[Any]:
     """The arrays of marked parameters, those that are cut as a Piece."""
     found = jax.tree.leaves(marks, is_leaf=is_piece)
     return [leaf for leaf in found if jax.tree.leaves(leaf)]
+
+
+def with_buffers(params: Any, moved: Any) -> Any:
+    """The parameters, some in pieces, with the Buffers of those that were moved on."""
+    held = Piece, Buffer
+    return jax.tree.map(
+        lambda p, new: new if isinstance(p, Buffer) else p, params, moved, is_leaf=lambda p: isinstance(p, held)
+    )
 
 
 def pieces_of(leaf: Any) -> Iterator[Piece]:
