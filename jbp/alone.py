@@ -67,9 +67,13 @@ class _Watched(Wrapper):
         return y, residuals
 
     def _mixed(self, x):
-        shown = show(x).replace(str(MANY), "batch")
-        return LayerError(
-            self.layer,
-            f"got x {shown}, of which it mixes or moves the first axis; expected the examples there, each by itself. "
-            "Choose another axis, or put the examples first again.",
-        )
+        return mixed(self.layer, show(x).replace(str(MANY), "batch"))
+
+
+def mixed(layer: Layer, shown: str) -> LayerError:
+    """The error for a layer that does not take each example of x, as it is shown, by itself."""
+    return LayerError(
+        layer,
+        f"got x {shown}, of which it mixes or moves the first axis; expected the examples there, each by itself. "
+        "Choose another axis, or put the examples first again.",
+    )

@@ -290,7 +290,7 @@ def test_parts_make_up_the_whole(layer, spec):
             np.testing.assert_allclose(together, y, rtol=1e-13, atol=1e-13, err_msg=place)
 
 
-def test_who_wrongly_says_that_it_works_on_single_features_is_seen(monkeypatch):
+def test_who_wrongly_says_that_it_works_on_single_features_is_seen():
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(*in_parts(jbp.layers.Softmax(), "between", draw(f(2, 4))))
 

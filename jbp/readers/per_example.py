@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jbp.alone import mixed
 from jbp.combinators import (
     Frozen,
     Graph,
@@ -378,11 +379,7 @@ class _Apart(Wrapper):
             raise self._mixed(x)
 
     def _mixed(self, x):
-        return LayerError(
-            self.layer,
-            f"got x {show(x)}, of which it mixes or moves the first axis; expected the examples there, each by "
-            "itself. Choose another axis, or put the examples first again.",
-        )
+        return mixed(self.layer, show(x))
 
     def backward(self, params, kept, dy, /):
         if kept.axes is None:
