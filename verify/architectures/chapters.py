@@ -28,8 +28,8 @@ from verify.architectures.networks import (
     taken,
 )
 
-FIRST, LONGEST = 50, 20_000  # networks of a campaign's first chapters, and of the longest
-MOST_PAIRS = 250  # of a layer and an input, in a chapter: with what forms compile beside them 1.8 gigabytes
+FIRST, LONGEST = 50, 40_000  # networks of a campaign's first chapters, and of the longest
+MOST_PAIRS = 240  # of a layer and an input, in a chapter: with what forms compile beside them 1.8 gigabytes
 FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
 HUBS, ROOM = 3, 9  # shapes of a rank: where most layers of a chapter meet, and all with what others make of these
 SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank
@@ -232,10 +232,10 @@ class Chapter:
             self._add(case.layer, *some[self._rng.integers(len(some))])
 
     def _try_loss(self, case):
-        known = list(self._made)
-        for i in self._rng.permutation(len(known)):
-            if targets := loss_targets(case, known[i]):
-                self._losses.setdefault(known[i], {})[case.layer] = targets[self._rng.integers(len(targets))]
+        known = [[*self._hubs], [x for x in self._made if x not in self._hubs]]  # most networks end at a hub
+        for x in (several[i] for several in known for i in self._rng.permutation(len(several))):
+            if targets := loss_targets(case, x):
+                self._losses.setdefault(x, {})[case.layer] = targets[self._rng.integers(len(targets))]
                 return
         self._try_opener(case)  # a loss of each example gives an array
 

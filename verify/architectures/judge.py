@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from verify import thresholds as th
-from verify.architectures.compiled import Compiled, compiled, tracing
+from verify.architectures.compiled import Compiled, compiled, tracing, zeros_for_none
 from verify.architectures.networks import Network, values
 from verify.architectures.protocol import is_float, is_none, join, replace_at, split
+from verify.jaxpr.noise import noisy
 
 LARGE = "large numbers"
 REMARKS = {  # why a difference did not count, and what is told of the networks of which that is so
@@ -110,8 +111,8 @@ def judge(layer: Any, params: Any, x: Any, rng: np.random.Generator) -> Outcome:
     A difference no larger than what rounding the inputs does to either gradient is rounding itself: a bias below a
     BatchNorm, whose gradient is zero but for rounding, or equal values in a maximum that come out in another order.
     It is measured, at eight roundings of the inputs and of all that goes from layer to layer, only where a difference
-    was found; a mistake is larger by orders of magnitude. So is what is lost inside of a layer, as in the norm of two
-    numbers: that is as much in float32, but for the size of the last place.
+    was found; a mistake is larger by orders of magnitude. So is what is lost inside of a definition, as in the norm of
+    two numbers, by rounding each of its operations.
     Where numbers are LARGE, between layers or in the gradient, formulas overflow, each in its own place, and what is
     computed back from outputs is lost: then smaller parameters are judged, at which a mistake is one too.
     So is what lies below the digits of the network's largest gradient, or of its error from above: under a softmax that
@@ -192,16 +193,43 @@ def raise_noise(noise: dict[str, float], before: Any, now: Any, called: Callable
 
 
 def _is_cancellation(wrong, layer, params, x, dy, true, rng):
-    """Whether the truth in float32 is so far from the truth that in float64 as much would be lost as `wrong` is off.
-
-    At eight roundings, for one alone may by chance lose a thousandth of what the next does: of equal rows, say.
-    """
+    """Whether the truth itself is off by as much where every operation of the definitions is rounded some other way."""
     lost, (moves, rest) = dict.fromkeys((d.leaf for d in wrong), 0.0), split((params, x))
+    layer = _around_each(layer, lambda node: Compiled(Noisy(node.layer)))
     for _ in range(8):
-        near = (*join(rounded(moves, rng, float(np.finfo(np.float32).eps)), rest), dy)
-        rough = truth(layer, *jax.tree.map(lambda v: v.astype(np.float32) if is_float(v) else v, near))
-        raise_noise(lost, true, rough)
-    return all(d.error <= th.SAFETY * th.DOWN * lost[d.leaf] for d in wrong)
+        params_, x_ = join(rounded(moves, rng), rest)
+        raise_noise(lost, true, truth(layer, params_, x_, dy))
+    return all(d.error <= th.MOVED * lost[d.leaf] for d in wrong)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A layer of whose definition, and of its derivative, every operation is rounded some other way."""
+
+    layer: Any
+
+    def forward(self, params, x):
+        return self.layer.forward(params, x)
+
+    def pull(self, params, residuals, dy):
+        return self.layer.pull(params, residuals, dy)
+
+    def reference(self, params, x):
+        moves, rest = split((params, x))
+
+        def definition(moves):
+            return self.layer.reference(*join(moves, rest))
+
+        def derivative(moves, dy):
+            y, pullback = jax.vjp(definition, moves)
+            return pullback(zeros_for_none(dy, y))
+
+        def pull(moves, dy):
+            return noisy(derivative)(moves, jax.tree.map(lambda d: d if is_float(d) else None, dy))
+
+        ruled = jax.custom_vjp(definition)
+        ruled.defvjp(lambda moves: (noisy(definition)(moves), moves), pull)
+        return ruled(moves)
 
 
 @dataclass(frozen=True)
