@@ -34,7 +34,6 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.__main__ import written
-from benchmarks.hlo import COLLECTIVES, done
 from jbp import Layer, Repeat, Residual, Serial, layers, recipes
 from jbp.losses import SoftmaxCrossEntropy
 from jbp.sweep import initialize
@@ -42,6 +41,7 @@ from jbp.train import Plan
 from jbp.train.parts import parted
 from jbp.train.pieces import gathered, is_piece
 from jbp.train.step import State
+from verify.run.hlo import COLLECTIVES, done
 
 LOSS = SoftmaxCrossEntropy()
 H100 = """platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"

@@ -25,8 +25,12 @@ def outer(x: Any, dy: Any) -> Any:
 
     As two matrices: for a product over several axes XLA would write both factors down transposed, on CPUs slowly. A
     factor that was widened for the sake of the gradient's dtype (errors.take) is multiplied in the dtype of the other
-    again, and the sum is of the wider of the two.
+    again, and the sum is of the wider of the two. Where devices share the arrays their axes stay apart: to make one of
+    time and a batch that is spread would bring all of it to every device.
     """
+    if x.ndim > 2 and shared(x, dy):
+        every = "abcdefgh"[: x.ndim - 1]
+        return product(f"{every}i,{every}o->io", x, dy)
     rows, dtypes = math.prod(x.shape[:-1]), sorted((x.dtype, dy.dtype), key=lambda dtype: jnp.finfo(dtype).bits)
     x, dy = (a.reshape(rows, a.shape[-1]).astype(dtypes[0]) for a in (x, dy))
     return jnp.einsum("ni,no->io", x, dy, preferred_element_type=dtypes[1])
@@ -81,15 +85,25 @@ def time_first(x):
     return jnp.swapaxes(x, 0, 1)
 
 
+def peak(x: Any, axis: Any = -1, initial: Any = -jnp.inf) -> Any:
+    """The largest of x, kept as an axis of size one, as a constant: what is taken away before an exponential, or out of
+    a norm, and given back.
+
+    By itself it moves nothing. If it were differentiated, for the second derivatives of a sweep, it would be asked
+    where x is equal to it: nowhere, if XLA computes x a second time and rounds in another way, and 0 / 0 would follow.
+    """
+    return lax.stop_gradient(x.max(axis, keepdims=True, initial=initial))
+
+
 def softmax(s, axis):
     """As a quotient: of scores that are large, exp(s − log Σ exp s) would lose digits with the logarithm."""
-    e = jnp.exp(s - s.max(axis, keepdims=True, initial=-jnp.inf))
+    e = jnp.exp(s - peak(s, axis))
     return e / e.sum(axis, keepdims=True)
 
 
 def log_sum_exp(x):
     """l = log Σ exp x over the last axis, kept as an axis of size one, in float32 at least: −∞ where all x are."""
-    top = wide(x).max(-1, keepdims=True, initial=-jnp.inf)
+    top = peak(wide(x))
     top = jnp.where(top == -jnp.inf, 0, top)
     return top + jnp.log(jnp.exp(wide(x) - top).sum(-1, keepdims=True))
 
@@ -117,6 +131,24 @@ def scan(step: Any, carry: Any, xs: Any, length: int | None = None, reverse: boo
     over = frozenset[str]().union(*map(varies, jax.tree.leaves((carry, xs))))
     carry = jax.tree.map(lambda v: varying(v, over), carry)
     return lax.scan(step, carry, xs, length=length, reverse=reverse)
+
+
+def sharers(v: Any) -> int:
+    """Over how many devices XLA divides the work on an array: more than one under `jit` over a mesh."""
+    mesh = jax.typeof(v).sharding.mesh
+    axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in axes if kind != jax.sharding.AxisType.Manual)
+
+
+def shared(*arrays: Any) -> bool:
+    """Whether several devices hold parts of the arrays."""
+    return any(sharers(v) > 1 for v in arrays)
+
+
+def fold(v: Any) -> Any:
+    """(t, b, ...) as (t b, ...), or as (b t, ...) where devices share the batch: in front it stays where it is."""
+    v = v.swapaxes(0, 1) if shared(v) else v
+    return v.reshape(v.shape[0] * v.shape[1], *v.shape[2:])
 
 
 def varies(v: Any) -> frozenset[str]:

@@ -141,7 +141,8 @@ def benched(what: Subject, args: tuple, contract: Contract) -> tuple[Bench, list
         raise Nothing("the example is empty: give arrays with elements")
     if not all(np.isfinite(x).any() for x in floats if np.size(x)):
         raise Nothing("an argument of the example has no finite element")
-    constraints = contract.of(layout.floats, example.floats)
+    leaves = zip((*layout.floats, *layout.named("other")), (*example.floats, *example.others), strict=True)
+    constraints = contract.of(layout.floats, example.floats, {name: np.shape(v) for name, v in leaves})
     kept = tuple(stored(x, c) for x, c in zip(example.floats, constraints, strict=True))
     example = replace(example, floats=kept, constraints=constraints)
     oracle, more = oracles.find(flat, *example.at("float64"))

@@ -9,7 +9,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, parts, show
 from jbp.fields import Hint, NonNegative, Positive
 from jbp.layer import Layer
-from jbp.numerics import wide
+from jbp.numerics import peak, wide
 
 __all__ = ["CosineSimilarity", "PairwiseDistance"]
 
@@ -94,7 +94,7 @@ class CosineSimilarity(_OfTwo):
 
     def _unit(self, v):
         """(v over its length or ε, that length or ε, whether it is more than ε)."""
-        top = jnp.abs(v).max(-1, keepdims=True, initial=0)
+        top = peak(jnp.abs(v), initial=0)
         v = v / jnp.where(top == 0, 1, top)
         length = jnp.sqrt(jnp.square(v).sum(-1, keepdims=True)) * top
         long = ~(length <= self.eps)

@@ -204,7 +204,7 @@ class RestrictedBoltzmannInference(_Machine):
 
     def reference(self, params, v, /):
         z = jnp.einsum("...v,vh->...h", v, params["w"])
-        return 1 / (1 + jnp.exp(-(z + along(params["c"], z))))
+        return jax.nn.sigmoid(z + along(params["c"], z))
 
 
 CASES = (

@@ -12,7 +12,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, at, floats, show, take
 from jbp.fields import Hint, Positive, Size
 from jbp.layer import Layer
-from jbp.numerics import Static, is_mask, outer, wide
+from jbp.numerics import Static, is_mask, outer, peak, wide
 
 __all__ = ["MixtureOfExperts", "WithTotal"]
 
@@ -128,7 +128,7 @@ class MixtureOfExperts(Layer):
         """
         n, room = scores.shape[0], self._room(scores.shape[0])
         scores = jnp.where(scores == 0, 0, scores)  # top_k may put −0 below 0
-        p = jnp.exp(scores - scores.max(-1, keepdims=True))
+        p = jnp.exp(scores - peak(scores))
         p = p / p.sum(-1, keepdims=True)
         chosen = lax.top_k(scores, self.k)[1].T  # (k, n): first choices before second ones
         hot = chosen.reshape(-1, 1) == jnp.arange(self.experts, dtype=chosen.dtype)[None]

@@ -12,7 +12,7 @@ from jbp.errors import LayerError, floats, indices, show
 from jbp.fields import Count
 from jbp.losses.loss import Loss
 from jbp.losses.targets import whole
-from jbp.numerics import log_sum_exp, scan, softmax, time_first, wide
+from jbp.numerics import log_sum_exp, peak, scan, softmax, time_first, wide
 
 NEVER = -1e30  # the logarithm of 0, finite so that sums of it are no NaN
 
@@ -118,16 +118,16 @@ class CTC(Loss):
         z, labels, frames, alphas, log_p = residuals
         word, skip, e, live, ends = self._states(z, labels, frames)
         each = jnp.where(log_p > NEVER / 2, dl * self._share(labels, dl.dtype), 0)[:, None]
-        row = jnp.arange(len(word))[:, None]
 
         def step(b, now):
             a, e, live, z = now
             gamma, pi = softmax(a + b, -1), softmax(wide(z), -1)
-            dz = jnp.where(live[:, None] & (each != 0), pi.at[row, word].add(-gamma) * each, 0)
+            less = jax.vmap(lambda pi, word, gamma: pi.at[word].add(-gamma))(pi, word, gamma)
+            dz = jnp.where(live[:, None] & (each != 0), less * each, 0)
             on = b + e
             two = _shifted(jnp.where(skip, on, NEVER), -2, NEVER)
             new = _log_sum(on, _shifted(on, -1, NEVER), two)
-            b = jnp.where(live[:, None], new - new.max(-1, keepdims=True), b)
+            b = jnp.where(live[:, None], new - peak(new), b)
             return b, dz.astype(z.dtype)
 
         last = jnp.where(ends, 0, NEVER).astype(e.dtype)

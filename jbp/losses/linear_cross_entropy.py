@@ -12,7 +12,7 @@ from jbp.errors import floats, take
 from jbp.fields import NonNegative, Positive, Rate, Size
 from jbp.losses.cross_entropy import Entropy
 from jbp.losses.targets import pair
-from jbp.numerics import along, scan, varies, varying, wide, wide_dtype
+from jbp.numerics import along, scan, sharers, varies, varying, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,24 @@ class LinearCrossEntropy(Entropy):
         return step(carry, self.vocabulary - left, left) if left else carry
 
     def _chunked(self, step, carry, h, labels, *more):
-        """A scan of `step` over chunks of rows; the rows that are left come last, as a chunk of their own."""
-        rows = math.prod(h.shape[:-1])
-        size = max(1, min(self.chunk, rows))
-        whole = rows - rows % size
+        """(the carry, what comes of each row) of a scan of `step` over chunks of rows.
+
+        Devices that share the rows go through their own each, and add up what they carry once.
+        """
+        rows, count = math.prod(h.shape[:-1]), sharers(h)
         soft = labels.ndim == h.ndim
         trees = h.reshape(rows, h.shape[-1]), labels.reshape(rows, *labels.shape[-1:] if soft else ()), *more
+        if count == 1 or rows % count:
+            return self._in_chunks(step, carry, trees)
+        own = [t.reshape(count, rows // count, *t.shape[1:]) for t in trees]
+        sums, out = jax.vmap(lambda *own: self._in_chunks(step, carry, own))(*own)
+        return jax.tree.map(lambda s: s.sum(0), sums), jax.tree.map(lambda o: o.reshape(rows, *o.shape[2:]), out)
+
+    def _in_chunks(self, step, carry, trees):
+        """The rows that are left come last, as a chunk of their own."""
+        rows = len(trees[0])
+        size = max(1, min(self.chunk, rows))
+        whole = rows - rows % size
         first = [t[:whole].reshape(whole // size, size, *t.shape[1:]) for t in trees]
         carry, out = scan(step, carry, first)
         out = jax.tree.map(lambda o: o.reshape(whole, *o.shape[2:]), out)
@@ -123,7 +135,8 @@ class LinearCrossEntropy(Entropy):
     def terms_backward(self, params, residuals, dl, dn, /):
         h, labels, logs, total = residuals
         w, soft = params["w"], jnp.issubdtype(labels.dtype, jnp.floating)
-        largest = jnp.abs(dl).max(initial=0)  # taken out, so that narrow dtypes need not hold dz / count
+        # taken out, so that narrow dtypes need not hold dz / count
+        largest = lax.stop_gradient(jnp.abs(dl).max(initial=0))
         scale = jnp.where(largest == 0, 1, largest)
 
         def rows(sums, now):

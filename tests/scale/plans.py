@@ -11,7 +11,6 @@ import optax
 import pytest
 from oracle import draw
 
-from benchmarks.hlo import done
 from jbp import Frozen, Graph, LowRankAdapter, Parallel, Remat, Repeat, Residual, Reversible, Serial, Tied, recipes
 from jbp.cases import f, i
 from jbp.curvature import Factored
@@ -45,6 +44,7 @@ from jbp.params import Buffer, trainable
 from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
 from jbp.train.parts import Part, Together
+from verify.run.hlo import done
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # two programs with collectives starve each other on 2 cores

@@ -21,6 +21,7 @@ def main() -> int:
         ("trainings", 100, "trainings killed at random moments, which take up their saves"),
         ("layouts", 0, "one checkpoint taken up on many meshes, each of which has the same losses"),
         ("plans", 100, "a step of random networks under random plans beside one on one device"),
+        ("spread", 0, "every layer and loss over devices that share its examples: what each of them does"),
         ("long", 0, "many audits and networks in one process"),
     ):
         one = listed.add_parser(name, help=words, description=words)
@@ -34,7 +35,7 @@ def main() -> int:
     begun, tried = time.monotonic(), []
     for one in _storm(options):
         tried.append(one)
-        if options.storm in ("kills", "hostile", "trainings", "layouts", "plans", "long"):
+        if options.storm in ("kills", "hostile", "trainings", "layouts", "plans", "spread", "long"):
             print(f"{'wrong' if one.wrong else 'well'}  {one.kind}: {one.what}", *one.wrong, sep="\n    ", flush=True)
     text, well = told.table(tried)
     print(f"{text} ({options.storm}, seed {options.seed}, {time.monotonic() - begun:.0f} s)")
@@ -70,6 +71,10 @@ def _storm(options):
         from tests.storm.plans import plans
 
         return plans(options.count, options.seed)
+    if options.storm == "spread":
+        from tests.storm.spread import spread
+
+        return spread()
     from tests.storm.long import long
 
     return long(options.audits, options.networks, options.seed)

@@ -83,8 +83,7 @@ def test_half_precision_moves_by_its_own_last_place(dtype):
     x = jnp.linspace(1, 2, 64, dtype=dtype)
     moved = np.abs(np.asarray(noisy(lambda x: x * 1)(x) - x, "float64"))
     eps = float(jnp.finfo(dtype).eps)
-    assert 0.9 * eps <= moved.max() <= 2.1 * eps
-    assert (moved == 0).any()
+    assert 0.4 * eps <= moved.min() <= moved.max() <= 2.1 * eps
 
 
 def saturated(attention):
@@ -99,7 +98,7 @@ def saturated(attention):
 def test_what_a_definition_loses_is_no_disagreement_and_a_mistake_there_is_one():
     def pull(self, params, residuals, dy):
         dx, grads = jbp.layers.CausalSelfAttention.pull(self, params, residuals, dy)
-        return dx * (1 + 1e-8), grads
+        return dx * (1 + 1e-6), grads
 
     right = jbp.layers.CausalSelfAttention(1)
     assert audit(saturated(right)).remark == "rounding"

@@ -33,6 +33,7 @@ BY_LAW = {
     "parts": "symbolic zeros",
     "settings": "setting ignored or stale",
     "runs": "raises",
+    "spread": "not shared out",
 }
 BEHIND = ("linear", "zero", "pure", "eager", "loop", "leaks")  # laws that explain a wrong number, if nothing else does
 

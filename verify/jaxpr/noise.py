@@ -1,7 +1,7 @@
 """A function with every operation rounded some other way: how far its result moves is what its formula loses.
 
 Monte Carlo arithmetic (Stott Parker, 1997), of one unit in the last place, and without a generator: whether a result
-comes up, down or as it is hangs on its own digits and on those of all inputs. So equal numbers stay equal, what is
+comes up or down hangs on its own digits and on those of all inputs. So equal numbers stay equal, what is
 computed twice is the same, and to move an input by its last place draws afresh, in one compilation.
 """
 
@@ -28,7 +28,7 @@ ROUNDS = {
 
 
 def noisy(f: Callable[..., Any]) -> Callable[..., Any]:
-    """f, with each floating result of each operation that rounds one unit in the last place up or down, or as it is."""
+    """f, with each floating result of each operation that rounds one unit in the last place up or down."""
 
     def run(*args):
         leaves, tree = jax.tree.flatten(args)
@@ -85,8 +85,7 @@ def _moved(v, salt):
     if not _is_real(v):
         return v
     bits = jnp.finfo(v.dtype).bits
-    two = _scrambled(v, salt) >> (bits - 2)
-    sign = jnp.where(two == 1, 1, jnp.where(two == 2, -1, 0)).astype(v.dtype)
+    sign = jnp.where(_scrambled(v, salt) >> (bits - 1) == 0, 1, -1).astype(v.dtype)
     return v * (1 + sign * jnp.finfo(v.dtype).eps)
 
 

@@ -1,6 +1,6 @@
 """All laws, each with its canaries, in the order in which they are asked."""
 
-from verify.laws import calls, kernels, numbers, precision, second, transforms
+from verify.laws import calls, kernels, numbers, precision, second, spread, transforms
 from verify.laws.law import Law
 
 LAWS = (
@@ -18,6 +18,7 @@ LAWS = (
     Law("leaks", transforms.leaks, transforms.leaking),
     Law("twice", second.twice, second.twice_only),
     Law("sharded", transforms.sharded, transforms.sharded_only),
+    Law("spread", spread.spread, spread.spreading),
     Law("kernels", kernels.raced, kernels.raced_only),
     Law("settings", numbers.settings, numbers.setting_only),
     Law("halves", transforms.apart, transforms.apart_only),

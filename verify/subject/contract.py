@@ -184,7 +184,8 @@ class Contract:
     arguments: constraints by the names under which the report lists the leaves, "x", or "params['w']" of a tree. sizes:
     whether it takes other sizes than the example's; ranks: other numbers of axes. dtypes: those below float64 to try,
     all of them with None. without: the names of laws that it does not promise, "twice" say. strict: nothing is assumed;
-    every input counts at which the definition is finite and the function's own output is the definition's.
+    every input counts at which the definition is finite and the function's own output is the definition's. batch: the
+    leaves whose first axis counts examples, ("x", "labels") say: devices may share them, and none does another's work.
 
     Raises ContractError for anything else.
     """
@@ -195,6 +196,7 @@ class Contract:
     dtypes: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
     strict: bool = False
+    batch: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not isinstance(self.arguments, Mapping):
@@ -207,13 +209,22 @@ class Contract:
         for name in ("sizes", "ranks", "strict"):
             if not isinstance(getattr(self, name), bool):
                 raise ContractError(f"got {name}={getattr(self, name)!r}; expected True or False.")
-        for name in ("dtypes", "without"):
+        for name in ("dtypes", "without", "batch"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, tuple) and all(isinstance(v, str) for v in value)):
                 raise ContractError(f"got {name}={value!r}; expected a tuple of names.")
 
-    def of(self, names: tuple[str, ...], floats: tuple[Any, ...]) -> tuple[Constraint, ...]:
-        """The constraint of each float leaf. Raises ContractError for an unknown name and an example outside of it."""
+    def of(self, names: tuple[str, ...], floats: tuple[Any, ...], sizes: Mapping[str, tuple]) -> tuple[Constraint, ...]:
+        """The constraint of each float leaf. sizes are the shapes of all leaves, by name.
+
+        Raises ContractError for an unknown name and an example outside of it.
+        """
+        examples = {sizes.get(name, ())[:1] for name in self.batch}
+        if () in examples or len(examples) > 1:
+            raise ContractError(
+                f"got batch={self.batch} and leaves {dict(sizes)}; expected names of some of these, with first axes "
+                "of one size, the number of examples."
+            )
         if unknown := [name for name in self.arguments if name not in names]:
             raise ContractError(
                 f"got a contract of {unknown}; expected some of {list(names)}, the differentiable leaves."

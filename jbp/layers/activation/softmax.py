@@ -8,7 +8,7 @@ from jax import lax
 from jbp.cases import ANY, Case, f
 from jbp.errors import LayerError, floats, show
 from jbp.layer import Layer
-from jbp.numerics import wide
+from jbp.numerics import peak, wide
 
 
 class _Normalized(Layer):
@@ -24,13 +24,15 @@ class _Normalized(Layer):
         return x
 
     def _below_top(self, x):
-        """(x less its greatest value, which is 0 for +∞ itself, whether that is +∞): beside it the others have no part.
+        """(x less its greatest value, as good as 0 for +∞ itself, whether that is +∞): beside it the others have no
+        part.
 
-        A minimum, for it costs XLA's loops on CPUs a twentieth and the choice between two numbers a third.
+        A minimum, for it costs XLA's loops on CPUs a twentieth and the choice between two numbers a third. With the
+        least positive number, which is as good as 0 and lets the derivative of what is 0 through.
         """
         x = wide(x)
-        top = x.max(self.axis, keepdims=True, initial=-jnp.inf)
-        return jnp.minimum(x - jnp.minimum(top, jnp.finfo(x.dtype).max), 0), top == jnp.inf
+        top, of_dtype = peak(x, self.axis), jnp.finfo(x.dtype)
+        return jnp.minimum(x - jnp.minimum(top, of_dtype.max), of_dtype.tiny), top == jnp.inf
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class LogSoftmax(_Normalized):
     def forward(self, params, x, /):
         z, infinite = self._below_top(self._checked(x))
         far = jnp.where(infinite, jnp.finfo(z.dtype).max, 1)
+        z = jnp.minimum(z, jnp.where(infinite, 0, 1))
         y = (z * far - jnp.log(jnp.exp(z).sum(self.axis, keepdims=True))).astype(x.dtype)
         return y, y
 

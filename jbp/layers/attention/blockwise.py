@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbp.numerics import scan, wide
+from jbp.numerics import peak, scan, wide
 
 BLOCK = 128  # rows of the score matrix at a time
 PIECES = 4  # causal: the first quarter of the queries meets the first quarter of the keys, the next the first half, ...
@@ -123,9 +123,9 @@ def _probabilities(rule, parts, now, k, start):
         seen &= (now["segments"] == _cut(parts["segments"], start, span, -1)[:, None])[:, None, None]
     s = jnp.where(seen, s, -jnp.inf)
     s = s if always is None else jnp.concatenate([s, always], -1)
-    top = s.max(-1, keepdims=True, initial=-jnp.inf)
+    top = peak(s)
     # s may be computed anew here, and rounded in another way than for its maximum: in float32 by tens where it is 1e8
-    e = jnp.exp(jnp.minimum(s - jnp.where(jnp.isneginf(top), 0, top), 0))
+    e = jnp.exp(jnp.minimum(s - jnp.where(jnp.isneginf(top), 0, top), jnp.finfo(s.dtype).tiny))
     total = e.sum(-1, keepdims=True)
     return e / jnp.where(total > 0, total, 1), slope, _kept(rule, parts, now, (b, g, r, rows), start, span, s.dtype)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, show, take
 from jbp.layer import Layer
-from jbp.numerics import Static, outer, wide, wide_dtype
+from jbp.numerics import Static, outer, peak, wide, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MemoryHop(Layer):
         s = jnp.einsum("bme,be->bm", x, u @ a.T, preferred_element_type=wide_dtype(u.dtype))
         if mask is not None:
             s = jnp.where(mask, s, -jnp.inf)
-        top = s.max(-1, keepdims=True, initial=jnp.finfo(s.dtype).min)
+        top = peak(s, initial=jnp.finfo(s.dtype).min)
         p = jnp.exp(s - top)
         total = p.sum(-1, keepdims=True)
         p = (p / jnp.where(total > 0, total, 1)).astype(u.dtype)

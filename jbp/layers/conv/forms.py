@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jbp.numerics import outer, scan, wide, wide_dtype
+from jbp.numerics import leading, outer, scan, shared, wide, wide_dtype
 
 MOST = 32  # groups that are taken one by one; the program grows with them
 
@@ -130,8 +130,13 @@ def _scaled_copies(x, w, stride, pads, dilation, spread=None):
 
 def _summed_products(x, dy, kernel, stride, pads, dilation, dtype):
     """One channel a group, so that dw[k] is a sum of x, shifted by k, times dy: an example at a time, which the cache
-    holds; over all at once XLA writes the products down."""
+    holds; over all at once XLA writes the products down. So it does where devices share the examples, each its own."""
     sizes, spread = dy.shape[1:-1], (1,) * len(kernel)
+    if shared(x, dy):
+        where = (1, *stride), [(0, 0), *pads], (1, *dilation), (1, *spread)
+        parts = _shifted(x, (1, *kernel), dy.shape[:-1], *where)
+        dw = jnp.stack([(wide(part) * wide(dy)).sum(leading(dy)) for part in parts])
+        return dw.reshape(*kernel, 1, x.shape[-1]).astype(dtype)
 
     def step(sums, now):
         x, dy = now

@@ -19,7 +19,7 @@ from jbp.fields import Count
 from jbp.layer import Layer
 from jbp.layers.conv.convolution import Conv
 from jbp.layers.linear.dense import Dense
-from jbp.numerics import along, wide, wide_dtype
+from jbp.numerics import along, peak, wide, wide_dtype
 from jbp.params import Buffer
 
 
@@ -91,7 +91,7 @@ def _length(w):
     A column is scaled by its greatest element, so that no square is out of range.
     """
     axes = tuple(range(w.ndim - 1))
-    top = jnp.abs(w).max(axes, keepdims=True, initial=0)
+    top = peak(jnp.abs(w), axes, 0)
     top = jnp.where(top > 0, top, 1)
     n = top * jnp.sqrt(jnp.square(w / top).sum(axes, keepdims=True))
     return n, jnp.where(n > 0, 1 / n, 0)

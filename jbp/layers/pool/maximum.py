@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -18,7 +19,7 @@ from jbp.errors import LayerError, floats, indices, parts, show
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
 from jbp.layers.windows import Axes, Padding, agree, must_fit, pairs, spatial, spread, windows
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, shared, wide
 
 Targets = Annotated[
     Size | tuple[Size | None, ...],
@@ -61,7 +62,7 @@ class MaxPool(Layer):
         if math.prod(slide.window) > 256:
             y, index = largest(x, [_inside(slide, axis) for axis in range(len(slide.sizes))])
             return ((y, index) if self.return_indices else y), (index, Static(x.shape))
-        if slide.apart:
+        if slide.apart or shared(x):
             y, place = self._greatest(x)
         else:
             y, place = lax.platform_dependent(x, cpu=self._one_by_one, default=self._greatest)
@@ -182,8 +183,9 @@ def largest(x: Any, bins: list[Any]) -> tuple[Any, Any]:
 def scattered(index: Any, dy: Any, shape: tuple[int, ...]) -> Any:
     """dx of `shape`: Σ of dy over the outputs whose place it is."""
     b, *n, c = shape
-    at = jnp.arange(b)[:, None, None], index.reshape(b, math.prod(dy.shape[1:-1]), c), jnp.arange(c)[None, None]
-    dx = jnp.zeros((b, math.prod(n), c), wide(dy).dtype).at[at].add(wide(dy).reshape(at[1].shape))
+    blank, channels = jnp.zeros((math.prod(n), c), wide(dy).dtype), jnp.arange(c)[None]
+    rows = (b, math.prod(dy.shape[1:-1]), c)
+    dx = jax.vmap(lambda at, dy: blank.at[at, channels].add(dy))(index.reshape(rows), wide(dy).reshape(rows))
     return dx.reshape(shape).astype(dy.dtype)
 
 
@@ -326,11 +328,11 @@ class MaxUnpool(Layer):
 def _last(index, size):
     """The indices (b, m, c), and whether each is the last of its value."""
     index = index.astype(jnp.int32)
-    b, m, c = index.shape
-    rank = jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32)[None, :, None], index.shape)
-    at = jnp.arange(b)[:, None, None], index, jnp.arange(c)[None, None]
-    newest = jnp.full((b, size, c), -1, jnp.int32).at[at].max(rank)
-    return index, jnp.take_along_axis(newest, index, 1, mode="clip") == rank
+    _, m, c = index.shape
+    rank = jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32)[:, None], (m, c))
+    blank, channels = jnp.full((size, c), -1, jnp.int32), jnp.arange(c)[None]
+    newest = jax.vmap(lambda at: blank.at[at, channels].max(rank))(index)
+    return index, jnp.take_along_axis(newest, index, 1, mode="clip") == rank[None]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jbp.layer import Layer
 from jbp.layers.recurrent.gru import GRUCell
 from jbp.layers.recurrent.lstm import LSTMCell
 from jbp.layers.recurrent.sequence import Cell, OverTime, back, checked_state, closed, forth, like, opened, until
-from jbp.numerics import Static, scan, time_first
+from jbp.numerics import Static, fold, scan, time_first
 
 State = int | tuple["State", ...]
 
@@ -53,9 +53,7 @@ def _folds(cell, structure, count, leaves):
 def gradient(cell: Layer, folded: bool, residuals: Any, delta: Any) -> Any:
     """The cell's gradient over all steps, which are the first axis of residuals and delta."""
     if folded:
-        both = residuals, delta
-        residuals, delta = jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), both)
-        return cell.gradient(residuals, delta)
+        return cell.gradient(*jax.tree.map(fold, (residuals, delta)))
 
     def step(total, now):
         return jax.tree.map(jnp.add, total, cell.gradient(*now)), None

@@ -85,14 +85,16 @@ class Recursive(Layer):
     def forward(self, params, x, /):
         leaves, children, length = self._parts(x)
         b, m, _ = children.shape
-        row = jnp.arange(b)
+
+        def read_one(v, k):
+            return v.at[k].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
         def step(nodes, now):
             j, children = now
 
             def child(k):
                 def read(v):
-                    got = v.at[k, row].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+                    got = jax.vmap(read_one, (1, 0))(v, k)
                     wrong = _like((k >= j) | (k < -1), got)
                     return jnp.where(wrong, jnp.nan, got)
 
@@ -115,19 +117,18 @@ class Recursive(Layer):
 
     def backward(self, params, residuals, dy, /):
         children, residuals, _ = residuals
-        b, m, _ = children.shape
-        row = jnp.arange(b)
+        m = children.shape[1]
+
+        def add_one(v, k, d):
+            return v.at[k].add(d, mode="drop", wrap_negative_indices=False)
 
         def step(dnodes, now):
             j, children, r = now
             with at(self, ".cell"):
                 down, delta = self.cell.backward(params, r, _real(children, jax.tree.map(lambda v: v[j], dnodes)))
             for side, d in enumerate(down):
-                dnodes = jax.tree.map(
-                    lambda v, d, k=children[:, side]: v.at[k, row].add(d, mode="drop", wrap_negative_indices=False),
-                    dnodes,
-                    d,
-                )
+                add = lambda v, d, k=children[:, side]: jax.vmap(add_one, (1, 0, 0), 1)(v, k, d)  # noqa: E731
+                dnodes = jax.tree.map(add, dnodes, d)
             return dnodes, delta
 
         dy = jax.tree.map(time_first, dy)

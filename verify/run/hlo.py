@@ -8,6 +8,13 @@ from typing import Any
 
 import numpy as np
 
+MOVES = {  # numbers, or holds other operations
+    *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "bitcast-convert", "copy", "reshape"),
+    *("broadcast", "transpose", "slice", "concatenate", "pad", "reverse", "gather", "scatter", "dynamic-slice"),
+    *("dynamic-update-slice", "fusion", "call", "while", "conditional", "partition-id", "replica-id", "copy-start"),
+    *("copy-done", "optimization-barrier", "after-all", "custom-call", "all-gather-done", "all-reduce-done"),
+    *("collective-permute-done", "async-start", "async-update", "async-done"),
+}
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8,
          "s64": 8, "u64": 8}  # fmt: skip
 COLLECTIVES = "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
@@ -85,7 +92,7 @@ def _alone(kind: str, op: str, rest: str, shapes: dict[str, Any]) -> dict[str, i
             sizes = sizes[len(sizes) // 2 :] if plain != "all-reduce" else sizes
         return {plain: sum(sizes)}
     if op not in ("dot", "convolution"):
-        return {}
+        return {} if op in MOVES else {"elements": _elements(kind, op, rest, shapes)}
     out = math.prod(arrays(kind)[0][1])
     names = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
     inline = arrays(rest.split("), ")[0])
@@ -95,6 +102,14 @@ def _alone(kind: str, op: str, rest: str, shapes: dict[str, Any]) -> dict[str, i
         over = [operands[0][1][int(k)] for k in axes[1].split(",") if k] if axes else []
         return {"flops": 2 * out * math.prod(over)}
     return {"flops": _convolution(arrays(kind)[0][1], operands[0][1], operands[1][1], rest)}
+
+
+def _elements(kind: str, op: str, rest: str, shapes: dict[str, Any]) -> int:
+    """How many numbers an operation of each by itself makes, or takes to make one of several."""
+    names = re.findall(r"%([\w.-]+)", rest.split(")")[0])
+    whole = arrays(rest.split(")")[0]) or (shapes.get(names[0], []) if names else [])
+    several = whole[:1] if op.startswith("reduce") else arrays(kind)[:1]
+    return sum(math.prod(shape) for _, shape in several)
 
 
 def _convolution(out: tuple[int, ...], x: tuple[int, ...], kernel: tuple[int, ...], attributes: str) -> int:
