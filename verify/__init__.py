@@ -35,6 +35,7 @@ from verify.subject.contract import (
     unit_interval,
     unit_vector,
 )
+from verify.subject.integers import Integers, counts, index, lengths, permutation, segments
 from verify.subject.subject import Pair, SubjectError, pair
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Contract",
     "ContractError",
     "Finding",
+    "Integers",
     "Network",
     "Pair",
     "Report",
@@ -53,6 +55,9 @@ __all__ = [
     "case",
     "check",
     "compare",
+    "counts",
+    "index",
+    "lengths",
     "locate",
     "mask",
     "negative",
@@ -61,9 +66,11 @@ __all__ = [
     "ordered",
     "pair",
     "parametrize",
+    "permutation",
     "positive",
     "positive_definite",
     "real",
+    "segments",
     "simplex",
     "symmetric",
     "unit_interval",

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport] - with it the BLAS that jax would load later
 from threadpoolctl import threadpool_limits
 
-from verify.inputs.case import Case, is_key, single, stored
+from verify.inputs.case import Case, is_key, single, stored, told_of
 from verify.laws.law import Breach, Law, Plan
 from verify.laws.table import LAWS, QUICK
 from verify.naming.tokens import modules, token
@@ -141,10 +141,13 @@ def benched(what: Subject, args: tuple, contract: Contract) -> tuple[Bench, list
         raise Nothing("the example is empty: give arrays with elements")
     if not all(np.isfinite(x).any() for x in floats if np.size(x)):
         raise Nothing("an argument of the example has no finite element")
-    leaves = zip((*layout.floats, *layout.named("other")), (*example.floats, *example.others), strict=True)
-    constraints = contract.of(layout.floats, example.floats, {name: np.shape(v) for name, v in leaves})
+    constraints, integers = contract.of(
+        dict(zip(layout.floats, example.floats, strict=True)),
+        dict(zip(layout.named("other"), example.others, strict=True)),
+    )
     kept = tuple(stored(x, c) for x, c in zip(example.floats, constraints, strict=True))
-    example = replace(example, floats=kept, constraints=constraints)
+    names = (*layout.floats, *layout.named("other"))
+    example = replace(example, floats=kept, constraints=constraints, integers=integers, names=names)
     oracle, more = oracles.find(flat, *example.at("float64"))
     return Bench(flat, oracle, example, native(floats), contract), notes + more
 
@@ -220,7 +223,12 @@ def _assumed(bench: Bench) -> list[str]:
     """What the contract did not say and the example did: a line for each leaf that does not take any numbers."""
     example = bench.example
     each = ((name, example.constraint(k)) for k, name in enumerate(bench.flat.layout.floats))
-    return [f"{name}: {c}" for name, c in each if not c.declared and c != Constraint()]
+    lines = [f"{name}: {c}" for name, c in each if not c.declared and c != Constraint()]
+    others = zip(bench.flat.layout.named("other"), example.others, strict=True)
+    for i, (name, x) in enumerate(others):
+        if not example.declared(i) and (what := told_of(example, i, x)):
+            lines.append(f"{name}: {what}")
+    return lines
 
 
 def _left_out(bench: Bench) -> list[str]:

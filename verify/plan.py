@@ -111,7 +111,12 @@ def _without(flat: Flat, example: Case, native: Any, name: str) -> tuple[Flat, C
     less = Flat(flat.subject, flat.layout.without(name))
     dtypes = native if isinstance(native, str) else rest(native, flat.layout.floats)
     constraints = rest(example.constraints, flat.layout.floats)
-    return less, replace(example, floats=floats, others=others, constraints=constraints), dtypes
+    integers = rest(example.integers, flat.layout.named("other")) if example.integers else ()
+    names = rest(example.names, example.names)
+    if any(axis[0] == name for d in integers if d for axis in d.axes):
+        integers = ()  # the size of what is gone
+    example = replace(example, floats=floats, others=others, constraints=constraints, integers=integers, names=names)
+    return less, example, dtypes
 
 
 def _turned(old: Any, ranks: set[int]) -> list[int]:

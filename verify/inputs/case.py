@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from verify.subject.contract import Constraint
+from verify.subject.integers import Axis, Integers
 
 Leaves = tuple[Any, ...]
 
@@ -57,7 +58,8 @@ class Case:
     """One input over leaves, with a label that says what is special about it. `ordinary` ones resemble the example.
 
     tags are what it assumes beyond the example; leaf is the one that it is about, counted over floats and others.
-    shares: which of `others` share out an axis, so that their sum stays.
+    shares: which of `others` share out an axis, so that their sum stays. integers: what was declared of `others`, or
+    None for each; names are those of all leaves, which these speak of.
     """
 
     label: str
@@ -68,6 +70,16 @@ class Case:
     tags: frozenset[Tag] = frozenset()
     leaf: int | None = None
     shares: tuple[int, ...] = ()
+    integers: tuple[Integers | None, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def declared(self, i: int) -> Integers | None:
+        """What was declared of integer leaf i, counted over `others`."""
+        return self.integers[i] if self.integers else None
+
+    def size(self, axis: Axis) -> int:
+        """Of an axis of a leaf by name."""
+        return np.shape((*self.floats, *self.others)[self.names.index(axis[0])])[axis[1]]
 
     def constraint(self, k: int) -> Constraint:
         """Of float leaf k: what was declared, or what this case shows if it is the example."""
@@ -116,11 +128,15 @@ def ordinary(example: Case, rng: np.random.Generator, label: str, near: int = 0)
     draw = (like, _near, _beside)[near]
     each = ((x, example.constraint(k)) for k, x in enumerate(example.floats))
     floats = tuple(stored(held(x, draw(x, rng, c if np.size(x) else Constraint())), c) for x, c in each)
-    others = tuple(
-        shared_out(x.size, int(x.sum()), rng).astype(x.dtype) if i in example.shares else _other_like(x, rng)
-        for i, x in enumerate(example.others)
-    )
+    others = tuple(drawn(example, i, x, rng) for i, x in enumerate(example.others))
     return Case(label, floats, others, ordinary=True, tags=frozenset({Tag.ANEW}))
+
+
+def drawn(example: Case, i: int, x: Any, rng: np.random.Generator) -> Any:
+    """Other values for leaf i of `others`, of x's shape."""
+    if domain := example.declared(i):
+        return domain.draw(np.shape(x), example.size, rng).astype(x.dtype)
+    return shared_out(x.size, int(x.sum()), rng).astype(x.dtype) if i in example.shares else _other_like(x, rng)
 
 
 def _beside(x: np.ndarray, rng: np.random.Generator, domain: Constraint) -> np.ndarray:
@@ -220,6 +236,20 @@ def known(x: np.ndarray) -> np.ndarray:
 
 def rising(x: np.ndarray) -> bool:
     return x.ndim == 1 and x.size > 3 and bool((np.diff(x) >= 0).all()) and x[0] != x[-1]
+
+
+def told_of(example: Case, i: int, x: Any) -> str:
+    """What is taken for granted of integer leaf i of `others`, in words; "" of keys and booleans."""
+    if is_key(x) or not np.issubdtype(x.dtype, np.integer) or not np.size(x) or raw_key(np.asarray(x)):
+        return ""
+    x = np.asarray(x)
+    if permutation(x):
+        return "each number once"
+    some = known(x)
+    words = f"integers from {some.min()} to {some.max()}"
+    if i in example.shares:
+        return f"{words}, which share out an axis"
+    return f"{words}, sorted" if rising(x) else words
 
 
 def pointers(example: Case, x: np.ndarray) -> bool:

@@ -197,6 +197,12 @@ def values(
             half = rng.random(np.shape(base.floats[i])) < 0.5  # a half of it, or a number that is alone
             yield in_leaf(base, i, single(np.where(half | (half.size < 2), c, base.floats[i])), frozenset({Tag.END}))
     for i, x in enumerate(example.others):
+        if domain := example.declared(i):
+            for name, changed in domain.corners(np.shape(x), example.size):
+                base = ordinary(example, rng, f"{name} in {i}")
+                others = (*base.others[:i], changed.astype(x.dtype), *base.others[i + 1 :])
+                yield replace(base, others=others, ordinary=False, tags=frozenset(), leaf=len(example.floats) + i)
+            continue
         if i in example.shares:
             for name, changed in _shares(np.asarray(x)):
                 base = ordinary(example, rng, f"{name} in {i}")

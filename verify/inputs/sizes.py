@@ -175,22 +175,28 @@ def resized(
         moved[shapes[i][a]] = n
         shapes[i][a] = n
     tallest = max((n for x in example.floats for n in np.shape(x)), default=0)
-    new = []
+    new, declared = [], []
     for i, (x, shape) in enumerate(zip(leaves, shapes, strict=True)):
         if is_key(x) or tuple(shape) == np.shape(x):
             y = x
         else:
             y = np.resize(np.asarray(x), shape) if np.size(x) else np.zeros(shape, x.dtype)
-        if i - len(example.floats) in example.shares:
+        if i >= len(example.floats) and example.declared(i - len(example.floats)):
+            declared.append(i)
+        elif i - len(example.floats) in example.shares:
             total = int(np.sum(x))
             y = shared_out(np.size(y), moved.get(total, total), rng).astype(x.dtype)
         elif i >= len(example.floats) and not is_key(y) and np.issubdtype(np.asarray(y).dtype, np.integer):
             y = _below(np.asarray(x), np.asarray(y), moved, tallest, fresh=tuple(shape) != np.shape(x), rng=rng)
         new.append(y)
-    case = Case(label, tuple(new[: len(example.floats)]), tuple(new[len(example.floats) :]))
+    k = len(example.floats)
+    case = Case(label, tuple(new[:k]), tuple(new[k:]), names=example.names)
     if flat.subject.remake and sizes:
         args = flat.subject.remake(*flat.layout.args(case.floats, case.others))
-        case = Case(label, *flat.layout.split(args))
+        case = Case(label, *flat.layout.split(args), names=example.names)
+    for i in declared:
+        some = example.integers[i - k].draw(np.shape(new[i]), case.size, rng).astype(new[i].dtype)
+        case = replace(case, others=(*case.others[: i - k], some, *case.others[i - k + 1 :]))
     if not drawn:
         return case
     each = ((x, example.constraint(k), np.size(example.floats[k])) for k, x in enumerate(case.floats))

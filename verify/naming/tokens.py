@@ -21,6 +21,7 @@ from verify.naming import named
 from verify.naming.catalogues import catalogue, catalogues
 from verify.naming.parse import ParseError, parse, table
 from verify.subject.contract import NAMED, Constraint, Contract
+from verify.subject.integers import INTEGERS
 from verify.subject.subject import Pair
 
 LONGEST = 4_000_000  # characters of what a token holds
@@ -93,7 +94,7 @@ def call(held: Any, allowed: Sequence[str] = ()) -> tuple[Any, list[Any], dict[s
 
 def contracted(text: str) -> Contract:
     """The contract that a text writes down: Contract({'scale': positive}, ranks=False)."""
-    contract = parse(text, {"Contract": Contract, "Constraint": Constraint, **NAMED})
+    contract = parse(text, {"Contract": Contract, "Constraint": Constraint, **NAMED, **INTEGERS})
     if not isinstance(contract, Contract):
         raise ParseError(f"got {text[:80]!r}; expected a contract, Contract({{'scale': positive}}) say.")
     return contract

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from verify.subject.integers import Integers
 from verify.subject.subject import SubjectError
 
 
@@ -181,7 +182,8 @@ NAMED = {
 class Contract:
     """What a function promises; what is left as it is here is inferred from the example.
 
-    arguments: constraints by the names under which the report lists the leaves, "x", or "params['w']" of a tree. sizes:
+    arguments: constraints by the names under which the report lists the leaves, "x", or "params['w']" of a tree; of
+    integers `index`, `lengths`, `segments`, `counts`, `permutation` or `Integers(...)`. sizes:
     whether it takes other sizes than the example's; ranks: other numbers of axes. dtypes: those below float64 to try,
     all of them with None. without: the names of laws that it does not promise, "twice" say. strict: nothing is assumed;
     every input counts at which the definition is finite and the function's own output is the definition's. batch: the
@@ -190,7 +192,7 @@ class Contract:
     Raises ContractError for anything else.
     """
 
-    arguments: Mapping[str, Constraint] = field(default_factory=dict, hash=False)
+    arguments: Mapping[str, Constraint | Integers] = field(default_factory=dict, hash=False)
     sizes: bool = True
     ranks: bool = True
     dtypes: tuple[str, ...] | None = None
@@ -204,8 +206,11 @@ class Contract:
                 f"got arguments={self.arguments!r}; expected constraints by name, {{'x': positive}} say."
             )
         for name, constraint in self.arguments.items():
-            if not isinstance(constraint, Constraint):
-                raise ContractError(f"got {name!r}: {constraint!r}; expected one of {', '.join(NAMED)}.")
+            if not isinstance(constraint, Constraint | Integers):
+                raise ContractError(
+                    f"got {name!r}: {constraint!r}; expected one of {', '.join(NAMED)}, or of integers "
+                    "index(...), lengths(...) and the like."
+                )
         for name in ("sizes", "ranks", "strict"):
             if not isinstance(getattr(self, name), bool):
                 raise ContractError(f"got {name}={getattr(self, name)!r}; expected True or False.")
@@ -214,31 +219,51 @@ class Contract:
             if value is not None and not (isinstance(value, tuple) and all(isinstance(v, str) for v in value)):
                 raise ContractError(f"got {name}={value!r}; expected a tuple of names.")
 
-    def of(self, names: tuple[str, ...], floats: tuple[Any, ...], sizes: Mapping[str, tuple]) -> tuple[Constraint, ...]:
-        """The constraint of each float leaf. sizes are the shapes of all leaves, by name.
+    def of(
+        self, floats: Mapping[str, Any], others: Mapping[str, Any]
+    ) -> tuple[tuple[Constraint, ...], tuple[Integers | None, ...]]:
+        """The constraint of each float leaf, and what is declared of each other one, by name.
 
-        Raises ContractError for an unknown name and an example outside of it.
+        Raises ContractError for an unknown name, one of the other kind, and an example outside of it.
         """
-        examples = {sizes.get(name, ())[:1] for name in self.batch}
-        if () in examples or len(examples) > 1:
-            raise ContractError(
-                f"got batch={self.batch} and leaves {dict(sizes)}; expected names of some of these, with first axes "
-                "of one size, the number of examples."
-            )
-        if unknown := [name for name in self.arguments if name not in names]:
-            raise ContractError(
-                f"got a contract of {unknown}; expected some of {list(names)}, the differentiable leaves."
-            )
-        for name, x in zip(names, floats, strict=True):
-            if name in self.arguments and not self.arguments[name].takes(x):
+        shapes = {name: np.shape(x) for name, x in (*floats.items(), *others.items())}
+        self._must_have(shapes)
+        for name, domain in self.arguments.items():
+            if isinstance(domain, Integers) != (name in others):
+                kind = "integers, index('x', 1) say" if name in others else "floats, real say"
+                raise ContractError(f"got {name!r}: {domain!r}; expected what lives among {kind}.")
+            if isinstance(domain, Integers):
+                x = others[name]
+                size = lambda axis: shapes[axis[0]][axis[1]]  # noqa: E731
+                fits = np.issubdtype(x.dtype, np.integer) and domain.takes(np.asarray(x), size)
+            else:
+                fits = domain.takes(floats[name])
+            if not fits:
                 raise ContractError(
-                    f"got an example whose {name} is not what its contract says: {self.arguments[name]}. Give another "
-                    "example, or another contract."
+                    f"got an example whose {name} is not what its contract says: {domain}. Give another example, or "
+                    "another contract."
                 )
         free = real if self.strict else None
-        return tuple(
-            self.arguments.get(name) or free or Constraint.of(x) for name, x in zip(names, floats, strict=True)
-        )
+        constraints = tuple(self.arguments.get(name) or free or Constraint.of(x) for name, x in floats.items())
+        return constraints, tuple(self.arguments.get(name) for name in others)  # pyright: ignore[reportReturnType]
+
+    def _must_have(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """ContractError for what speaks of leaves or axes that there are not."""
+        axes = [axis for d in self.arguments.values() if isinstance(d, Integers) for axis in d.axes]
+        unknown = {*self.arguments, *(name for name, _ in axes)} - set(shapes)
+        if unknown:
+            raise ContractError(f"got a contract of {sorted(unknown)}; expected some of {list(shapes)}, the leaves.")
+        for name, axis in axes:
+            if not -len(shapes[name]) <= axis < len(shapes[name]):
+                raise ContractError(
+                    f"got axis {axis} of {name}, whose shape is {shapes[name]}; expected one of its axes."
+                )
+        examples = {shapes.get(name, ())[:1] for name in self.batch}
+        if () in examples or len(examples) > 1:
+            raise ContractError(
+                f"got batch={self.batch} and leaves {shapes}; expected names of some of these, with first axes of one "
+                "size, the number of examples."
+            )
 
 
 INFERRED = Contract()
