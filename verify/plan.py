@@ -289,7 +289,13 @@ def _shapes(bench: Bench, rng: np.random.Generator) -> Iterator[Draw]:
     names, large = bench.primitives, bench.equations > LARGE or bench.random
     long = 37 if LINALG & names else 131 if large else 1027
     found = sizes.shapes(
-        bench.flat, bench.oracle.primal, bench.example, rng, long, many=long > 1000 and not LOOPS & bench.either
+        bench.flat,
+        bench.oracle.primal,
+        bench.example,
+        rng,
+        long,
+        many=long > 1000 and not LOOPS & bench.either,
+        axes=bench.contract.axes,
     )
     other = {Tag.RANK} if large else set() if bench.contract.ranks else {Tag.RANK, Tag.BATCH}
     found = (case for case in found if not case.tags & other)

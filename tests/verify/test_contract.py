@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,3 +97,45 @@ def test_numbers_of_any_shape_are_brought_where_they_live(constraint, shape):
     kept = constraint.keep(np.random.default_rng(0).normal(size=shape))
     assert kept.shape == shape
     assert constraint.takes(kept)
+
+
+def in_fours(x):
+    """Sums of four neighbours; what is left over counts with the last."""
+    whole = x.shape[-1] // 4 * 4
+    return jnp.sin(x[..., :whole].reshape(*x.shape[:-1], -1, 4).sum(-1)).sum() + jnp.sin(x[..., whole:]).sum()
+
+
+def forgets_what_is_left():
+    f = jax.custom_vjp(in_fours)
+
+    def back(x, dy):
+        whole = x.shape[-1] // 4 * 4
+        d = jnp.cos(x[..., :whole].reshape(*x.shape[:-1], -1, 4).sum(-1))
+        return (dy * jnp.pad(jnp.repeat(d, 4, -1), ((0, 0), (0, x.shape[-1] - whole))),)
+
+    f.defvjp(lambda x: (in_fours(x), x), back)
+    return f
+
+
+@pytest.mark.parametrize(
+    ("axes", "verdict"),
+    [({}, "fail"), ({("x", -1): 4}, "pass"), ({("x", 1): None}, "pass"), ({("x", 0): None}, "fail")],
+)
+def test_an_axis_keeps_its_size_or_is_a_multiple(axes, verdict):
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype("float32")
+    report = verify.check(forgets_what_is_left(), x, reference=in_fours, contract=Contract(axes=axes, ranks=False))
+    assert report.verdict == verdict, str(report)
+    found = {int(s.split(",")[-1].strip(" ]")) for s in report.tried["shapes"]}
+    if axes == {("x", -1): 4}:
+        assert len(found) > 2
+        assert all(n % 4 == 0 for n in found)
+    if axes == {("x", 1): None}:
+        assert found == {8}
+
+
+def test_axes_that_there_are_not_are_refused():
+    for axes, words in (({("y", 0): 4}, "contract of"), ({("x", 2): 4}, "got axis 2")):
+        with pytest.raises(ContractError, match=words):
+            verify.check(forgets_what_is_left(), np.ones((3, 8)), reference=in_fours, contract=Contract(axes=axes))
+    with pytest.raises(ContractError, match="got axes of"):
+        Contract(axes={("x", 0): 0})

@@ -3,9 +3,10 @@ resized call is valid."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -231,20 +232,32 @@ OFF_TILE = (33, 17, 9, 5)
 
 
 def shapes(
-    flat: Flat, f: Callable, example: Case, rng: np.random.Generator, long: int = 1027, many: bool = True
+    flat: Flat,
+    f: Callable,
+    example: Case,
+    rng: np.random.Generator,
+    long: int = 1027,
+    many: bool = True,
+    axes: Mapping[tuple[str, int], int | None] = MappingProxyType({}),
 ) -> Iterator[Case]:
     """Other sizes that f accepts, the most telling first: of another rank, 1, alike, distinct primes, one more, long,
-    on and off any tile, broadcast, 2 and 0."""
+    on and off any tile, broadcast, 2 and 0. `axes` that are declared keep their size, or are multiples of a number."""
     sets = groups(flat, f, example)
     if not flat.subject.remake:
-        yield from reshaped(f, example, rng)
+        if not axes:
+            yield from reshaped(f, example, rng)
         yield from ranked(f, example, rng)
     counts = tuple(n for n in flat.layout.static if type(n) is int and 1 < n < 100)
     stiff = _stiff(flat, example, sets)
+    leaves = dict(zip(example.names, (*example.floats, *example.others), strict=False))
+    promised = {(example.names.index(x), a % np.ndim(leaves[x])): step for (x, a), step in axes.items()}
 
     def accepted(several: Iterator[_Sized]) -> Iterator[Case]:
         for sized in several:
             for some in (sized.sizes, *_less(sized.sizes)):
+                some = _promised(some, sets, promised)
+                if not some and sized.sizes:
+                    break
                 if accepts(flat, f, example, some):
                     case = resized(flat, example, some, rng, sized.label)
                     floats = case.floats
@@ -256,6 +269,18 @@ def shapes(
 
     yield from itertools.islice(accepted(_multiples(stiff, counts)), 3)
     yield from accepted(itertools.chain(_ones(flat, example), _sizes(sets, long, many, example), _next(stiff)))
+
+
+def _promised(sizes: dict[Axis, int], sets: list[tuple[Axis, ...]], promised: Mapping[Axis, int | None]):
+    """The sizes that a contract has room for, the next multiples: of an axis that is tied to others for all of them."""
+    kept = {}
+    for axis, n in sizes.items():
+        tied = next((group for group in sets if axis in group), (axis,))
+        steps = [promised[other] for other in tied if other in promised]
+        if None not in steps:
+            step = math.lcm(*filter(None, steps))
+            kept[axis] = -(-n // step) * step
+    return kept
 
 
 def _large_at_the_end(x: np.ndarray) -> np.ndarray:

@@ -183,17 +183,19 @@ class Contract:
     """What a function promises; what is left as it is here is inferred from the example.
 
     arguments: constraints by the names under which the report lists the leaves, "x", or "params['w']" of a tree; of
-    integers `index`, `lengths`, `segments`, `counts`, `permutation` or `Integers(...)`. sizes:
-    whether it takes other sizes than the example's; ranks: other numbers of axes. dtypes: those below float64 to try,
-    all of them with None. without: the names of laws that it does not promise, "twice" say. strict: nothing is assumed;
-    every input counts at which the definition is finite and the function's own output is the definition's. batch: the
-    leaves whose first axis counts examples, ("x", "labels") say: devices may share them, and none does another's work.
+    integers `index`, `lengths`, `segments`, `counts`, `permutation` or `Integers(...)`. sizes: whether it takes other
+    sizes than the example's; axes: those of which it takes multiples of a number alone, {("x", -1): 4}, or with None no
+    other size than the example's; ranks: other numbers of axes. dtypes: those below float64 to try, all of them with
+    None. without: the names of laws that it does not promise, "twice" say. strict: nothing is assumed; every input
+    counts at which the definition is finite and the function's own output is the definition's. batch: the leaves whose
+    first axis counts examples, ("x", "labels") say: devices may share them, and none does another's work.
 
     Raises ContractError for anything else.
     """
 
     arguments: Mapping[str, Constraint | Integers] = field(default_factory=dict, hash=False)
     sizes: bool = True
+    axes: Mapping[tuple[str, int], int | None] = field(default_factory=dict, hash=False)
     ranks: bool = True
     dtypes: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
@@ -211,6 +213,9 @@ class Contract:
                     f"got {name!r}: {constraint!r}; expected one of {', '.join(NAMED)}, or of integers "
                     "index(...), lengths(...) and the like."
                 )
+        for axis, step in self.axes.items():
+            if not (isinstance(axis, tuple) and len(axis) == 2 and (step is None or (type(step) is int and step > 0))):
+                raise ContractError(f"got axes of {axis!r}: {step!r}; expected {{('x', -1): 4}}, say, or None.")
         for name in ("sizes", "ranks", "strict"):
             if not isinstance(getattr(self, name), bool):
                 raise ContractError(f"got {name}={getattr(self, name)!r}; expected True or False.")
@@ -249,7 +254,7 @@ class Contract:
 
     def _must_have(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """ContractError for what speaks of leaves or axes that there are not."""
-        axes = [axis for d in self.arguments.values() if isinstance(d, Integers) for axis in d.axes]
+        axes = [axis for d in self.arguments.values() if isinstance(d, Integers) for axis in d.axes] + [*self.axes]
         unknown = {*self.arguments, *(name for name, _ in axes)} - set(shapes)
         if unknown:
             raise ContractError(f"got a contract of {sorted(unknown)}; expected some of {list(shapes)}, the leaves.")
