@@ -38,7 +38,7 @@ class Embedding(Layer):
     (1, 3, 3)
     """
 
-    cuts: ClassVar[Any] = ("tokens",)
+    cuts: ClassVar[Any] = "routed", "tokens"
     vocabulary: Size
     features: Size
     dtype: DType | None = None
@@ -47,6 +47,9 @@ class Embedding(Layer):
     def __post_init__(self):
         super().__post_init__()
         padding_in(self)
+
+    def part(self, count, x=None, /):
+        return EmbeddingHere(**vars(self), devices=count) if self.vocabulary % count == 0 else None
 
     def init(self, key, ids, /):
         indices(self, ids, self.vocabulary, "ids")
@@ -61,7 +64,7 @@ class Embedding(Layer):
         return None, self._padded(ids, must_be_there(self, dy))
 
     def gradient(self, ids, dy, /):
-        return {"e": sums(self, ids, dy)}
+        return {"e": sums((self.vocabulary, self.features), ids, dy)}
 
     def _padded(self, ids, y):
         return y if self.padding is None else jnp.where((ids == self.padding)[..., None], 0, y)
@@ -70,6 +73,39 @@ class Embedding(Layer):
         ids = counting(ids)
         y = jnp.where(((ids >= 0) & (ids < self.vocabulary))[..., None], params["e"][ids], jnp.nan)
         return y if self.padding is None else y * (ids != self.padding)[..., None].astype(y.dtype)
+
+
+@dataclass(frozen=True)
+class EmbeddingHere(Embedding):
+    """The terms of an Embedding's y that one of `devices` makes, 0 for ids whose rows lie elsewhere.
+
+    It has an n-th of the table, from the row on that is its number, the Buffer `device`, times as many. Keeps for each
+    place the row here, or one past the end.
+    """
+
+    devices: Size = 1
+    cuts: ClassVar[Any] = ()
+
+    @property
+    def _here(self):
+        return self.vocabulary // self.devices
+
+    def init(self, key, ids, /):
+        return table(self, key, self._here)
+
+    def forward(self, params, ids, /):
+        ids = counting(ids)
+        row = ids - (params["device"].value * self._here).astype(ids.dtype)
+        here = (row >= 0) & (row < self._here) & (ids != (-1 if self.padding is None else self.padding))
+        row = jnp.where(here, row, self._here)
+        y = params["e"].at[row].get(mode="fill", fill_value=0)
+        return jnp.where(((ids >= 0) & (ids < self.vocabulary))[..., None], y, jnp.nan), row
+
+    def backward(self, params, row, dy, /):
+        return None, must_be_there(self, dy)
+
+    def gradient(self, row, dy, /):
+        return {"e": sums((self._here, self.features), row, dy)}
 
 
 @dataclass(frozen=True)
@@ -89,11 +125,16 @@ class FrequencyScaledEmbedding(Embedding, Estimator):
     (1, 3, 3)
     """
 
+    cuts: ClassVar[Any] = ("tokens",)
     couples: ClassVar[Any] = "it divides by the counts of the whole batch"
 
     def gradient(self, ids, dy, /):
         counts = jnp.zeros(self.vocabulary, wide(dy).dtype).at[ids].add(1, mode="drop", wrap_negative_indices=False)
-        return {"e": (sums(self, ids, wide(dy)) / jnp.maximum(counts, 1)[:, None]).astype(dy.dtype)}
+        return {
+            "e": (sums((self.vocabulary, self.features), ids, wide(dy)) / jnp.maximum(counts, 1)[:, None]).astype(
+                dy.dtype
+            )
+        }
 
 
 def padding_in(layer: Any) -> None:
@@ -104,9 +145,9 @@ def padding_in(layer: Any) -> None:
         )
 
 
-def table(layer: Any, key: Any) -> dict[str, Any]:
-    """E (vocabulary, features), normal with variance 1 / features."""
-    shape = layer.vocabulary, layer.features
+def table(layer: Any, key: Any, rows: int | None = None) -> dict[str, Any]:
+    """E (vocabulary, features), or of so many rows, normal with variance 1 / features."""
+    shape = rows or layer.vocabulary, layer.features
     return {"e": jax.random.normal(key, shape, layer.dtype or float) * layer.features**-0.5}
 
 
@@ -117,9 +158,9 @@ def rows(layer: Any, params: Any, ids: Any) -> Any:
     return e.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def sums(layer: Any, ids: Any, dy: Any) -> Any:
-    """dE: for each row of E the sum of dy over the places that asked for it."""
-    e = jnp.zeros((layer.vocabulary, layer.features), wide(dy).dtype)
+def sums(shape: tuple[int, int], ids: Any, dy: Any) -> Any:
+    """dE (rows, features): for each row of E the sum of dy over the places that asked for it."""
+    e = jnp.zeros(shape, wide(dy).dtype)
     return e.at[ids].add(wide(dy), mode="drop", wrap_negative_indices=False).astype(dy.dtype)
 
 
@@ -210,7 +251,11 @@ class EmbeddingBag(Layer):
             columns = jnp.broadcast_to(jnp.arange(self.features), places.shape)
             return {"e": e.at[places, columns].add(wide(dy), mode="drop", wrap_negative_indices=False).astype(dy.dtype)}
         a = self._coefficients(ids, offsets, w, wide(dy).dtype)
-        return {"e": sums(self, ids, a[..., None] * self._each_bag(offsets, ids, wide(dy))).astype(dy.dtype)}
+        return {
+            "e": sums(
+                (self.vocabulary, self.features), ids, a[..., None] * self._each_bag(offsets, ids, wide(dy))
+            ).astype(dy.dtype)
+        }
 
     def _rows(self, params, ids):
         """E[ids], 0 where they are padding, whatever stands there."""

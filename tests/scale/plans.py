@@ -224,6 +224,23 @@ def test_parts_draw_numbers_of_their_own_and_what_is_whole_the_same():
     assert len({seen[0, k].tobytes() for k in range(4)}) == 4
 
 
+def test_a_table_is_cut_by_its_rows():
+    plan, ids = Plan((("data", 2), ("tensor", 4)), tensor="tensor"), jnp.arange(32).reshape(16, 2) % 8
+    for padding in (None, 3):
+        net = Serial(Embedding(8, 4, padding=padding), LayerNorm(), Take(0), Dense(8))
+        wanted, _ = trained(net, LABELS, (ids, T), None)
+        state, _ = trained(net, LABELS, (ids, T), plan)
+        near(state.params, wanted.params)
+        assert state.params[0]["e"].sharding.spec == jax.P("tensor")
+        assert {piece.data.shape for piece in state.params[0]["e"].addressable_shards} == {(2, 4)}
+    text = jax.jit(plan.value_and_grad(net, LABELS)).lower(state.params, *plan.put(net, (ids, T))).compile().as_text()
+    assert not done(text)["all-gather"]
+    beyond = jax.jit(plan.value_and_grad(net, LABELS))(state.params, *plan.put(net, (ids + 5, T)))
+    assert np.isnan(beyond[0][0])
+    with pytest.raises(LayerError, match="an Embedding of as many rows"):  # of nine rows no four parts
+        start(Serial(Embedding(9, 4), Take(0), Dense(8)), OPTIMIZER, KEY, ids, plan=plan)
+
+
 def test_one_sum_each_way_puts_parts_together():
     plan = Plan((("tensor", 8),), tensor="tensor")
     net = Serial(LayerNorm(), Dense(64), Tanh(), Dense(8))
