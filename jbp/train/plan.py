@@ -337,7 +337,7 @@ class Plan:
             raise LayerError(
                 net,
                 f"got no layers with {self._parts} parts; expected attention with a multiple of {self._parts} heads, "
-                f"as many experts, an Embedding of as many rows, or a Serial with two Dense, the first of a multiple of "
+                "as many experts, an Embedding of as many rows, or a Serial with two Dense, the first of a multiple of "
                 f"{self._parts} features. Leave out tensor=.",
             )
         return marks
