@@ -1,6 +1,7 @@
 """Recursive networks: a cell that makes a parent of two children, over batches of binary trees given as arrays."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +14,7 @@ from jbp.errors import LayerError, at, floats, known, show, take
 from jbp.fields import Size
 from jbp.layer import Layer
 from jbp.layers.recurrent.cell import advance, folds, gradient, same_state
-from jbp.numerics import Static, along, counting, leading, outer, scan, time_first
+from jbp.numerics import Static, along, counting, leading, outer, scan, shared, time_first
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,12 @@ class Recursive(Layer):
         leaves, children, length = self._parts(x)
         b, m, _ = children.shape
 
-        def read_one(v, k):
-            return v.at[k].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-
         def step(nodes, now):
             j, children = now
 
             def child(k):
                 def read(v):
-                    got = jax.vmap(read_one, (1, 0))(v, k)
+                    got = _of_each(v, k)
                     wrong = _like((k >= j) | (k < -1), got)
                     return jnp.where(wrong, jnp.nan, got)
 
@@ -119,16 +117,12 @@ class Recursive(Layer):
         children, residuals, _ = residuals
         m = children.shape[1]
 
-        def add_one(v, k, d):
-            return v.at[k].add(d, mode="drop", wrap_negative_indices=False)
-
         def step(dnodes, now):
             j, children, r = now
             with at(self, ".cell"):
                 down, delta = self.cell.backward(params, r, _real(children, jax.tree.map(lambda v: v[j], dnodes)))
             for side, d in enumerate(down):
-                add = lambda v, d, k=children[:, side]: jax.vmap(add_one, (1, 0, 0), 1)(v, k, d)  # noqa: E731
-                dnodes = jax.tree.map(add, dnodes, d)
+                dnodes = jax.tree.map(partial(_more_for_each, children[:, side]), dnodes, d)
             return dnodes, delta
 
         dy = jax.tree.map(time_first, dy)
@@ -163,6 +157,25 @@ class Recursive(Layer):
         if not nodes:
             return leaves
         return jax.tree.map(lambda *states: jnp.stack(states, 1), *nodes)
+
+
+def _of_each(v, k):
+    """v[k_b, b] for each example b of nodes v (n, b, ...), 0 where there is no such node."""
+
+    def one(v, *at):
+        return v.at[at].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    # by vmap where devices share the examples, so that each reads its own; else not, for vmap turns all of v round
+    return jax.vmap(one, (1, 0))(v, k) if shared(v) else one(v, k, jnp.arange(len(k)))
+
+
+def _more_for_each(k, v, d):
+    """v with d_b added to v[k_b, b], if there is such a node."""
+
+    def one(v, d, *at):
+        return v.at[at].add(d, mode="drop", wrap_negative_indices=False)
+
+    return jax.vmap(one, (1, 0, 0), 1)(v, d, k) if shared(v) else one(v, d, k, jnp.arange(len(k)))
 
 
 def _like(flags, v):
