@@ -150,7 +150,7 @@ WAYS: dict[str, tuple[Callable[[Layer, Plan], Way], Plan]] = {
     "our sweep": (by_sweep, There(DATA, weights="data")),
     "our sweep, ahead": (by_sweep, There(DATA, weights="data", ahead=True)),
     "our sweep, cut in four": (by_sweep, There(TENSOR, weights="data", tensor="tensor")),
-    "our sweep, and tokens": (by_sweep, There(TENSOR, weights="data", tensor="tensor", sequence=True)),
+    "our sweep, and tokens": (by_sweep, There(TENSOR, weights="data", tensor="tensor", sequence="tensor")),
 }
 
 

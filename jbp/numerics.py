@@ -126,6 +126,22 @@ def chosen(ids: Any, first: Any, size: int) -> Any:
     return ids[..., None] == wanted.reshape((1,) * ids.ndim + (size,))
 
 
+def after(dy: Any, x: Any) -> Any:
+    """x, which the compiler cannot have before dy: times a 1 that it does not know to be one.
+
+    Without it the compiler would merge what is made of x now with what forward has made of it, or make it early, and
+    keep it all the while: a layer that runs once more, arrays that are gathered once more.
+    `lax.optimization_barrier` stops the merging, but on CPUs not the early runs (a test compares working memory).
+    """
+    seen = [d for d in jax.tree.leaves(dy) if d.size]
+    if not seen:
+        return x
+    first = lax.slice(seen[0], (0,) * seen[0].ndim, (1,) * seen[0].ndim).reshape(())
+    k = (first > 0).astype(jnp.int32)
+    one = k * (k - 1) + 1
+    return jax.tree.map(lambda v: v * one.astype(v.dtype) if jnp.issubdtype(v.dtype, jnp.number) else v, x)
+
+
 def scan(step: Any, carry: Any, xs: Any, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
     """lax.scan. Inside of `jax.shard_map` the carry varies over devices as xs do, also where it begins as zeros."""
     over = frozenset[str]().union(*map(varies, jax.tree.leaves((carry, xs))))

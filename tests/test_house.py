@@ -30,6 +30,7 @@ from jbp.credit.rule import Blocks, Rule
 from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated
+from jbp.layers.attention.multihead import AttentionHere
 from jbp.layers.embedding import EmbeddingHere
 from jbp.layers.experts import ExpertsHere
 from jbp.layers.norm.batch import Running
@@ -400,6 +401,7 @@ UNLISTED = {
     Rule: "what rules of credit have in common",
     Blocks: "what rules for layers in a row have in common",
     Carried: "what rules with feedback weights have in common",
+    AttentionHere: "what one device does of attention with its part of the tokens, which asks the others for theirs",
     EmbeddingHere: "the rows of an Embedding that one device has, which is told its number",
     ExpertsHere: "the part of a MixtureOfExperts that one device has, which is told its number",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from functools import partial
 
 import jax
 import jax.export
@@ -284,7 +285,7 @@ def test_parts_make_up_the_whole(layer, spec):
         params = parameters(layer, x)
         y, *made = (layer.forward(params, v)[0] for v in (x, x[:, :1], x[:, 1:]))
         np.testing.assert_allclose(jnp.concatenate(made, 1), y, rtol=1e-13, atol=1e-13, err_msg="tokens")
-    for place in set(layer.cuts) - {"tokens", "routed"}:
+    for place in set(layer.cuts) - {"tokens", "routed", "context"}:
         if layer.part(2) is not None if place in ("first", "alone") else even:
             y, together = in_parts(layer, place, x)
             np.testing.assert_allclose(together, y, rtol=1e-13, atol=1e-13, err_msg=place)
@@ -293,6 +294,40 @@ def test_parts_make_up_the_whole(layer, spec):
 def test_who_wrongly_says_that_it_works_on_single_features_is_seen():
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(*in_parts(jbp.layers.Softmax(), "between", draw(f(2, 4))))
+
+
+CONTEXTS = [(layer, spec) for layer, spec in HALVED if "context" in layer.cuts and layer.context("here", 2)]
+
+
+def by_context(layer, params, x, dy):
+    """(y, dx, dparams) of two devices that have half of the tokens each."""
+
+    def here(x, dy):
+        own = layer.context("here", 2)
+        y, residuals = own.forward(params, x)
+        dx, grads = own.pull(params, residuals, dy)
+        return y, dx, jax.lax.psum(grads, "here")
+
+    halves = (jnp.stack(jnp.split(v, 2, 1)) for v in (x, dy))
+    y, dx, grads = jax.vmap(here, axis_name="here")(*halves)
+    return *(jnp.concatenate(v, 1) for v in (y, dx)), jax.tree.map(lambda g: g[0], grads)
+
+
+@pytest.mark.parametrize(("layer", "spec"), CONTEXTS, ids=str)
+def test_halves_of_the_tokens_make_up_the_whole(layer, spec):
+    x = draw(f(2, 6, spec.shape[-1]))
+    params, dy = parameters(layer, x), draw(f(2, 6, spec.shape[-1]), 1)
+    y, residuals = layer.forward(params, x)
+    wanted = y, *layer.pull(params, residuals, dy)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), by_context(layer, params, x, dy), wanted)
+
+
+def test_keys_that_are_not_sent_are_seen(monkeypatch):
+    assert len(CONTEXTS) > 10
+    own = "jbp.layers.attention.multihead.AttentionHere._all"
+    monkeypatch.setattr(own, lambda self, z, axis: jnp.tile(z, (1, 1, 2, 1)))
+    with pytest.raises(AssertionError):
+        test_halves_of_the_tokens_make_up_the_whole(*CONTEXTS[0])
 
 
 @pytest.mark.parametrize(("layer", "spec"), LAST)

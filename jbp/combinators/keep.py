@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, memory
 
-from jbp.combinators.remat import after
 from jbp.compose import Wrapper
 from jbp.errors import at
 from jbp.fields import Count
 from jbp.layer import Layer
-from jbp.numerics import Static, is_float
+from jbp.numerics import Static, after, is_float
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float8": jnp.float8_e4m3fn, "int8": jnp.int8}
 _BITS = {2: jnp.uint16, 1: jnp.uint8}

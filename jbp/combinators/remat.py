@@ -1,30 +1,11 @@
 """A layer that runs again in the backward pass."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jbp.compose import Wrapper
 from jbp.errors import at
 from jbp.layer import Layer
-
-
-def after(dy: Any, x: Any) -> Any:
-    """x, which the compiler cannot have before dy: times a 1 that it does not know to be one.
-
-    Without it the compiler would merge the second run with the first, or run all of them early, and keep everything.
-    `lax.optimization_barrier` stops the merging, but on CPUs not the early runs (a test compares working memory).
-    """
-    seen = [d for d in jax.tree.leaves(dy) if d.size]
-    if not seen:
-        return x
-    first = lax.slice(seen[0], (0,) * seen[0].ndim, (1,) * seen[0].ndim).reshape(())
-    k = (first > 0).astype(jnp.int32)
-    one = k * (k - 1) + 1
-    return jax.tree.map(lambda v: v * one.astype(v.dtype) if jnp.issubdtype(v.dtype, jnp.number) else v, x)
+from jbp.numerics import after
 
 
 @dataclass(frozen=True)

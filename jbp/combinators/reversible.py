@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbp.combinators.remat import after
 from jbp.combinators.shapes import same_shape, shape_after, stacked
 from jbp.compose import each_a_layer
 from jbp.errors import LayerError, at, floats, show
 from jbp.fields import Size
 from jbp.layer import Layer
-from jbp.numerics import scan
+from jbp.numerics import after, scan
 
 
 @dataclass(frozen=True, init=False)

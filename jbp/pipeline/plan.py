@@ -75,10 +75,6 @@ class Pipeline(Plan):
         return tuple(name for name in super().spread if name != AXIS)
 
     @property
-    def _adds(self):
-        return self.names if self.sequence else (*self.spread, AXIS)
-
-    @property
     def table(self) -> Schedule:
         """The schedule of these stages and micro-batches, with its `bubble` and what is `held`."""
         if isinstance(self.schedule, Schedule):

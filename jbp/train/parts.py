@@ -18,7 +18,7 @@ from jbp.losses.loss import Loss
 from jbp.numerics import Static, is_float
 from jbp.params import Buffer, trainable
 from jbp.sweep import advancing
-from jbp.train.pieces import PARTED, Piece, is_piece, with_buffers
+from jbp.train.pieces import PARTED, Piece, is_piece, pieces_of, with_buffers
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Together(Layer):
         ):
             raise LayerError(
                 self.layer,
-                f"got {show(x)} with sequence=True; expected tokens on the second axis of every array. Leave out "
+                f"got {show(x)} with sequence=; expected tokens on the second axis of every array. Leave out "
                 "sequence=, or what does not belong to single tokens.",
             )
 
@@ -203,7 +203,8 @@ class Together(Layer):
 
     def forward(self, params, x, /):
         self._must_have(x)
-        cut = tuple(is_piece(p) for p in jax.tree.leaves(trainable(params), is_leaf=is_piece))
+        leaves = jax.tree.leaves(trainable(params), is_leaf=is_piece)
+        cut = tuple(any(piece.over == self.over for piece in pieces_of(p)) for p in leaves)
         y, residuals = self.layer.forward(params, self._all(x) if self.enters else x)
         if self.leaves:
             self._must_have((y, x if not self.enters else self._longer(x)))
@@ -246,20 +247,27 @@ class Apiece(Wrapper):
         if any(v.ndim < 3 for v in jax.tree.leaves(x) if is_float(v)):
             raise LayerError(
                 self.layer,
-                f"got {show(x)} with sequence=True; expected (batch, tokens, features). Leave out sequence=, for what "
+                f"got {show(x)} with sequence=; expected (batch, tokens, features). Leave out sequence=, for what "
                 "has no features.",
             )
         return self.layer.forward(params, x)
 
 
 def by_tokens(net: Layer, over: str, count: int) -> Layer:
-    """The network, `parted`, with `Together` around what does not take each token by itself."""
-    if isinstance(net, Part):
+    """The network, `parted`, with `Together` around what does not take each token by itself.
+
+    Attention, which says "context", is told that it has a part of them, unless the same devices divide its heads.
+    """
+    if isinstance(net, Part) and net.over == over:
         return Together(net, over, count, net.whole, net.sums)
     if isinstance(net, (*PARTED, Repeat, Reversible)) and not isinstance(net, TimeDistributed):
         return map_children(lambda _, child: by_tokens(child, over, count), net)
-    if isinstance(net, Keyed) and "tokens" in net.cuts:
+    own: Any = net.layer if isinstance(net, Part) else net
+    here = own.context(over, count) if "context" in own.cuts else None
+    if here is not None:
+        return replace(net, layer=here) if isinstance(net, Part) else here
+    if isinstance(own, Keyed) and "tokens" in own.cuts:
         return Part(net, over, count, False, False)  # which draws numbers of its own
     if isinstance(net, Loss):
         return net
-    return Apiece(net) if "tokens" in net.cuts else Together(net, over, count, True, True)
+    return Apiece(net) if "tokens" in own.cuts else Together(net, over, count, True, True)

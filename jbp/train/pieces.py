@@ -14,7 +14,7 @@ from jbp.compose import Several
 from jbp.errors import at
 from jbp.fields import DType, Size
 from jbp.layer import Layer, map_children
-from jbp.numerics import Static, is_float, wide
+from jbp.numerics import Static, after, is_float, wide
 from jbp.params import Buffer, cast
 from jbp.sweep import advancing, inside
 
@@ -104,14 +104,14 @@ class Gathered(Layer):
 
     def backward(self, params, residuals, dy, /):
         residuals, narrow = residuals
-        return self.layer.backward(self.whole(params, narrow), residuals, dy)
+        return self.layer.backward(self.whole(after(dy, params), narrow), residuals, dy)
 
     def gradient(self, residuals, delta, /):
         return self.cut(self.layer.gradient(residuals[0], delta))
 
     def pull(self, params, residuals, dy, /):
         residuals, narrow = residuals
-        dx, grads = self.layer.pull(self.whole(params, narrow), residuals, dy)
+        dx, grads = self.layer.pull(self.whole(after(dy, params), narrow), residuals, dy)
         return dx, self.cut(grads)
 
     def advance(self, params, residuals, /):

@@ -41,6 +41,7 @@ class Plan:
         plan = Plan(weights="data")                                 # and the weights in pieces, one a device
         plan = Plan((("slow", 2), ("data", 4)), weights="data")     # in pieces within four, twice over
         plan = Plan((("data", 2), ("tensor", 4)), tensor="tensor")  # four devices work on one example together
+        plan = Plan((("data", 2), ("tokens", 4)), sequence="tokens")  # and each of four has a quarter of its tokens
 
     `mesh` names the axes of the devices, with their sizes; () is one axis "data" of them all. The batch is spread over
     all axes but `tensor`, and must be a multiple of them. With `weights` parameters and optimizer's state lie in pieces
@@ -53,9 +54,12 @@ class Plan:
     Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, MixtureOfExperts, and of a Serial a Dense
     or GatedDense, the Dense that follows and what works on single features between them. Each device has its part of
     those weights, and one sum over the axis each way puts together what they make. All other layers are the same along
-    it; or with `sequence`, where x and targets are (batch, tokens, ...), each device does them for its part of the
-    tokens, which are put together before what is cut and cut after. Any layer that does not take each token by itself
-    is given all of them.
+    it.
+
+    Along the axis `sequence` x and targets, (batch, tokens, ...), are cut by their tokens, and a layer that takes each
+    token by itself does so on its part. Attention has the queries of its part, and is sent all keys and values; any
+    other layer is given all tokens. It may be the axis `tensor`: then tokens are put together before what is cut by
+    its heads or features, and cut after. It may be that of `weights` too.
 
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
     and the penalty of a Penalized as much as the loss beside it.
@@ -77,7 +81,7 @@ class Plan:
     mesh: tuple[tuple[str, Size], ...] = ()
     weights: str | None = None
     tensor: str | None = None
-    sequence: bool = False
+    sequence: str | None = None
     compute: DType | None = None
     micro: Size = 1
     ahead: bool = False
@@ -88,7 +92,7 @@ class Plan:
         names = self.names
         if len(set(names)) < len(names):
             raise LayerError(Plan, f"got the axes {', '.join(names)}; expected other names. Name each axis once.")
-        for field in ("weights", "tensor"):
+        for field in ("weights", "tensor", "sequence"):
             axis = getattr(self, field)
             if axis is not None and axis not in names:
                 raise LayerError(
@@ -96,12 +100,6 @@ class Plan:
                     f"got {field}={axis!r} with the axes {', '.join(names)}; expected one of them. "
                     f"Write {field}={names[-1]!r}.",
                 )
-        if self.sequence and self.tensor is None:
-            raise LayerError(
-                Plan,
-                "got sequence=True without tensor; expected the axis along which tokens are cut. Write "
-                'mesh=(("data", ...), ("tensor", ...)) and tensor="tensor".',
-            )
         if self.tensor is not None and self.tensor == self.weights:
             raise LayerError(
                 Plan,
@@ -127,12 +125,12 @@ class Plan:
     @property
     def spread(self) -> tuple[str, ...]:
         """The axes along which the batch is spread."""
-        return tuple(name for name in self.names if name != self.tensor)
+        return tuple(name for name in self.names if name not in (self.tensor, self.sequence))
 
     @property
     def _adds(self):
         """The axes along which devices have different sums."""
-        return self.names if self.sequence else self.spread
+        return tuple(name for name in self.names if name != self.tensor or name == self.sequence)
 
     @property
     def shares(self) -> int:
@@ -181,7 +179,7 @@ class Plan:
         Each calls it with its part of the batch, and with `drawn`, which gives it keys of its own; one reduction adds
         up. For what a sweep tells of each example: whole weights alone. Raises LayerError for another plan.
         """
-        if type(self) is not Plan or self.weights or self.tensor or self.compute or self.micro > 1 or self.apart:
+        if self != Plan(self.mesh):
             raise LayerError(
                 net,
                 f"got plan={self!r} for a sweep of each example; expected one that spreads the batch alone, of whole "
@@ -267,12 +265,12 @@ class Plan:
     def _must_have_tokens(self, net, batch):
         sizes = {np.shape(leaf)[1:2] for leaf in jax.tree.leaves(batch)}
         flat = any(np.ndim(leaf) < 3 for leaf in jax.tree.leaves(batch[0]) if is_float(leaf))
-        if len(sizes) != 1 or () in sizes or flat or max(sizes)[0] % self._parts:
+        if len(sizes) != 1 or () in sizes or flat or max(sizes)[0] % self._stretches:
             raise LayerError(
                 net,
-                f"got the batch {show(batch)} with sequence=True; expected arrays (batch, tokens, ...), x of floats "
-                f"with features, and as many tokens in each, a multiple of {self._parts}. Fill them up with tokens "
-                "that the loss ignores.",
+                f"got the batch {show(batch)} with sequence={self.sequence!r}; expected arrays (batch, tokens, ...), "
+                f"x of floats with features, and as many tokens in each, a multiple of {self._stretches}. Fill them up "
+                "with tokens that the loss ignores.",
             )
 
     def _must_be_alone(self, layer):
@@ -297,7 +295,8 @@ class Plan:
         """The network with `Part` around what is cut, and `Gathered` around what uses weights in pieces."""
         if self._parts > 1:
             net = parted(net, self.tensor or "", self._parts)
-            net = by_tokens(net, self.tensor or "", self._parts) if self.sequence else net
+        if self._stretches > 1:
+            net = by_tokens(net, self.sequence or "", self._stretches)
         if self._pieces == 1 and dtype is None:
             return net
         return gathered(net, self.weights or "", self._pieces, dtype, self.ahead)
@@ -312,14 +311,19 @@ class Plan:
         """How many parts layers are in."""
         return 1 if self.tensor is None else self._extent[self.tensor]
 
+    @property
+    def _stretches(self):
+        """How many parts tokens are in."""
+        return 1 if self.sequence is None else self._extent[self.sequence]
+
     def _marks(self, net, params, x):
         """The parameters' shapes, with a `Piece` around each that is cut."""
         if self.sequence:
             self._must_have_tokens(net, (x,))
         leaves, structure = jax.tree.flatten(x)
-        n = self._parts if self.sequence else 1
-        shapes = tuple((_divided(np.shape(leaf), n), jnp.result_type(leaf)) for leaf in leaves)
-        marks = _marked(self._wrapped(net, None), structure, shapes, (self.tensor, self._parts))
+        shapes = tuple((_divided(np.shape(leaf), self._stretches), jnp.result_type(leaf)) for leaf in leaves)
+        axes = tuple((name, self._extent[name]) for name in dict.fromkeys((self.tensor, self.sequence)) if name)
+        marks = _marked(self._wrapped(net, None), structure, shapes, axes)
         if list(map(self._size, leaves_of(marks))) != [np.shape(leaf) for leaf in jax.tree.leaves(params)]:
             raise LayerError(
                 net,
@@ -373,8 +377,8 @@ class Plan:
         def spec(leaf):
             if np.shape(leaf)[:1] != (b,):
                 return PartitionSpec()
-            tokens = self.sequence and np.shape(leaf)[1:2] == (n,)
-            return PartitionSpec(self.spread, self.tensor) if tokens else PartitionSpec(self.spread)
+            tokens = self._stretches > 1 and np.shape(leaf)[1:2] == (n,)
+            return PartitionSpec(self.spread, self.sequence) if tokens else PartitionSpec(self.spread)
 
         return jax.tree.map(spec, tree)
 
@@ -519,13 +523,18 @@ def _divided(shape, n):
 
 
 @lru_cache(maxsize=16)
-def _marked(net, structure, shapes, axis):
-    """What init makes, of one device along an axis."""
+def _marked(net, structure, shapes, axes):
+    """What init makes, of one device along these axes."""
     x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    name, size = axis
-    alike = jax.vmap(lambda _: initialize(net, jax.random.key(0), x), axis_name=name, axis_size=size)
-    made = jax.eval_shape(alike, jnp.zeros(size))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), made)
+
+    def made(_):
+        return initialize(net, jax.random.key(0), x)
+
+    for name, size in axes:
+        made = jax.vmap(made, in_axes=None, axis_name=name, axis_size=size)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(made, 0))
+    skip = len(axes)
+    return structure.unflatten([jax.ShapeDtypeStruct(leaf.shape[skip:], leaf.dtype) for leaf in leaves])
 
 
 def _is_spec(leaf):

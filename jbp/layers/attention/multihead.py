@@ -16,7 +16,7 @@ from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
 from jbp.layers.attention.core import NONE, kept_by, plain_softmax, scores_of, seen_by
 from jbp.layers.attention.rotary import rotated
-from jbp.numerics import Static, product
+from jbp.numerics import Static, after, product, wide
 from jbp.params import Buffer
 
 NAMES = "x", "source", "keys", "values", *beside.BESIDE
@@ -71,7 +71,7 @@ class MultiHeadAttention(Layer):
     (1, 5, 4)
     """
 
-    cuts: ClassVar[Any] = ("alone",)
+    cuts: ClassVar[Any] = "alone", "context"
     heads: Size
     groups: Size | None = None
     causal: bool = False
@@ -100,6 +100,9 @@ class MultiHeadAttention(Layer):
             return None
         size = self.key_size if x is None else self._size(self._named(x)["x"])
         return replace(self, heads=self.heads // count, groups=groups // count, key_size=size)
+
+    def context(self, over, count, /):
+        return None if self.weights else AttentionHere(**vars(self), over=over, count=count)
 
     @property
     def advances(self) -> bool:
@@ -221,9 +224,16 @@ class MultiHeadAttention(Layer):
         x, keys, values = given["x"], given["keys"], given["values"]
         if "mask" not in parts:
             return x, keys, values
-        hidden = beside.unseen(parts["mask"])[..., None]
+        hidden = self._hidden(parts)
         cleared = beside.cleared(keys, hidden)
         return cleared if keys is x else x, cleared, cleared if values is keys else beside.cleared(values, hidden)
+
+    def _hidden(self, parts):
+        """The keys that no query sees, (b, m, 1)."""
+        return beside.unseen(parts["mask"])[..., None]
+
+    def _first(self, x):
+        """The place of the first of x's tokens, None for 0."""
 
     def _parts(self, params, parts, b, dtype):
         """What `attend` takes beside q, k and v: to what came with x is added what belongs to the layer."""
@@ -270,7 +280,8 @@ class MultiHeadAttention(Layer):
         given, came = self._inputs(x)
         w, parts = self._weights(params, given), self._beside(given)
         x, keys, values = self._cleared(given, parts)
-        q, (k, v) = self._queries(w, x), self._keys(w, keys, values)
+        first = self._first(x)
+        q, (k, v) = self._queries(w, x, first), self._keys(w, keys, values, first)
         y, o = self._attended(params, w, parts, q, k, v)
         return y, (given, came, q, k, v, o)
 
@@ -293,11 +304,9 @@ class MultiHeadAttention(Layer):
         w, dtype = _cast(params, dy.dtype), params["q"].dtype
         do = jnp.einsum("bnf,grdf->bgrnd", dy, w["o"])
         do = do if dp is None else jnp.concatenate([do, dp.reshape(*do.shape[:4], dp.shape[-1])], -1)
-        marked, parts = self._weighing(v, self._parts(params, self._beside(given), q.shape[0], q.dtype))
-        dq, dk, dv, more = attend_back(self._rule(), parts, q, k, marked, do)
-        dv = dv[..., : v.shape[-1]]
+        dq, dk, dv, more = self._attended_back(params, self._beside(given), q, k, v, do)
         if self.rotary:
-            dq, dk = rotated(dq, BASE, -1), rotated(dk, BASE, -1)
+            dq, dk = (rotated(d, BASE, -1, self._first(given["x"])) for d in (dq, dk))
         dx = jnp.einsum("bgrnd,fgrd->bnf", dq, w["q"])
         dkeys, dvalues = jnp.einsum("bgmd,egd->bme", dk, w["k"]), jnp.einsum("bgmd,egd->bme", dv, w["v"])
         kind, names, there = came.value
@@ -314,11 +323,17 @@ class MultiHeadAttention(Layer):
         delta = jax.tree.map(lambda d: d.astype(dtype), (dq, dk, dv, dy, more))
         return (down if kind is dict else tuple(down.values()) if kind else down["x"]), delta
 
+    def _attended_back(self, params, parts, q, k, v, do):
+        """(dq, dk, dv, more) of `attend_back`."""
+        marked, parts = self._weighing(v, self._parts(params, parts, q.shape[0], q.dtype))
+        dq, dk, dv, more = attend_back(self._rule(), parts, q, k, marked, do)
+        return dq, dk, dv[..., : v.shape[-1]], more
+
     def _finite(self, given, dx):
         """dx of the queries, zero where x was taken as zero."""
         if "mask" not in given:
             return dx
-        hidden = beside.unseen(self._beside(given)["mask"])[..., None]
+        hidden = self._hidden(self._beside(given))
         return jnp.where(hidden & ~jnp.isfinite(given["x"]), jnp.zeros((), dx.dtype), dx)
 
     def gradient(self, residuals, delta, /):
@@ -457,6 +472,60 @@ def _turned(x, place):
     c, s = jnp.cos(angle)[None], jnp.sin(angle)[None]
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([c * a - s * b, s * a + c * b], -1)
+
+
+@dataclass(frozen=True)
+class AttentionHere(MultiHeadAttention):
+    """What a device of `count` along the axis `over` does of MultiHeadAttention where each has its part of the tokens.
+
+        o_d = softmax(s_d, seen) v, s_d = q_d kᵀ / √d, k = (k_1|k_2|...), v = (v_1|v_2|...)
+        dk_d, dv_d: of the sum over devices the own part
+
+    Inside of `jax.shard_map`. Queries stay where they are; keys and values are put together in forward, and once more
+    in backward, for none but the own are kept. A mask (b, m), and segments, come in parts as x does, and a mask
+    (b, n, m) by its rows. Each device drops weights by numbers of its own. (Llama Team, *The Llama 3 Herd of Models*,
+    2024, §3.3.2, "Context parallelism for long sequences".)
+    """
+
+    cuts: ClassVar[Any] = ("alone",)
+    over: str = ""
+    count: Size = 1
+
+    def _first(self, x):
+        return lax.axis_index(self.over) * x.shape[1]
+
+    def _all(self, z, axis):
+        return lax.all_gather(z, self.over, axis=axis, tiled=True)
+
+    def _beside(self, given):
+        x, keys = given["x"], given["keys"]
+        parts = {name: self._all(part, 1) if _of_keys(name, part) else part for name, part in given.items()}
+        found = beside.parts(self, parts, x.shape[0], self.heads, x.shape[1], keys.shape[1] * self.count, x.dtype)
+        return found | {"offset": self._first(x)}
+
+    def _hidden(self, parts):
+        none = lax.pmin(super()._hidden(parts).astype(jnp.int32), self.over) > 0
+        n = none.shape[1] // self.count
+        return lax.dynamic_slice_in_dim(none, lax.axis_index(self.over) * n, n, 1)
+
+    def _parts(self, params, parts, b, dtype):
+        parts = super()._parts(params, parts, b, dtype)
+        own = {"key": jax.random.fold_in(parts["key"], lax.axis_index(self.over))} if "key" in parts else {}
+        return parts | own
+
+    def _attended(self, params, w, parts, q, k, v):
+        return super()._attended(params, w, parts, q, self._all(k, 2), self._all(v, 2))
+
+    def _attended_back(self, params, parts, q, k, v, do):
+        k, v = (self._all(z, 2) for z in after(do, (k, v)))
+        dq, dk, dv, more = super()._attended_back(params, parts, q, k, v, do)
+        summed = (lax.psum_scatter(wide(d), self.over, scatter_dimension=2, tiled=True) for d in (dk, dv))
+        return dq, *(d.astype(k.dtype) for d in summed), more
+
+
+def _of_keys(name, part):
+    """Whether this input has its keys on the second axis."""
+    return name == "source_segments" or (name == "mask" and part.ndim == 2)
 
 
 @dataclass(frozen=True)
