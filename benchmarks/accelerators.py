@@ -9,7 +9,8 @@ Of loss and gradient on one device of eight. Temporary is what the compiler take
 are those of its products and convolutions, the body of a loop as often as it runs; collectives are what the device
 receives. The rows: `jit`, state and batch spread and all else left to the compiler, as an engineer tries first;
 `jax.grad` of the same layers, each of which gathers its weights; our sweep of these; with the next block gathered
-ahead; with layers cut in four, and with tokens cut between them. No times: there is no accelerator here, and a
+ahead; with layers cut in four, and with tokens cut between them; with tokens cut in four and keys and values that go
+round. No times: there is no accelerator here, and a
 schedule is a promise.
 
 The compilers are packages, of the versions that jax[tpu] and jax[cuda12] of the JAX that is installed name: libtpu;
@@ -36,7 +37,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from benchmarks.__main__ import written
 from jbp import Layer, Repeat, Residual, Serial, layers, recipes
 from jbp.losses import SoftmaxCrossEntropy
-from jbp.sweep import initialize
+from jbp.sweep import initialize, inside
 from jbp.train import Plan
 from jbp.train.parts import parted
 from jbp.train.pieces import gathered, is_piece
@@ -151,6 +152,7 @@ WAYS: dict[str, tuple[Callable[[Layer, Plan], Way], Plan]] = {
     "our sweep, ahead": (by_sweep, There(DATA, weights="data", ahead=True)),
     "our sweep, cut in four": (by_sweep, There(TENSOR, weights="data", tensor="tensor")),
     "our sweep, and tokens": (by_sweep, There(TENSOR, weights="data", tensor="tensor", sequence="tensor")),
+    "our sweep, in a ring": (by_sweep, There(TENSOR, weights="data", sequence="tensor")),
 }
 
 
@@ -173,7 +175,7 @@ def measured(make: Callable[[Layer, Plan], Way], plan: Plan, net: Layer, x: Any,
         "arguments": memory.argument_size_in_bytes,
         "flops": did.pop("flops", 0),
         "conditionals": did.pop("conditionals", 0),
-        "received": dict(did),
+        "received": {what: did[what] for what in COLLECTIVES if did[what]},
         "compile_seconds": round(seconds, 1),
     }
 
@@ -215,8 +217,11 @@ def main() -> int:
 
 
 def says_something(net: Layer, plan: Plan, x: Any) -> bool:
-    """Whether the network has a Repeat, to gather ahead in, what can be cut, or tokens, if the plan is for that."""
+    """Whether the network has a Repeat, to gather ahead in, what can be cut, tokens, or attention to others, if the plan
+    is for that."""
     if plan.sequence and (x.ndim < 2 or (x.ndim < 3 and x.dtype == "float32")):
+        return False
+    if plan.sequence and plan.tensor is None and not any("context" in layer.cuts for layer in inside(net)):
         return False
     ahead = not plan.ahead or gathered(net, "data", 8, ahead=True) != gathered(net, "data", 8)
     return ahead and (plan.tensor is None or parted(net, plan.tensor, 4) != net)

@@ -16,6 +16,8 @@ import jbp.layers.attention.blockwise
 from benchmarks.residuals import MORE, kept
 from jbp.cases import Array, Case, f, i
 from jbp.catalogue import ESTIMATORS, LAYERS, LOSSES, NAMES
+from jbp.layers.attention.blockwise import Rule
+from jbp.layers.attention.ring import Ring
 from jbp.params import buffers, cast, merge, trainable
 from jbp.sweep import initialize
 
@@ -299,35 +301,67 @@ def test_who_wrongly_says_that_it_works_on_single_features_is_seen():
 CONTEXTS = [(layer, spec) for layer, spec in HALVED if "context" in layer.cuts and layer.context("here", 2)]
 
 
-def by_context(layer, params, x, dy):
-    """(y, dx, dparams) of two devices that have half of the tokens each."""
+def by_context(layer, params, x, dy, count):
+    """(y, dx, dparams) of devices that have a part of the tokens each."""
 
     def here(x, dy):
-        own = layer.context("here", 2)
+        own = layer.context("here", count)
         y, residuals = own.forward(params, x)
         dx, grads = own.pull(params, residuals, dy)
         return y, dx, jax.lax.psum(grads, "here")
 
-    halves = (jnp.stack(jnp.split(v, 2, 1)) for v in (x, dy))
-    y, dx, grads = jax.vmap(here, axis_name="here")(*halves)
+    parts = (jnp.stack(jnp.split(v, count, 1)) for v in (x, dy))
+    y, dx, grads = jax.jit(jax.vmap(here, axis_name="here"))(*parts)
     return *(jnp.concatenate(v, 1) for v in (y, dx)), jax.tree.map(lambda g: g[0], grads)
 
 
 @pytest.mark.parametrize(("layer", "spec"), CONTEXTS, ids=str)
-def test_halves_of_the_tokens_make_up_the_whole(layer, spec):
-    x = draw(f(2, 6, spec.shape[-1]))
-    params, dy = parameters(layer, x), draw(f(2, 6, spec.shape[-1]), 1)
+@pytest.mark.parametrize("count", [2, 3])
+def test_parts_of_the_tokens_make_up_the_whole(layer, spec, count, monkeypatch):
+    """In blocks of two queries, of tokens that are dealt out by twos among two devices, and not among three."""
+    monkeypatch.setattr("jbp.layers.attention.ring.BLOCK", 2)
+    tokens = {2: 12, 3: 9}[count]
+    x, dy = (draw(f(2, tokens, spec.shape[-1]), seed) for seed in (0, 1))
+    params = parameters(layer, x)
     y, residuals = layer.forward(params, x)
     wanted = y, *layer.pull(params, residuals, dy)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), by_context(layer, params, x, dy), wanted)
+    close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+    jax.tree.map(close, by_context(layer, params, x, dy, count), wanted)
 
 
-def test_keys_that_are_not_sent_are_seen(monkeypatch):
+@pytest.mark.parametrize("count", [4, 5])
+def test_tokens_are_dealt_out_so_that_all_have_as_much_to_do_and_come_home(count):
+    ring, rule = Ring("here", count), Rule(causal=True)
+    x = jnp.arange(4 * count).reshape(1, 1, -1, 1)
+
+    def here(x):
+        two = ring._split(rule, {"q": x}, 4, rows=True)
+        firsts = jnp.stack(ring._firsts(jax.lax.axis_index("here"), 4, 2))
+        return [part["q"] for part in two], firsts, ring._joined(rule, two)["q"]
+
+    two, firsts, home = jax.vmap(here, axis_name="here")(jnp.stack(jnp.split(x, count, 2)))
+    np.testing.assert_array_equal(firsts, np.stack(two).reshape(2, count, 2)[..., 0].T)
+    assert (firsts.sum(1) == 4 * count - 2).all()
+    assert (home.ravel() == jnp.arange(4 * count)).all()
+
+
+@pytest.mark.parametrize("lost", ["keys that stay", "cotangents that stay", "stretches of the others"])
+def test_a_round_that_goes_wrong_is_seen(lost, monkeypatch):
     assert len(CONTEXTS) > 10
-    own = "jbp.layers.attention.multihead.AttentionHere._all"
-    monkeypatch.setattr(own, lambda self, z, axis: jnp.tile(z, (1, 1, 2, 1)))
+    on = Ring._on
+
+    def cotangents_stay(self, tree):  # in the first round
+        return (on(self, tree[0]), tree[1]) if isinstance(tree, tuple) else on(self, tree)
+
+    wrong = {
+        "keys that stay": ("_on", lambda self, tree: tree),
+        "cotangents that stay": ("_on", cotangents_stay),
+        "stretches of the others": ("_firsts", lambda self, device, n, stretches: [device * n, device * n + n // 2]),
+    }
+    monkeypatch.setattr(Ring, *wrong[lost])
+    layer, spec = next(c for c in CONTEXTS if c[0].causal)
     with pytest.raises(AssertionError):
-        test_halves_of_the_tokens_make_up_the_whole(*CONTEXTS[0])
+        test_parts_of_the_tokens_make_up_the_whole(layer, spec, 2, monkeypatch)
 
 
 @pytest.mark.parametrize(("layer", "spec"), LAST)

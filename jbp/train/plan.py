@@ -57,7 +57,7 @@ class Plan:
     it.
 
     Along the axis `sequence` x and targets, (batch, tokens, ...), are cut by their tokens, and a layer that takes each
-    token by itself does so on its part. Attention has the queries of its part, and is sent all keys and values; any
+    token by itself does so on its part. Attention has the queries of its part, and keys and values go round; any
     other layer is given all tokens. It may be the axis `tensor`: then tokens are put together before what is cut by
     its heads or features, and cut after. It may be that of `weights` too.
 

@@ -40,6 +40,7 @@ from jbp.layers import (
     UnitNorm,
 )
 from jbp.layers.attention.multihead import AttentionHere
+from jbp.layers.attention.ring import Ring
 from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, Penalized, SoftmaxCrossEntropy, Sum, Weighted
 from jbp.params import Buffer, trainable
 from jbp.private import Private
@@ -215,21 +216,14 @@ def test_a_plan_is_one_device(plan, case, alone):
         assert here <= 1.15 * all_of_it / 8
 
 
-def own_alone(self, params, parts, q, k, v, do):
-    """The part of dk and dv that this device makes for its own keys."""
-    dq, dk, dv, more = MultiHeadAttention._attended_back(self, params, parts, q, self._all(k, 2), self._all(v, 2), do)
-    place, n = self._first(do[:, 0, 0]), k.shape[2]
-    return dq, *(jax.lax.dynamic_slice_in_dim(d, place, n, 2) for d in (dk, dv)), more
-
-
 @pytest.mark.parametrize(
     ("plan", "case", "kind", "name", "lost"),
     [
         ("tensor", "rows", Part, "_down", lambda self, dx: dx),
         ("tensor", "rows", Part, "_added", lambda self, cut, grads: grads),
         ("sequence", "words", Together, "_once", lambda self, cut, grads: grads),
-        ("context", "words", AttentionHere, "_first", lambda self, x: 0),
-        ("context", "masked", AttentionHere, "_attended_back", own_alone),
+        ("context", "context", AttentionHere, "_first", lambda self, x: 0),
+        ("context", "words", Ring, "_on", lambda self, tree: tree),
     ],
 )
 def test_a_sum_over_parts_that_is_lost_is_seen(plan, case, kind, name, lost, alone, monkeypatch):
@@ -265,7 +259,9 @@ def test_attention_to_tokens_of_other_devices_sends_keys_and_values_and_drops_by
     batch = plan.put(net, (x, x))
     text = run.lower(state.params, *batch).compile().as_text()
     one = 2 * 16 * 4 * 8  # bytes of the keys, or the values, of all tokens
-    assert done(text)["all-gather"] == 4 * one  # both, on each of two ways
+    found = done(text)
+    assert found["collective-permute"] == 6 * one  # both on each of two ways, and on the second their cotangents
+    assert "all-gather" not in found
     (_, aux), _ = run(state.params, *batch)
     rows = np.asarray(aux.output).reshape(2, 8, 2, 8)
     assert len({rows[0, k].tobytes() for k in range(8)}) > 4

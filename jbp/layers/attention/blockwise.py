@@ -82,26 +82,25 @@ def _add(total, part, start, axis):
     return lax.dynamic_update_slice_in_dim(total, here + part, start, axis)
 
 
-def _distances(now, start, rows, span):
+def distances(now: dict[str, Any], start: Any, rows: int, span: int) -> Any:
     """j − i, (rows, span)."""
     i, j = (lax.broadcasted_iota(jnp.int32, (rows, span), axis) for axis in (0, 1))
     return (j + start) - (i + now["first"])
 
 
-def _probabilities(rule, parts, now, k, start):
-    """(p, the slope of the cap, what dropout multiplies p with) for a block of queries and the keys cut out for it.
+def scores(rule: Rule, parts: dict[str, Any], now: dict[str, Any], k: Any, start: Any) -> tuple[Any, Any]:
+    """(s, the slope of the cap) for a block of queries and the keys cut out for it, −∞ where a key is not seen.
 
-    p is softmax(s) over the keys that are seen, in float32 at least, and zero where none is. The last of the keys are
-    those that all queries see, if there are such.
+    In float32 at least. The last of the keys are those that all queries see, if there are such.
     """
     q, sinks = now["q"], _sinks(parts)
-    (b, g, r, rows, _), span = q.shape, k.shape[-2] - sinks
+    (_, g, r, rows, _), span = q.shape, k.shape[-2] - sinks
     s, slope = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide(q).dtype), None
     if rule.cap is not None:
         t = jnp.tanh(s / rule.cap)
         s, slope = rule.cap * t, 1 - t * t
     s, always = (s[..., :span], s[..., span:]) if sinks else (s, None)
-    far = _distances(now, start, rows, span)
+    far = distances(now, start, rows, span)
     if rule.alibi:
         s = s - _slopes(g * r, s.dtype).reshape(1, g, r, 1, 1) * jnp.abs(far).astype(s.dtype)[None, None, None]
     if "bias" in now:
@@ -109,7 +108,7 @@ def _probabilities(rule, parts, now, k, start):
         heads = (g, r) if bias.shape[1] > 1 else (1, 1)
         s = s + jnp.broadcast_to(bias.reshape(bias.shape[0], *heads, *bias.shape[2:]), s.shape)
     if "table" in parts:
-        s = s + parts["table"].reshape(1, g, r, -1)[..., _nearest(far, parts["table"])].astype(s.dtype)
+        s = s + parts["table"].reshape(1, g, r, -1)[..., nearest(far, parts["table"])].astype(s.dtype)
     seen = jnp.ones((1, 1, 1, rows, span), bool)
     if rule.causal:
         seen &= (far <= 0)[None, None, None]
@@ -122,29 +121,36 @@ def _probabilities(rule, parts, now, k, start):
     if "segments" in now:
         seen &= (now["segments"] == _cut(parts["segments"], start, span, -1)[:, None])[:, None, None]
     s = jnp.where(seen, s, -jnp.inf)
-    s = s if always is None else jnp.concatenate([s, always], -1)
+    return s if always is None else jnp.concatenate([s, always], -1), slope
+
+
+def _probabilities(rule, parts, now, k, start):
+    """(p, the slope of the cap, what dropout multiplies p with): p is the softmax of the scores, 0 if all are −∞."""
+    s, slope = scores(rule, parts, now, k, start)
     top = peak(s)
     # s may be computed anew here, and rounded in another way than for its maximum: in float32 by tens where it is 1e8
     e = jnp.exp(jnp.minimum(s - jnp.where(jnp.isneginf(top), 0, top), jnp.finfo(s.dtype).tiny))
     total = e.sum(-1, keepdims=True)
-    return e / jnp.where(total > 0, total, 1), slope, _kept(rule, parts, now, (b, g, r, rows), start, span, s.dtype)
+    p = e / jnp.where(total > 0, total, 1)
+    return p, slope, _kept(rule, parts, now, p, start)
 
 
 def _slopes(heads, dtype):
     return jnp.exp2(-8 * (1 + jnp.arange(heads, dtype=dtype)) / heads)
 
 
-def _nearest(far, table):
+def nearest(far: Any, table: Any) -> Any:
     """The column of the table for each distance: those too far off share the last."""
     most = table.shape[-1] // 2
     return jnp.clip(far, -most, most) + most
 
 
-def _kept(rule, parts, now, shape, start, span, dtype):
+def _kept(rule, parts, now, p, start):
     """Dropout's factors for a block, the same whenever asked: each row of scores has a key of its own."""
     if not rule.rate:
         return None
-    b, g, r, rows = shape
+    b, g, r, rows, span = p.shape
+    span -= _sinks(parts)
 
     def row(i):
         keep = jnp.float32(1 - rule.rate)
@@ -153,7 +159,13 @@ def _kept(rule, parts, now, shape, start, span, dtype):
     drawn, m = jax.vmap(row, out_axes=3)(now["first"] + jnp.arange(rows, dtype=jnp.int32)), parts["m"] - _sinks(parts)
     kept = _cut(drawn[..., :m], start, span, -1)
     kept = jnp.concatenate([kept, drawn[..., m:]], -1) if "sinks" in parts else kept
-    return kept.astype(dtype) / (1 - rule.rate)
+    return kept.astype(p.dtype) / (1 - rule.rate)
+
+
+def dropped(rule: Rule, parts: dict[str, Any], now: dict[str, Any], p: Any, start: Any) -> Any:
+    """p of a block after dropout."""
+    kept = _kept(rule, parts, now, p, start)
+    return p if kept is None else p * kept
 
 
 def _sinks(parts):
@@ -242,9 +254,9 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
             else:
                 rows["bias"] = here
         if "table" in parts:
-            far = _distances(now, start, *inside.shape[-2:])
+            far = distances(now, start, *inside.shape[-2:])
             each = inside.sum(0).reshape(parts["table"].shape[0], *far.shape)
-            carry["table"] = carry["table"].at[:, _nearest(far, parts["table"])].add(each)
+            carry["table"] = carry["table"].at[:, nearest(far, parts["table"])].add(each)
         ds = (ds if slope is None else ds * slope).astype(dtype)
         # dkᵀ and dvᵀ: on CPUs these products are faster with the small q and do as the transposed factor, not with dS.
         dv = dot("bgrqd,bgrqk->bgdk", now["do"], dropped.astype(dtype))

@@ -15,8 +15,9 @@ from jbp.layer import Layer
 from jbp.layers.attention import beside
 from jbp.layers.attention.blockwise import Rule, attend, attend_back
 from jbp.layers.attention.core import NONE, kept_by, plain_softmax, scores_of, seen_by
+from jbp.layers.attention.ring import Ring
 from jbp.layers.attention.rotary import rotated
-from jbp.numerics import Static, after, product, wide
+from jbp.numerics import Static, product
 from jbp.params import Buffer
 
 NAMES = "x", "source", "keys", "values", *beside.BESIDE
@@ -294,17 +295,20 @@ class MultiHeadAttention(Layer):
         marked, parts = self._weighing(v, self._parts(params, parts, q.shape[0], q.dtype))
         o = attend(self._rule(), parts, q, k, marked)
         o, p = (o[..., : v.shape[-1]], o[..., v.shape[-1] :]) if self.weights else (o, None)
-        y = jnp.einsum("bgrnd,grdf->bnf", o, w["o"])
-        y = y + w["b_o"][None, None] if self.bias else y
+        y = self._out(w, o)
         return y if p is None else (y, p.reshape(p.shape[0], self.heads, *p.shape[3:])), o
 
+    def _out(self, w, o):
+        y = jnp.einsum("bgrnd,grdf->bnf", o, w["o"])
+        return y + w["b_o"][None, None] if self.bias else y
+
     def backward(self, params, residuals, dy, /):
-        given, came, q, k, v, _ = residuals
+        given, came, q, k, v, o = residuals
         dy, dp = dy if self.weights else (dy, None)
         w, dtype = _cast(params, dy.dtype), params["q"].dtype
         do = jnp.einsum("bnf,grdf->bgrnd", dy, w["o"])
         do = do if dp is None else jnp.concatenate([do, dp.reshape(*do.shape[:4], dp.shape[-1])], -1)
-        dq, dk, dv, more = self._attended_back(params, self._beside(given), q, k, v, do)
+        dq, dk, dv, more = self._attended_back(params, self._beside(given), q, k, v, o, do)
         if self.rotary:
             dq, dk = (rotated(d, BASE, -1, self._first(given["x"])) for d in (dq, dk))
         dx = jnp.einsum("bgrnd,fgrd->bnf", dq, w["q"])
@@ -323,7 +327,7 @@ class MultiHeadAttention(Layer):
         delta = jax.tree.map(lambda d: d.astype(dtype), (dq, dk, dv, dy, more))
         return (down if kind is dict else tuple(down.values()) if kind else down["x"]), delta
 
-    def _attended_back(self, params, parts, q, k, v, do):
+    def _attended_back(self, params, parts, q, k, v, o, do):
         """(dq, dk, dv, more) of `attend_back`."""
         marked, parts = self._weighing(v, self._parts(params, parts, q.shape[0], q.dtype))
         dq, dk, dv, more = attend_back(self._rule(), parts, q, k, marked, do)
@@ -478,54 +482,48 @@ def _turned(x, place):
 class AttentionHere(MultiHeadAttention):
     """What a device of `count` along the axis `over` does of MultiHeadAttention where each has its part of the tokens.
 
-        o_d = softmax(s_d, seen) v, s_d = q_d kᵀ / √d, k = (k_1|k_2|...), v = (v_1|v_2|...)
-        dk_d, dv_d: of the sum over devices the own part
-
-    Inside of `jax.shard_map`. Queries stay where they are; keys and values are put together in forward, and once more
-    in backward, for none but the own are kept. A mask (b, m), and segments, come in parts as x does, and a mask
-    (b, n, m) by its rows. Each device drops weights by numbers of its own. (Llama Team, *The Llama 3 Herd of Models*,
-    2024, §3.3.2, "Context parallelism for long sequences".)
+    Inside of `jax.shard_map`. Queries stay where they are, keys and values go round, in forward and again in backward
+    with their cotangents: ring.py. A mask (b, m) and segments come in parts as x does, a mask (b, n, m) by its rows.
+    Keeps log Σ exp s of its queries beside what MultiHeadAttention keeps. Each device drops weights by other numbers.
     """
 
     cuts: ClassVar[Any] = ("alone",)
     over: str = ""
     count: Size = 1
 
+    @property
+    def _ring(self):
+        return Ring(self.over, self.count)
+
     def _first(self, x):
         return lax.axis_index(self.over) * x.shape[1]
 
-    def _all(self, z, axis):
-        return lax.all_gather(z, self.over, axis=axis, tiled=True)
-
     def _beside(self, given):
-        x, keys = given["x"], given["keys"]
-        parts = {name: self._all(part, 1) if _of_keys(name, part) else part for name, part in given.items()}
-        found = beside.parts(self, parts, x.shape[0], self.heads, x.shape[1], keys.shape[1] * self.count, x.dtype)
-        return found | {"offset": self._first(x)}
+        mask, x, m = given.get("mask"), given["x"], given["keys"].shape[1]
+        parts = super()._beside({name: part for name, part in given.items() if name != "mask"})
+        if mask is None:
+            return parts
+        m = m if mask.ndim == 2 else m * self.count
+        return parts | {"mask": beside.whole_mask(self, mask, x.shape[0], self.heads, x.shape[1], m)}
 
     def _hidden(self, parts):
-        none = lax.pmin(super()._hidden(parts).astype(jnp.int32), self.over) > 0
-        n = none.shape[1] // self.count
-        return lax.dynamic_slice_in_dim(none, lax.axis_index(self.over) * n, n, 1)
-
-    def _parts(self, params, parts, b, dtype):
-        parts = super()._parts(params, parts, b, dtype)
-        own = {"key": jax.random.fold_in(parts["key"], lax.axis_index(self.over))} if "key" in parts else {}
-        return parts | own
+        hidden = super()._hidden(parts)
+        if parts["mask"].shape[2] == 1:
+            return hidden
+        everywhere, n = lax.pmin(hidden.astype(jnp.int32), self.over) > 0, hidden.shape[1] // self.count
+        return lax.dynamic_slice_in_dim(everywhere, lax.axis_index(self.over) * n, n, 1)
 
     def _attended(self, params, w, parts, q, k, v):
-        return super()._attended(params, w, parts, q, self._all(k, 2), self._all(v, 2))
+        o, logs = self._ring.attend(self._rule(), self._parts(params, parts, q.shape[0], q.dtype), q, k, v)
+        return self._out(w, o), (o, logs)
 
-    def _attended_back(self, params, parts, q, k, v, do):
-        k, v = (self._all(z, 2) for z in after(do, (k, v)))
-        dq, dk, dv, more = super()._attended_back(params, parts, q, k, v, do)
-        summed = (lax.psum_scatter(wide(d), self.over, scatter_dimension=2, tiled=True) for d in (dk, dv))
-        return dq, *(d.astype(k.dtype) for d in summed), more
+    def _attended_back(self, params, parts, q, k, v, o, do):
+        parts = self._parts(params, parts, q.shape[0], q.dtype)
+        return self._ring.attend_back(self._rule(), parts, q, k, v, *o, do)
 
-
-def _of_keys(name, part):
-    """Whether this input has its keys on the second axis."""
-    return name == "source_segments" or (name == "mask" and part.ndim == 2)
+    def gradient(self, residuals, delta, /):
+        *before, (o, _) = residuals
+        return super().gradient((*before, o), delta)
 
 
 @dataclass(frozen=True)
