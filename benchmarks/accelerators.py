@@ -217,8 +217,7 @@ def main() -> int:
 
 
 def says_something(net: Layer, plan: Plan, x: Any) -> bool:
-    """Whether the network has a Repeat, to gather ahead in, what can be cut, tokens, or attention to others, if the plan
-    is for that."""
+    """Whether the network has what the plan is for: a Repeat to gather ahead in, what can be cut, tokens, attention."""
     if plan.sequence and (x.ndim < 2 or (x.ndim < 3 and x.dtype == "float32")):
         return False
     if plan.sequence and plan.tensor is None and not any("context" in layer.cuts for layer in inside(net)):

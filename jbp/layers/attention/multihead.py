@@ -518,8 +518,8 @@ class AttentionHere(MultiHeadAttention):
         return self._out(w, o), (o, logs)
 
     def _attended_back(self, params, parts, q, k, v, o, do):
-        parts = self._parts(params, parts, q.shape[0], q.dtype)
-        return self._ring.attend_back(self._rule(), parts, q, k, v, *o, do)
+        parts, (o, logs) = self._parts(params, parts, q.shape[0], q.dtype), o
+        return self._ring.attend_back(self._rule(), parts, q, k, v, o, logs, do)
 
     def gradient(self, residuals, delta, /):
         *before, (o, _) = residuals

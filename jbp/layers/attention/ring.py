@@ -69,7 +69,8 @@ class Ring:
         dq = self._split(rule, {"q": jnp.zeros(q.shape, high)}, n, rows=True)
         dkeys = self._split(rule, {"k": jnp.zeros(k.shape, high), "v": jnp.zeros(v.shape, high)}, n)
         more = {"table": jnp.zeros(parts["table"].shape, high)} if "table" in parts else {}
-        met, sinks = partial(_met_back, rule, parts), None
+        met = partial(_met_back, rule, parts)
+        sinks: Any = None
         if always:
             sinks = {name: jnp.zeros(always[name].shape, high) for name in ("k", "v")}
             for i, row in enumerate(rows):
@@ -77,9 +78,9 @@ class Ring:
         dq, dkeys, more = self._round(met, rows, keys, dq, dkeys, more)
         dk, dv = (self._joined(rule, dkeys)[name] for name in ("k", "v"))
         more |= {"sinks": (sinks["k"], sinks["v"])} if sinks else {}
-        found = self._joined(rule, dq)["q"] * rule.factor(q.shape[-1]), dk, dv
         more = {name: jax.tree.map(lambda d, x: d.astype(x.dtype), more[name], parts[name]) for name in more}
-        return *(d.astype(x.dtype) for d, x in zip(found, (q, k, v), strict=True)), more
+        own = self._joined(rule, dq)["q"] * rule.factor(q.shape[-1])
+        return own.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), more
 
     def _given(self, rule, parts, q, k, v, **more):
         """(what belongs to each stretch of the own queries, to each of the own keys, to the keys that all see)."""
@@ -95,7 +96,8 @@ class Ring:
         rows, keys = self._split(rule, rows, n, rows=True), self._split(rule, keys, n)
         firsts = self._firsts(lax.axis_index(self.over), n, len(rows))
         rows = [row | {"first": first} for row, first in zip(rows, firsts, strict=True)]
-        always = dict(zip(("k", "v"), parts["sinks"], strict=True)) | {"first": None} if "sinks" in parts else None
+        k, v = parts.get("sinks", (None, None))
+        always: dict[str, Any] = {} if k is None else {"k": k, "v": v, "first": None}
         return rows, keys, always
 
     def _firsts(self, device, n, stretches):
