@@ -28,6 +28,7 @@ EXAMPLES = (
     "reversible",
     "characters",
     "pipeline",
+    "scale",
     "autoencoder",
     "denoising",
     "vae",

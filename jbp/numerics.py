@@ -149,6 +149,11 @@ def scan(step: Any, carry: Any, xs: Any, length: int | None = None, reverse: boo
     return lax.scan(step, carry, xs, length=length, reverse=reverse)
 
 
+def part_of(over: str, x: Any) -> Any:
+    """Where places on the last axis but one begin, on a device along the axis `over` that has a part of the second."""
+    return lax.axis_index(over) * x.shape[1] if x.ndim == 3 else 0
+
+
 def sharers(v: Any) -> int:
     """Over how many devices XLA divides the work on an array: more than one under `jit` over a mesh."""
     mesh = jax.typeof(v).sharding.mesh

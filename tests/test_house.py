@@ -31,7 +31,8 @@ from jbp.layer import Layer
 from jbp.layers.activation.elementwise import Elementwise
 from jbp.layers.activation.gated import Gated
 from jbp.layers.attention.multihead import AttentionHere
-from jbp.layers.embedding import EmbeddingHere
+from jbp.layers.attention.rotary import RotaryHere
+from jbp.layers.embedding import EmbeddingHere, PositionsHere, SinusoidalPositionsHere
 from jbp.layers.experts import ExpertsHere
 from jbp.layers.norm.batch import Running
 from jbp.layers.norm.features import Affine
@@ -402,6 +403,9 @@ UNLISTED = {
     Blocks: "what rules for layers in a row have in common",
     Carried: "what rules with feedback weights have in common",
     AttentionHere: "what one device does of attention with its part of the tokens, which asks the others for theirs",
+    **dict.fromkeys(
+        (PositionsHere, RotaryHere, SinusoidalPositionsHere), "what one device does with its part of the tokens"
+    ),
     EmbeddingHere: "the rows of an Embedding that one device has, which is told its number",
     ExpertsHere: "the part of a MixtureOfExperts that one device has, which is told its number",
     jbp.layers.Identity: "puts labels past a network, in every case with a loss",

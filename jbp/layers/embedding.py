@@ -7,12 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, indices, must_be_there, passed, show, take
 from jbp.fields import Count, DType, Hint, Positive, Size
 from jbp.layer import Estimator, Layer
-from jbp.numerics import Static, counting, outline, wide, wide_dtype
+from jbp.numerics import Static, counting, outline, part_of, wide, wide_dtype
 
 __all__ = ["Embedding", "EmbeddingBag", "FrequencyScaledEmbedding", "Positions", "SinusoidalPositions"]
 
@@ -353,7 +354,11 @@ class Positions(Layer):
     """
 
     reads: ClassVar[Any] = (-2,)
+    cuts: ClassVar[Any] = ("context",)
     length: Size
+
+    def context(self, over, count, /):
+        return PositionsHere(self.length, over, count)
 
     def _n(self, x):
         if len(x.shape) < 2 or x.shape[-2] > self.length:
@@ -371,14 +376,43 @@ class Positions(Layer):
     def forward(self, params, x, /):
         n = self._n(x)
         (p,) = take(self, params, x.dtype, p=(self.length, x.shape[-1]))
-        return x + p[:n].astype(x.dtype).reshape((1,) * (x.ndim - 2) + (n, -1)), ()
+        return x + self._rows(p, x).astype(x.dtype).reshape((1,) * (x.ndim - 2) + (n, -1)), ()
 
     def backward(self, params, residuals, dy, /):
         return dy, dy.astype(params["p"].dtype)
 
     def gradient(self, residuals, dy, /):
         p = dy.sum(tuple(range(dy.ndim - 2)))
-        return {"p": jnp.pad(p, ((0, self.length - p.shape[0]), (0, 0)))}
+        return {"p": self._among(p, dy)}
+
+    def _rows(self, p, x):
+        """P of x's places."""
+        return p[: x.shape[-2]]
+
+    def _among(self, p, x):
+        """What belongs to x's places as P, 0 beyond them."""
+        return jnp.pad(p, ((0, self.length - p.shape[0]), (0, 0)))
+
+
+@dataclass(frozen=True)
+class PositionsHere(Positions):
+    """What a device of `count` along the axis `over` does of Positions where each has its part of x's second axis."""
+
+    cuts: ClassVar[Any] = ()
+    over: str = ""
+    count: Size = 1
+
+    def _n(self, x):
+        if len(x.shape) == 3:
+            super()._n(jax.ShapeDtypeStruct((x.shape[0], x.shape[1] * self.count, x.shape[2]), x.dtype))
+        return super()._n(x)
+
+    def _rows(self, p, x):
+        return lax.dynamic_slice_in_dim(p, part_of(self.over, x), x.shape[-2])
+
+    def _among(self, p, x):
+        whole = jnp.zeros((self.length, p.shape[1]), p.dtype)
+        return lax.dynamic_update_slice_in_dim(whole, p, part_of(self.over, x), 0)
 
 
 @dataclass(frozen=True)
@@ -396,14 +430,20 @@ class SinusoidalPositions(Layer):
     """
 
     reads: ClassVar[Any] = (-2,)
+    cuts: ClassVar[Any] = ("context",)
     base: Positive = 10000.0
+
+    def context(self, over, count, /):
+        return SinusoidalPositionsHere(self.base, over, count)
 
     def forward(self, params, x, /):
         n, d = floats(self, x, "(..., n, features)", least=2).shape[-2:]
+        return x + self._table(n, d, x).reshape((1,) * (x.ndim - 2) + (n, d)), outline(x)
+
+    def _table(self, n, d, x):
         k, i = np.arange(n)[:, None], np.arange(d)[None]
         angle = k / self.base ** (2 * (i // 2) / d)
-        p = jnp.asarray(np.where(i % 2 == 0, np.sin(angle), np.cos(angle)), x.dtype)
-        return x + p.reshape((1,) * (x.ndim - 2) + p.shape), outline(x)
+        return jnp.asarray(np.where(i % 2 == 0, np.sin(angle), np.cos(angle)), x.dtype)
 
     def backward(self, params, shape, dy, /):
         return passed(self, shape, dy), ()
@@ -413,6 +453,19 @@ class SinusoidalPositions(Layer):
         speed = [self.base ** (-(i - i % 2) / d) for i in range(d)]
         p = [[math.cos(k * s) if i % 2 else math.sin(k * s) for i, s in enumerate(speed)] for k in range(n)]
         return x + jnp.broadcast_to(jnp.asarray(p, x.dtype).reshape(n, d), x.shape)
+
+
+@dataclass(frozen=True)
+class SinusoidalPositionsHere(SinusoidalPositions):
+    """What a device of `count` along the axis `over` does of SinusoidalPositions with its part of x's second axis."""
+
+    cuts: ClassVar[Any] = ()
+    over: str = ""
+    count: Size = 1
+
+    def _table(self, n, d, x):
+        several = self.count if x.ndim == 3 else 1
+        return lax.dynamic_slice_in_dim(super()._table(n * several, d, x), part_of(self.over, x), n)
 
 
 CASES = (

@@ -17,7 +17,7 @@ from jbp.layers.attention.blockwise import Rule, attend, attend_back
 from jbp.layers.attention.core import NONE, kept_by, plain_softmax, scores_of, seen_by
 from jbp.layers.attention.ring import Ring
 from jbp.layers.attention.rotary import rotated
-from jbp.numerics import Static, product
+from jbp.numerics import Static, part_of, product
 from jbp.params import Buffer
 
 NAMES = "x", "source", "keys", "values", *beside.BESIDE
@@ -496,7 +496,7 @@ class AttentionHere(MultiHeadAttention):
         return Ring(self.over, self.count)
 
     def _first(self, x):
-        return lax.axis_index(self.over) * x.shape[1]
+        return part_of(self.over, x)
 
     def _beside(self, given):
         mask, x, m = given.get("mask"), given["x"], given["keys"].shape[1]

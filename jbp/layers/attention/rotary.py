@@ -10,7 +10,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, show
 from jbp.fields import Positive
 from jbp.layer import Layer
-from jbp.numerics import Static, wide
+from jbp.numerics import Static, part_of, wide
 
 
 def rotated(x: Any, base: float, sign: int = 1, first: Any = None) -> Any:
@@ -41,17 +41,24 @@ class Rotary(Layer):
     """
 
     reads: ClassVar[Any] = (-2,)
+    cuts: ClassVar[Any] = ("context",)
     base: Positive = 10000.0
+
+    def context(self, over, count, /):
+        return RotaryHere(self.base, over)
+
+    def _first(self, x):
+        """The place of the first position, None for 0."""
 
     def forward(self, params, x, /):
         if floats(self, x, "(..., n, features)", least=2).shape[-1] % 2:
             raise LayerError(
                 self, f"got x {show(x)}; expected an even number of features. Choose a width that 2 divides."
             )
-        return rotated(x, self.base), Static(x.shape)
+        return rotated(x, self.base, first=self._first(x)), Static(x.shape)
 
     def backward(self, params, residuals, dy, /):
-        return rotated(dy, self.base, -1), ()
+        return rotated(dy, self.base, -1, self._first(dy)), ()
 
     def reference(self, params, x, /):
         """Pairs as complex numbers."""
@@ -62,6 +69,17 @@ class Rotary(Layer):
         z = lax.complex(x_[..., :half], x_[..., half:])
         z = z * jnp.broadcast_to(lax.complex(jnp.cos(turn), jnp.sin(turn)), z.shape)
         return jnp.concatenate([z.real, z.imag], -1).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class RotaryHere(Rotary):
+    """What a device along the axis `over` does of Rotary where each has its part of x's second axis."""
+
+    cuts: ClassVar[Any] = ()
+    over: str = ""
+
+    def _first(self, x):
+        return part_of(self.over, x)
 
 
 CASES = (Case(Rotary(), f(3, 2), f(2, 5, 8), f(2, 1, 3, 2)),)
