@@ -29,6 +29,8 @@ EXAMPLES = (
     "characters",
     "pipeline",
     "scale",
+    "killed",
+    "ring",
     "autoencoder",
     "denoising",
     "vae",
