@@ -92,7 +92,17 @@ def peak(x: Any, axis: Any = -1, initial: Any = -jnp.inf) -> Any:
     By itself it moves nothing. If it were differentiated, for the second derivatives of a sweep, it would be asked
     where x is equal to it: nowhere, if XLA computes x a second time and rounds in another way, and 0 / 0 would follow.
     """
-    return lax.stop_gradient(x.max(axis, keepdims=True, initial=initial))
+    return lax.stop_gradient(x).max(axis, keepdims=True, initial=initial)
+
+
+def taken(x: Any, place: Any, axis: int) -> Any:
+    """x at `place` along an axis: with the place of the largest the maximum, whose derivative is that of this element.
+
+    JAX's own derivative of a maximum asks which elements equal it. Where the compiler computes x anew, and rounds it
+    in another way, none does, and the derivative is 0/0.
+    """
+    k = lax.broadcasted_iota(place.dtype, x.shape, axis % x.ndim)
+    return jnp.where(k == jnp.expand_dims(place, axis), x, 0).sum(axis)
 
 
 def softmax(s, axis):

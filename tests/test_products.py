@@ -1,15 +1,19 @@
 """Products with curvature matrices against the matrices themselves, which JAX makes of the networks' definitions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import ad
 from jax.interpreters.partial_eval import dce_jaxpr
 from oracle import draw, parameters
 
 from jbp import LayerError, Remat, Repeat, Residual, Serial, Tied, value_and_grad
 from jbp.cases import Case, f, i
+from jbp.catalogue import LAYERS, LOSSES
 from jbp.curvature import Product, diagonal, fisher, ggn, hessian, spectrum, top, trace
 from jbp.layers import (
     GELU,
@@ -29,6 +33,7 @@ from jbp.layers import (
     Tanh,
 )
 from jbp.losses import BinaryCrossEntropy, Huber, LogCosh, MeanSquaredError, SoftmaxCrossEntropy
+from jbp.numerics import is_float
 from jbp.params import buffers, merge, trainable
 from jbp.readers.summary import _flops
 
@@ -257,3 +262,38 @@ def test_scores_that_are_computed_twice_are_no_reason_for_nan():
         compiler_options={"xla_backend_optimization_level": 0},
     )
     assert all(np.isfinite(v).all() for v in jax.tree.leaves(run(params)))
+
+
+def differentiated_maxima(f, *args):
+    """How many maxima over several elements JAX differentiates in f."""
+    found = []
+
+    def counted(tangents, args, **how):
+        found.append(how)
+        return rule(tangents, args, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        rule = ad.primitive_jvps[jax.lax.reduce_max_p]
+        patch.setitem(ad.primitive_jvps, jax.lax.reduce_max_p, counted)
+        jax.eval_shape(partial(jax.jvp, f), args, args)
+    return len(found)
+
+
+@pytest.mark.parametrize("case", [*LAYERS, *LOSSES], ids=repr)
+def test_no_maximum_is_differentiated(case):
+    """Where its elements are computed anew, and rounded in another way, none is the maximum: 0/0."""
+    x = draw(case.inputs[0])
+    params = parameters(case.layer, x)
+
+    def sweep(floats):
+        put = iter(floats)
+        args = jax.tree.map(lambda v: next(put) if is_float(v) else v, (params, x))
+        y, residuals = case.layer.forward(*args)
+        return y, case.layer.pull(args[0], residuals, jax.tree.map(jnp.ones_like, y))
+
+    floats = [v for v in jax.tree.leaves((params, x)) if is_float(v)]
+    assert not differentiated_maxima(sweep, floats)
+
+
+def test_a_maximum_that_is_differentiated_is_seen():
+    assert differentiated_maxima(lambda x: jnp.max(x, -1), jnp.ones((2, 3))) == 1

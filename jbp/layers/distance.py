@@ -9,7 +9,7 @@ from jbp.cases import Case, f
 from jbp.errors import LayerError, floats, parts, show
 from jbp.fields import Hint, NonNegative, Positive
 from jbp.layer import Layer
-from jbp.numerics import peak, wide
+from jbp.numerics import peak, taken, wide
 
 __all__ = ["CosineSimilarity", "PairwiseDistance"]
 
@@ -49,7 +49,9 @@ class PairwiseDistance(_OfTwo):
     def _norm(self, e):
         """(y, |e| / its largest, y / the largest): so scaled no power is out of range. Ties, and ∞, are exactly 1."""
         size = jnp.abs(e)
-        top = size.max(-1, keepdims=True, initial=0)
+        top = peak(size, initial=0)
+        if self.p is None and size.shape[-1]:
+            return taken(size, size.argmax(-1), -1)[..., None], (size == top).astype(size.dtype), 1
         size = jnp.where(size == top, 1, size / jnp.where(top == 0, 1, top))
         total = 1 if self.p is None else (size**self.p).sum(-1, keepdims=True) ** (1 / self.p)
         return top * total, size, total

@@ -136,7 +136,7 @@ class LinearCrossEntropy(Entropy):
         h, labels, logs, total = residuals
         w, soft = params["w"], jnp.issubdtype(labels.dtype, jnp.floating)
         # taken out, so that narrow dtypes need not hold dz / count
-        largest = lax.stop_gradient(jnp.abs(dl).max(initial=0))
+        largest = jnp.abs(lax.stop_gradient(dl)).max(initial=0)
         scale = jnp.where(largest == 0, 1, largest)
 
         def rows(sums, now):

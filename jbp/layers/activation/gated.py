@@ -19,7 +19,7 @@ from jbp.layer import Layer
 from jbp.layers.activation.elementwise import GELU, Elementwise, GELUTanh, Sigmoid, SiLU
 from jbp.layers.activation.piecewise import ReLU
 from jbp.layers.linear.dense import Dense
-from jbp.numerics import Static, along, wide
+from jbp.numerics import Static, along, taken, wide
 
 
 class Gated(Layer):
@@ -214,7 +214,8 @@ class Maxout(Layer):
                 f"Put a Dense(n * {self.pieces}) before.",
             )
         parts = x.reshape(*x.shape[:-1], x.shape[-1] // self.pieces, self.pieces)
-        return parts.max(-1), (jnp.argmax(parts, -1).astype(jnp.uint8), Static(x.shape))
+        place = jnp.argmax(parts, -1).astype(jnp.uint8)
+        return taken(parts, place, -1), (place, Static(x.shape))
 
     def backward(self, params, residuals, dy, /):
         place, shape = residuals

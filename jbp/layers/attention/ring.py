@@ -23,7 +23,7 @@ from jax import lax
 
 from jbp.fields import Size
 from jbp.layers.attention.blockwise import BLOCK, Rule, blocks, distances, dropped, nearest, scores, unblocked
-from jbp.numerics import after, scan, wide
+from jbp.numerics import after, peak, scan, wide
 
 TOKENS = {"mask": -1, "segments": -1}  # the axis of tokens of what belongs to keys, -2 of all else
 
@@ -205,7 +205,7 @@ def _met(rule, parts, row, state, key, sent, more):
 
     def block(now):
         s, _ = scores(rule, parts, now, key["k"], start)
-        top = lax.stop_gradient(jnp.maximum(now["top"], s.max(-1, keepdims=True, initial=-jnp.inf)))
+        top = jnp.maximum(lax.stop_gradient(now["top"]), peak(s))
         zero = jnp.where(jnp.isneginf(top), 0, top)
         e, less = jnp.exp(s - zero), jnp.exp(now["top"] - zero)
         p = dropped(rule, parts, now, e, start)

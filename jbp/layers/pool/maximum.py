@@ -19,7 +19,7 @@ from jbp.errors import LayerError, floats, indices, parts, show
 from jbp.fields import Hint, Size
 from jbp.layer import Layer
 from jbp.layers.windows import Axes, Padding, agree, must_fit, pairs, spatial, spread, windows
-from jbp.numerics import Static, shared, wide
+from jbp.numerics import Static, shared, taken, wide
 
 Targets = Annotated[
     Size | tuple[Size | None, ...],
@@ -359,7 +359,8 @@ class GlobalMaxPool(Layer):
             place = jnp.where(jnp.take_along_axis(mask, place[:, None], 1, mode="clip")[:, 0], place, first)
             y = jnp.take_along_axis(flat, place[:, None], 1, mode="clip")[:, 0]
             return jnp.where(any_valid, y, 0), (jnp.where(any_valid, place, -1), Static((x.shape, True)))
-        return flat.max(1), (lax.argmax(flat, 1, jnp.int32), Static((x.shape, False)))
+        place = lax.argmax(flat, 1, jnp.int32)
+        return taken(flat, place, 1), (place, Static((x.shape, False)))
 
     def backward(self, params, residuals, dy, /):
         place, static = residuals
