@@ -79,7 +79,7 @@ def test_a_mutant_that_changes_nothing_survives_unless_a_person_gives_a_reason(t
 
 
 def test_random_networks_judge_a_mutant_and_what_they_miss_is_told_apart(monkeypatch):
-    for name, few in {"AROUND": 4, "WORDS": 12, "DRAWN": 30, "TIMES": 2, "KEPT": 3}.items():
+    for name, few in {"AROUND": 4, "WORDS": 12, "DRAWN": 60, "TIMES": 2, "KEPT": 12}.items():
         monkeypatch.setattr(by_networks, name, few)
     kind = jbp.layers.Softsign
     held = by_networks.holding("jbp", kind)

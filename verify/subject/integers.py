@@ -99,22 +99,38 @@ class Integers:
 
 
 def index(into: str, axis: int, special: tuple[int, ...] = ()) -> Integers:
-    """Places on an axis: labels of scores, ids of a table; special ones stand for none."""
+    """Places on an axis: labels of scores, ids of a table; special ones stand for none.
+
+    >>> verify.index("table", 0)
+    Integers(least=0, end=('table', 0))
+    """
     return Integers(0, (into, axis), special=special)
 
 
 def lengths(of: str, axis: int, least: int = 0) -> Integers:
-    """How much of an axis counts, from `least` up to all of it."""
+    """How much of an axis counts, from `least` up to all of it.
+
+    >>> verify.lengths("x", 1, least=1)
+    Integers(least=1, end=('x', 1), through=True)
+    """
     return Integers(least, (of, axis), through=True)
 
 
 def segments(count: int | tuple[str, int]) -> Integers:
-    """The numbers of segments, sorted: below a count, or the size of an axis."""
+    """The numbers of segments, sorted: below a count, or the size of an axis.
+
+    >>> verify.segments(4)
+    Integers(least=0, end=4, rising=True)
+    """
     return Integers(0, count, rising=True)
 
 
 def counts(of: str, axis: int) -> Integers:
-    """How an axis is shared out among groups."""
+    """How an axis is shared out among groups.
+
+    >>> verify.counts("x", 0)
+    Integers(least=0, total=('x', 0))
+    """
     return Integers(0, total=(of, axis))
 
 
