@@ -75,6 +75,10 @@ class Pipeline(Plan):
         return tuple(name for name in super().spread if name != AXIS)
 
     @property
+    def _at_once(self) -> bool:
+        return False
+
+    @property
     def table(self) -> Schedule:
         """The schedule of these stages and micro-batches, with its `bubble` and what is `held`."""
         if isinstance(self.schedule, Schedule):

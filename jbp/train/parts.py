@@ -253,17 +253,18 @@ class Apiece(Wrapper):
         return self.layer.forward(params, x)
 
 
-def by_tokens(net: Layer, over: str, count: int) -> Layer:
+def by_tokens(net: Layer, over: str, count: int, ring: bool = True) -> Layer:
     """The network, `parted`, with `Together` around what does not take each token by itself.
 
-    Attention, which says "context", is told that it has a part of them, unless the same devices divide its heads.
+    Attention, which says "context", is told that it has a part of them, unless the same devices divide its heads, or
+    without `ring`: keys go round all devices at once, so none may be doing something else.
     """
     if isinstance(net, Part) and net.over == over:
         return Together(net, over, count, net.whole, net.sums)
     if isinstance(net, (*PARTED, Repeat, Reversible)) and not isinstance(net, TimeDistributed):
-        return map_children(lambda _, child: by_tokens(child, over, count), net)
+        return map_children(lambda _, child: by_tokens(child, over, count, ring), net)
     own: Any = net.layer if isinstance(net, Part) else net
-    here = own.context(over, count) if "context" in own.cuts else None
+    here = own.context(over, count) if ring and "context" in own.cuts else None
     if here is not None:
         return replace(net, layer=here) if isinstance(net, Part) else here
     if isinstance(own, Keyed) and "tokens" in own.cuts:

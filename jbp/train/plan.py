@@ -296,7 +296,7 @@ class Plan:
         if self._parts > 1:
             net = parted(net, self.tensor or "", self._parts)
         if self._stretches > 1:
-            net = by_tokens(net, self.sequence or "", self._stretches)
+            net = by_tokens(net, self.sequence or "", self._stretches, self._at_once)
         if self._pieces == 1 and dtype is None:
             return net
         return gathered(net, self.weights or "", self._pieces, dtype, self.ahead)
@@ -310,6 +310,11 @@ class Plan:
     def _parts(self):
         """How many parts layers are in."""
         return 1 if self.tensor is None else self._extent[self.tensor]
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether all devices do the same at a time."""
+        return True
 
     @property
     def _stretches(self):

@@ -79,10 +79,17 @@ def test_stages_of_parts(name, weights):
     near(*both(GPT, Pipeline(mesh, micro=4, schedule=name, tensor="tensor", weights=weights)))
 
 
-def test_stages_of_parts_of_sequences():
-    mesh = (("data", 2), ("stage", 2), ("tensor", 2))
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Pipeline(
+            (("data", 2), ("stage", 2), ("tensor", 2)), micro=4, tensor="tensor", sequence="tensor", weights="data"
+        ),
+        Pipeline((("stage", 2), ("tokens", 2)), micro=4, sequence="tokens"),
+    ],
+)
+def test_stages_of_parts_of_sequences(plan):
     net, batch = recipes.gpt(16, 4, 8, 4, 2), (WORDS[:, :4], NEXT[:, :4])
-    plan = Pipeline(mesh, micro=4, tensor="tensor", sequence="tensor", weights="data")
     params = parameters(net, batch[0])
     (value, aux), grads = jax.jit(plan.value_and_grad(net, LABELS))(params, *plan.put(net, batch))
     (wanted, more), down = jax.jit(value_and_grad(net, LABELS, has_aux=True))(params, *batch)
