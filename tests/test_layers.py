@@ -339,7 +339,7 @@ def test_tokens_are_dealt_out_so_that_all_have_as_much_to_do_and_come_home(count
     def here(x):
         two = ring._split(rule, {"q": x}, 4, rows=True)
         firsts = jnp.stack(ring._firsts(jax.lax.axis_index("here"), 4, 2))
-        return [part["q"] for part in two], firsts, ring._joined(rule, two)["q"]
+        return [part["q"] for part in two], firsts, ring._joined(two)["q"]
 
     two, firsts, home = jax.vmap(here, axis_name="here")(jnp.stack(jnp.split(x, count, 2)))
     np.testing.assert_array_equal(firsts, np.stack(two).reshape(2, count, 2)[..., 0].T)

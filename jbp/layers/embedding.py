@@ -65,7 +65,7 @@ class Embedding(Layer):
         return None, self._padded(ids, must_be_there(self, dy))
 
     def gradient(self, ids, dy, /):
-        return {"e": sums((self.vocabulary, self.features), ids, dy)}
+        return {"e": sums(self, ids, dy)}
 
     def _padded(self, ids, y):
         return y if self.padding is None else jnp.where((ids == self.padding)[..., None], 0, y)
@@ -106,7 +106,7 @@ class EmbeddingHere(Embedding):
         return None, must_be_there(self, dy)
 
     def gradient(self, row, dy, /):
-        return {"e": sums((self._here, self.features), row, dy)}
+        return {"e": sums(self, row, dy, self._here)}
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,7 @@ class FrequencyScaledEmbedding(Embedding, Estimator):
 
     def gradient(self, ids, dy, /):
         counts = jnp.zeros(self.vocabulary, wide(dy).dtype).at[ids].add(1, mode="drop", wrap_negative_indices=False)
-        return {
-            "e": (sums((self.vocabulary, self.features), ids, wide(dy)) / jnp.maximum(counts, 1)[:, None]).astype(
-                dy.dtype
-            )
-        }
+        return {"e": (sums(self, ids, wide(dy)) / jnp.maximum(counts, 1)[:, None]).astype(dy.dtype)}
 
 
 def padding_in(layer: Any) -> None:
@@ -159,9 +155,9 @@ def rows(layer: Any, params: Any, ids: Any) -> Any:
     return e.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def sums(shape: tuple[int, int], ids: Any, dy: Any) -> Any:
-    """dE (rows, features): for each row of E the sum of dy over the places that asked for it."""
-    e = jnp.zeros(shape, wide(dy).dtype)
+def sums(layer: Any, ids: Any, dy: Any, rows: int | None = None) -> Any:
+    """dE (vocabulary, features), or of so many rows: for each the sum of dy over the places that asked for it."""
+    e = jnp.zeros((rows or layer.vocabulary, layer.features), wide(dy).dtype)
     return e.at[ids].add(wide(dy), mode="drop", wrap_negative_indices=False).astype(dy.dtype)
 
 
@@ -252,11 +248,7 @@ class EmbeddingBag(Layer):
             columns = jnp.broadcast_to(jnp.arange(self.features), places.shape)
             return {"e": e.at[places, columns].add(wide(dy), mode="drop", wrap_negative_indices=False).astype(dy.dtype)}
         a = self._coefficients(ids, offsets, w, wide(dy).dtype)
-        return {
-            "e": sums(
-                (self.vocabulary, self.features), ids, a[..., None] * self._each_bag(offsets, ids, wide(dy))
-            ).astype(dy.dtype)
-        }
+        return {"e": sums(self, ids, a[..., None] * self._each_bag(offsets, ids, wide(dy))).astype(dy.dtype)}
 
     def _rows(self, params, ids):
         """E[ids], 0 where they are padding, whatever stands there."""

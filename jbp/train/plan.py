@@ -44,12 +44,12 @@ class Plan:
         plan = Plan((("data", 2), ("tokens", 4)), sequence="tokens")  # and each of four has a quarter of its tokens
 
     `mesh` names the axes of the devices, with their sizes; () is one axis "data" of them all. The batch is spread over
-    all axes but `tensor`, and must be a multiple of them. With `weights` parameters and optimizer's state lie in pieces
-    along that axis: each array is cut along its largest axis that divides, and is whole on each device where none does.
-    With `compute` layers are given inputs of that dtype and weights that are gathered in it, while parameters, sums of
-    gradients and the loss stay as wide as they are. With `micro` each device takes its part of the batch in so many
-    steps, one after the other, and gradients are summed over devices once, after all. With `ahead` the weights of the
-    next time of a Repeat are gathered while one is at work, for a block more of memory.
+    all axes but `tensor` and `sequence`, and must be a multiple of them. With `weights` parameters and optimizer's
+    state lie in pieces along that axis: each array is cut along its largest axis that divides, and is whole on each
+    device where none does. With `compute` layers are given inputs of that dtype and weights that are gathered in it,
+    while parameters, sums of gradients and the loss stay as wide as they are. With `micro` each device takes its part
+    of the batch in so many steps, one after the other, and gradients are summed over devices once, after all. With
+    `ahead` the weights of the next time of a Repeat are gathered while one is at work, for a block more of memory.
 
     Along the axis `tensor` layers are cut: MultiHeadAttention by its heads, MixtureOfExperts, and of a Serial a Dense
     or GatedDense, the Dense that follows and what works on single features between them. Each device has its part of
@@ -179,7 +179,7 @@ class Plan:
         Each calls it with its part of the batch, and with `drawn`, which gives it keys of its own; one reduction adds
         up. For what a sweep tells of each example: whole weights alone. Raises LayerError for another plan.
         """
-        if self != Plan(self.mesh):
+        if self != Plan(self.mesh, ahead=self.ahead):
             raise LayerError(
                 net,
                 f"got plan={self!r} for a sweep of each example; expected one that spreads the batch alone, of whole "

@@ -22,6 +22,7 @@ from verify.run.hlo import COLLECTIVES, done
 from verify.subject.oracles import brief
 
 ROWS = 64  # examples of a device: work that does not grow with them is little beside what does
+SENT = [kind for kind in COLLECTIVES if kind not in ("all-reduce", "reduce-scatter")]
 SCALARS, COUNT = 64, 8  # bytes: sums of a few numbers, as a count of labels in a loss, are nobody's mistake
 
 
@@ -133,11 +134,11 @@ def _work(program):
 
 def gathered(program: Counter) -> int:
     """Bytes that a device is sent of what others hold."""
-    return sum(program[kind] for kind in COLLECTIVES if kind not in ("all-reduce", "reduce-scatter"))
+    return sum(program[kind] for kind in SENT)
 
 
 def _kinds(program):
-    return ", ".join(kind for kind in COLLECTIVES if program[kind] and kind not in ("all-reduce", "reduce-scatter"))
+    return ", ".join(kind for kind in SENT if program[kind])
 
 
 def _size(s: Any) -> int:

@@ -86,10 +86,9 @@ def _alone(kind: str, op: str, rest: str, shapes: dict[str, Any]) -> dict[str, i
         return {"conditionals": 1}
     plain = op.removesuffix("-start")
     if plain in COLLECTIVES:
-        came = arrays(kind)
-        sizes = [size(*a) for a in came]
-        if op.endswith("-start"):  # what goes in and what comes out, in one tuple, and on TPUs two numbers
-            sizes = [size(*a) for a in came if a != ("u32", ())]
+        begins = op.endswith("-start")  # what goes in and what comes out, in one tuple, and on TPUs two numbers
+        sizes = [size(*a) for a in arrays(kind) if not (begins and a == ("u32", ()))]
+        if begins:
             sizes = sizes[len(sizes) // 2 :] if plain != "all-reduce" else sizes
         return {plain: sum(sizes)}
     if op not in ("dot", "convolution"):

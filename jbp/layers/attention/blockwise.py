@@ -82,7 +82,7 @@ def _add(total, part, start, axis):
     return lax.dynamic_update_slice_in_dim(total, here + part, start, axis)
 
 
-def distances(now: dict[str, Any], start: Any, rows: int, span: int) -> Any:
+def _distances(now, start, rows, span):
     """j − i, (rows, span)."""
     i, j = (lax.broadcasted_iota(jnp.int32, (rows, span), axis) for axis in (0, 1))
     return (j + start) - (i + now["first"])
@@ -100,7 +100,7 @@ def scores(rule: Rule, parts: dict[str, Any], now: dict[str, Any], k: Any, start
         t = jnp.tanh(s / rule.cap)
         s, slope = rule.cap * t, 1 - t * t
     s, always = (s[..., :span], s[..., span:]) if sinks else (s, None)
-    far = distances(now, start, rows, span)
+    far = _distances(now, start, rows, span)
     if rule.alibi:
         s = s - _slopes(g * r, s.dtype).reshape(1, g, r, 1, 1) * jnp.abs(far).astype(s.dtype)[None, None, None]
     if "bias" in now:
@@ -108,7 +108,7 @@ def scores(rule: Rule, parts: dict[str, Any], now: dict[str, Any], k: Any, start
         heads = (g, r) if bias.shape[1] > 1 else (1, 1)
         s = s + jnp.broadcast_to(bias.reshape(bias.shape[0], *heads, *bias.shape[2:]), s.shape)
     if "table" in parts:
-        s = s + parts["table"].reshape(1, g, r, -1)[..., nearest(far, parts["table"])].astype(s.dtype)
+        s = s + parts["table"].reshape(1, g, r, -1)[..., _nearest(far, parts["table"])].astype(s.dtype)
     seen = jnp.ones((1, 1, 1, rows, span), bool)
     if rule.causal:
         seen &= (far <= 0)[None, None, None]
@@ -139,10 +139,16 @@ def _slopes(heads, dtype):
     return jnp.exp2(-8 * (1 + jnp.arange(heads, dtype=dtype)) / heads)
 
 
-def nearest(far: Any, table: Any) -> Any:
+def _nearest(far, table):
     """The column of the table for each distance: those too far off share the last."""
     most = table.shape[-1] // 2
     return jnp.clip(far, -most, most) + most
+
+
+def by_distance(total: Any, ds: Any, now: dict[str, Any], start: Any) -> Any:
+    """The cotangent of a table of biases with that of a block's scores added, (b, g, r, rows, span)."""
+    far = _distances(now, start, *ds.shape[-2:])
+    return total.at[:, _nearest(far, total)].add(ds.sum(0).reshape(total.shape[0], *far.shape))
 
 
 def _kept(rule, parts, now, p, start):
@@ -241,7 +247,7 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
         keys, values = (_keys(parts, x, which, start, span) for which, x in enumerate((k, v)))
         p, slope, kept = _probabilities(rule, parts, now, keys, start)
         dp = dot("bgrqd,bgkd->bgrqk", now["do"], values)
-        dropped = p if kept is None else p * kept
+        left = p if kept is None else p * kept
         dp = dp if kept is None else dp * kept
         # A product, not a sum: on CPUs XLA would draw the sum into the product that makes dP, and take twice as long.
         ds = p * (dp - dot("bgrqk,bgrqk->bgrq", p, dp, precision=lax.Precision.HIGHEST)[..., None])
@@ -254,12 +260,10 @@ def attend_back(rule: Rule, parts: dict[str, Any], q: Any, k: Any, v: Any, do: A
             else:
                 rows["bias"] = here
         if "table" in parts:
-            far = distances(now, start, *inside.shape[-2:])
-            each = inside.sum(0).reshape(parts["table"].shape[0], *far.shape)
-            carry["table"] = carry["table"].at[:, nearest(far, parts["table"])].add(each)
+            carry["table"] = by_distance(carry["table"], inside, now, start)
         ds = (ds if slope is None else ds * slope).astype(dtype)
         # dkᵀ and dvᵀ: on CPUs these products are faster with the small q and do as the transposed factor, not with dS.
-        dv = dot("bgrqd,bgrqk->bgdk", now["do"], dropped.astype(dtype))
+        dv = dot("bgrqd,bgrqk->bgdk", now["do"], left.astype(dtype))
         dk = dot("bgrqd,bgrqk->bgdk", now["q"], ds)
         if "sinks" in parts:
             carry["sinks"] = tuple(a + b[..., span:] for a, b in zip(carry["sinks"], (dk, dv), strict=True))

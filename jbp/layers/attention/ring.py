@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbp.fields import Size
-from jbp.layers.attention.blockwise import BLOCK, Rule, blocks, distances, dropped, nearest, scores, unblocked
+from jbp.layers.attention.blockwise import BLOCK, Rule, blocks, by_distance, dropped, scores, unblocked
 from jbp.numerics import after, peak, scan, wide
 
 TOKENS = {"mask": -1, "segments": -1}  # the axis of tokens of what belongs to keys, -2 of all else
@@ -41,16 +41,19 @@ class Ring:
         parts: as `attend` of blockwise.py takes them, but for a bias and an offset. A mask is that of the own keys for
         all queries, (b, 1, 1, n), or that of the own queries for all keys.
         """
-        high, (b, g, r, n, _) = wide(q).dtype, q.shape
+        high = wide(q).dtype
         rows, keys, always = self._given(rule, parts, q, k, v)
-        blank = {"o": jnp.zeros((b, g, r, n, v.shape[-1]), high), "top": jnp.full((b, g, r, n, 1), -jnp.inf, high)}
-        blank["sum"] = jnp.zeros_like(blank["top"])
-        seen = self._split(rule, blank, n, rows=True)
-        met = partial(_met, rule, parts)
+
+        def blank(row):
+            shape = row["q"].shape[:-1]
+            nothing = jnp.zeros((*shape, 1), high)
+            return {"o": jnp.zeros((*shape, v.shape[-1]), high), "top": nothing - jnp.inf, "sum": nothing}
+
+        seen, met = [blank(row) for row in rows], partial(_met, rule, parts)
         if always:
             seen = [met(row, state, always, (), ())[0] for row, state in zip(rows, seen, strict=True)]
         seen, _, _ = self._round(met, rows, keys, seen, [()] * len(keys), ())
-        found = self._joined(rule, seen)
+        found = self._joined(seen)
         some = found["sum"] > 0
         total = jnp.where(some, found["sum"], 1)
         return (found["o"] / total).astype(v.dtype), jnp.where(some, found["top"] + jnp.log(total), 0)
@@ -63,24 +66,23 @@ class Ring:
         P = exp(s − log Σ exp s)      dS = P (M (do vᵀ) − do · o), else as `attend_back` of blockwise.py
         """
         q, k, v = after(do, (q, k, v))  # or what forward was sent would be kept for now
-        high, n = wide(q).dtype, q.shape[-2]
+        high = wide(q).dtype
         dot = jnp.einsum("bgrne,bgrne->bgrn", do, o, preferred_element_type=high)[..., None]
         rows, keys, always = self._given(rule, parts, q, k, v, logs=logs, do=do, dot=dot)
-        dq = self._split(rule, {"q": jnp.zeros(q.shape, high)}, n, rows=True)
-        dkeys = self._split(rule, {"k": jnp.zeros(k.shape, high), "v": jnp.zeros(v.shape, high)}, n)
+        dq = [_zeros(row, ("q",), high) for row in rows]
+        dkeys = [_zeros(key, ("k", "v"), high) for key in keys]
         more = {"table": jnp.zeros(parts["table"].shape, high)} if "table" in parts else {}
         met = partial(_met_back, rule, parts)
-        sinks: Any = None
+        sinks = _zeros(always, ("k", "v"), high) if always else {}
         if always:
-            sinks = {name: jnp.zeros(always[name].shape, high) for name in ("k", "v")}
             for i, row in enumerate(rows):
                 dq[i], sinks, more = met(row, dq[i], always, sinks, more)
         dq, dkeys, more = self._round(met, rows, keys, dq, dkeys, more)
-        dk, dv = (self._joined(rule, dkeys)[name] for name in ("k", "v"))
+        own = self._joined(dq) | self._joined(dkeys)
         more |= {"sinks": (sinks["k"], sinks["v"])} if sinks else {}
         more = {name: jax.tree.map(lambda d, x: d.astype(x.dtype), more[name], parts[name]) for name in more}
-        own = self._joined(rule, dq)["q"] * rule.factor(q.shape[-1])
-        return own.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), more
+        dq = own["q"] * rule.factor(q.shape[-1])
+        return dq.astype(q.dtype), own["k"].astype(k.dtype), own["v"].astype(v.dtype), more
 
     def _given(self, rule, parts, q, k, v, **more):
         """(what belongs to each stretch of the own queries, to each of the own keys, to the keys that all see)."""
@@ -97,7 +99,7 @@ class Ring:
         firsts = self._firsts(lax.axis_index(self.over), n, len(rows))
         rows = [row | {"first": first} for row, first in zip(rows, firsts, strict=True)]
         k, v = parts.get("sinks", (None, None))
-        always: dict[str, Any] = {} if k is None else {"k": k, "v": v, "first": None}
+        always: dict[str, Any] = {} if k is None else {"k": k, "v": v, "first": -1, "always": True}
         return rows, keys, always
 
     def _firsts(self, device, n, stretches):
@@ -113,7 +115,7 @@ class Ring:
         two = {name: self._dealt(x, -2 if rows else TOKENS.get(name, -2)) for name, x in tree.items()}
         return [{name: x[i] for name, x in two.items()} for i in (0, 1)]
 
-    def _joined(self, rule, stretches):
+    def _joined(self, stretches):
         """The opposite, of what has its tokens on the axis −2."""
         if len(stretches) == 1:
             return stretches[0]
@@ -157,9 +159,7 @@ class Ring:
                 found[0], sent[0], more = met(rows[0], found[0], keys[0], sent[0], more)
                 found[1], sent[1], more = met(rows[1], found[1], keys[1], sent[1], more)
                 return found, sent, more
-            front = (
-                source < here
-            )  # whose own front stretch the queries of mine see; of others those in the back see both
+            front = source < here  # then both of mine see its keys in front; else mine in the back see all its keys
             pick = partial(jax.tree.map, partial(jnp.where, front))
             row, key = pick(*rows), pick(*keys)
             one, other, more = met(row, pick(*found), key, pick(*sent), more)
@@ -177,6 +177,10 @@ class Ring:
         return found, sent, more
 
 
+def _zeros(like, names, dtype):
+    return {name: jnp.zeros(like[name].shape, dtype) for name in names}
+
+
 def _by_blocks(row, state):
     """What belongs to each block of queries, one block after the other."""
     n = row["q"].shape[-2]
@@ -188,15 +192,13 @@ def _by_blocks(row, state):
 
 def _beside(parts, key):
     """What `scores` and `dropped` take beside queries and keys, and the place of the first of these."""
-    own = (
-        {"key": jax.random.fold_in(parts["key"], -1 if key["first"] is None else key["first"])}
-        if "key" in parts
-        else {}
-    )
-    if key["first"] is None:
-        return {"sinks": (key["k"], key["v"]), "m": key["k"].shape[-2], **own}, 0
-    own |= {name: part for name, part in key.items() if name in TOKENS} | {"m": key["k"].shape[-2]}
-    return own | ({"table": parts["table"]} if "table" in parts else {}), key["first"]
+    start, own = key["first"], {"m": key["k"].shape[-2]}
+    if "key" in parts:
+        own["key"] = jax.random.fold_in(parts["key"], start)
+    if key.keys() >= {"always"}:
+        return own | {"sinks": (key["k"], key["v"])}, start
+    own |= {name: part for name, part in key.items() if name in TOKENS}
+    return own | ({"table": parts["table"]} if "table" in parts else {}), start
 
 
 def _met(rule, parts, row, state, key, sent, more):
@@ -228,10 +230,8 @@ def _met_back(rule, parts, row, state, key, sent, more):
         p = jnp.exp(jnp.minimum(s - now["logs"], 0))  # no more than 1, in rows too that fill up a block
         kept = dropped(rule, parts, now, jnp.ones_like(p), start)
         ds = p * (dot("bgrqe,bgke->bgrqk", now["do"], key["v"]) * kept - now["dot"])
-        if "table" in more and "table" in parts:
-            far = distances(now, start, *ds.shape[-2:])
-            each = ds.sum(0).reshape(parts["table"].shape[0], *far.shape)
-            more = more | {"table": more["table"].at[:, nearest(far, parts["table"])].add(each)}
+        if "table" in parts:
+            more = more | {"table": by_distance(more["table"], ds, now, start)}
         ds = (ds if slope is None else ds * slope).astype(narrow)
         dk = dot("bgrqk,bgrqd->bgkd", ds, now["q"])
         dv = dot("bgrqk,bgrqe->bgke", (p * kept).astype(narrow), now["do"])
