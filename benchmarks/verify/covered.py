@@ -4,8 +4,8 @@
     python -m benchmarks.verify.covered million
 
 writes benchmarks/verify/results/networks.json, out of which the site makes its tables, `python -m docs.tools.figures`
-the figure, and a table in networks.md. A pair of neighbours is possible if the second takes arrays with as many axes as
-the first makes, out of some case of the catalogue: `verify.architectures.campaign.neighbours`.
+the figure, and a table in networks.md. A pair of neighbours is possible if the second takes some array that the first
+makes: `verify.architectures.campaign.neighbours`, which tries them all for a minute.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 from verify.architectures.campaign import Tally, expected, neighbours, recorded
 from verify.architectures.judge import REMARKS
+from verify.naming.catalogues import catalogue
 from verify.report import outputs
 
 OUTPUT = Path(__file__).parent / "results" / "networks.json"
@@ -25,7 +26,7 @@ SHOWN = 20  # of what was not
 
 def record(name: str, seed: int, chapters: list[Tally]) -> dict[str, Any]:
     """The counts at the end, and how they grew: one row for each chapter."""
-    (layers, forms), possible = expected(name), neighbours(name)
+    (layers, forms), possible = expected(name), neighbours(catalogue(name))
     total, rows = Tally(), []
     for chapter in chapters:
         total.add(chapter)

@@ -17,12 +17,25 @@ import jax
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from verify.architectures.chapters import Chapter, lengths, pairs
+from verify.architectures.chapters import Chapter, drawn, lengths, pairs
 from verify.architectures.compiled import compilations
 from verify.architectures.further import EVERY, audit_and_ask
 from verify.architectures.judge import Outcome
 from verify.architectures.locate import locate
-from verify.architectures.networks import EVEN, Array, Network, after, is_one, networks, plain, program, spec
+from verify.architectures.networks import (
+    EVEN,
+    Array,
+    Network,
+    after,
+    is_one,
+    networks,
+    plain,
+    program,
+    ranks,
+    small,
+    spec,
+    taken,
+)
 from verify.architectures.protocol import children, nodes
 from verify.naming.catalogues import allow, catalogue, homes
 from verify.naming.parse import ParseError, parse, table
@@ -270,17 +283,40 @@ def expected(name: str) -> tuple[set[str], set[str]]:
     return {type(layer).__name__ for layer in cases}, {form.name for form in source.forms}
 
 
-def neighbours(name: str) -> set[tuple[str, str]]:
-    """The pairs of layer types of which the second makes one array of one of the rank that the first makes, out of some
-    case. What makes several arrays follows no other by itself, but with what takes one of them."""
-    source = catalogue(name)
-    makes, takes = defaultdict(set), defaultdict(set)
+def neighbours(source: Any) -> set[tuple[str, str]]:
+    """The pairs of layer types of which the second takes what the first makes, of some array with which a chapter may
+    begin or of what its case shows. What makes several arrays follows no other by itself, but with what takes one.
+
+    All are tried until one does: more than a minute for all of jbp's layers.
+    """
+    kinds, shown, makes, takes = defaultdict(list), defaultdict(list), defaultdict(set), defaultdict(set)
     for case in source.layers:
-        for inputs in map(plain, case.inputs):
-            kind, y = type(case.layer).__name__, after(case.layer, inputs)
-            makes[kind] |= {len(y.shape)} if y else set()
-            takes[kind] |= {len(inputs.shape)} if is_one(inputs) and y else set()
-    return {(a, b) for a, ranks in makes.items() for b, others in takes.items() if ranks & others}
+        kind = type(case.layer).__name__
+        kinds[kind].append(case)
+        for x in map(plain, case.inputs):
+            shown[kind].append((case, x))
+            if y := after(case.layer, x):
+                makes[kind].add(len(y.shape))
+                takes[kind] |= {len(x.shape)} if is_one(x) else set()
+    own = [x for several in shown.values() for _, x in several if is_one(x)]
+    arrays = dict.fromkeys(own + drawn(taken(source.layers)))
+
+    def made(case, x):
+        y = after(case.layer, x) if not is_one(x) or len(x.shape) in ranks(case) else None
+        return y if y and small(y) else None
+
+    found = set()
+    for kind, cases in kinds.items():
+        left, met = {other for other in kinds if makes[kind] & takes[other]}, set()
+        for case, x in itertools.chain(shown[kind], ((case, x) for x in arrays for case in cases)):
+            if not left:
+                break
+            if (y := made(case, x)) and y not in met:
+                met.add(y)
+                fit = {other for other in left if any(made(case, y) for case in kinds[other])}
+                found |= {(kind, other) for other in fit}
+                left -= fit
+    return found
 
 
 def token(name: str, network: Network) -> str:

@@ -28,12 +28,13 @@ from verify.architectures.networks import (
     taken,
 )
 
-FIRST, LONGEST = 50, 40_000  # networks of a campaign's first chapters, and of the longest
+FIRST, LONGEST = 50, 30_000  # networks of a campaign's first chapters, and of the longest
 MOST_PAIRS = 240  # of a layer and an input, in a chapter: with what forms compile beside them 1.8 gigabytes
 FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
 HUBS, ROOM = 3, 9  # shapes of a rank: where most layers of a chapter meet, and all with what others make of these
 SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank
 TRIES = 4
+POWERS = [1, 2, 4, 8]
 
 
 def lengths(count: int) -> list[int]:
@@ -49,6 +50,12 @@ def lengths(count: int) -> list[int]:
 def _length(number: int) -> int:
     """How long a chapter is if the campaign goes on: two of a length, one for each of two processes, then longer."""
     return min(FIRST << min(number // 2 * 2, 30), LONGEST)
+
+
+def drawn(numbers: set[int]) -> list[Array]:
+    """All arrays, of so many axes, of the sizes with which a chapter begins."""
+    shapes = (shape for n in sorted(numbers) for shape in itertools.product(sorted({*SIZES, *POWERS}), repeat=n))
+    return [x for x in map(Array, shapes) if small(x)]
 
 
 def pairs(length: int) -> int:
@@ -157,7 +164,7 @@ class Chapter:
     def _shape(self, rank):
         """Most often without axes of size one: many a mistake does not show there. Or of powers of two: what takes
         halves of an axis, or folds it, takes few others."""
-        sizes, ones = (sorted(SIZES), self._rng.integers(4) == 0) if self._rng.integers(2) else ([1, 2, 4, 8], rank)
+        sizes, ones = (sorted(SIZES), self._rng.integers(4) == 0) if self._rng.integers(2) else (POWERS, rank)
         while True:
             x = Array(tuple(int(n) for n in self._rng.choice(sizes, rank)))
             if small(x) and x.shape.count(1) <= ones:

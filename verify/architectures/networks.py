@@ -271,7 +271,7 @@ def _networks(draw, source, most, depth, layers):
     # All single choices first, always as many: then a shrunk choice does not change what the later ones mean.
     starts = vocabulary.starts()
     x, seed = starts[pen.index(len(starts))], draw(st.integers(0, 2**16))
-    opens, closes, evaluates = pen.index(5) == 4, pen.index(4) == 3, pen.index(8) == 7
+    opens, closes, evaluates = pen.index(5) == 4, pen.index(8) > 4, pen.index(8) == 7
     opening, closing = pen.index(1000), pen.index(1000)
     openers, first, inputs = vocabulary.openers(), (), x
     if opens and openers:
@@ -284,7 +284,11 @@ def _networks(draw, source, most, depth, layers):
         )
     losses = [] if first else vocabulary.losses(y)
     if closes and losses:
-        loss, targets = losses[closing % len(losses)]
+        kinds: dict[type, list[Any]] = {}  # each is as likely, however many cases it has
+        for closed in losses:
+            kinds.setdefault(type(closed[0]), []).append(closed)
+        several = list(kinds.values())[closing % len(kinds)]
+        loss, targets = several[closing // len(kinds) % len(several)]
         if targets:
             layer, inputs = source.with_loss(layer, loss, len(targets)), (inputs, *targets)
         else:
