@@ -1,5 +1,7 @@
 """Networks by name: values that are used twice, several inputs and outputs, and the weighted losses of these."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +182,7 @@ def test_a_total_is_the_weighted_sum():
     other = MeanSquaredError()((), (predictions["size"], TARGET["size"]))
     np.testing.assert_allclose(LOSS((), (predictions, TARGET)), one + 0.3 * other, rtol=1e-14)
     assert repr(LOSS) == "Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.3))"
+    assert repr(replace(LOSS, over=("data",))) == repr(LOSS)[:-1] + ", over=('data',))"
     assert LOSS["size"] == MeanSquaredError()
 
 

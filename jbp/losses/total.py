@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jbp.cases import Case, f, i
 from jbp.compose import Several, a_tuple
@@ -12,7 +13,7 @@ from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.losses.cross_entropy import SoftmaxCrossEntropy
 from jbp.losses.divergence import StandardNormalDivergence
-from jbp.losses.loss import Weighted
+from jbp.losses.loss import Loss, Weighted
 from jbp.losses.regression import Huber, MeanSquaredError
 from jbp.numerics import Static
 
@@ -27,7 +28,8 @@ class Total(Several):
     the network makes: `penalty=(Identity(), 0.1)`. total["kind"] is a loss inside, `measures()` has all, for `fit`.
 
     Keeps what they keep. Parameters are a dict of theirs, or () where they have none. y has the widest of their dtypes.
-    Raises LayerError for other names.
+    Inside of `jax.shard_map`, with the axes of the mesh that `over` names, the mean over devices is that of the whole
+    batch: wᵢ is n times what of the i-th loss's labels is on this one of n devices. Raises LayerError for other names.
 
     >>> loss = Total(kind=SoftmaxCrossEntropy(), size=(MeanSquaredError(), 0.5))
     >>> prediction = {"kind": jnp.zeros((1, 2)), "size": jnp.array([[3.0]])}
@@ -37,19 +39,21 @@ class Total(Several):
     """
 
     weights: tuple[float, ...]
+    over: tuple[str, ...] = ()
     couples: ClassVar[Any] = "each of its losses counts by itself"
 
-    def __init__(self, *, layers: Any = (), names: Any = (), weights: Any = (), **losses: Any):
+    def __init__(self, *, layers: Any = (), names: Any = (), weights: Any = (), over: Any = (), **losses: Any):
         pairs = [loss if isinstance(loss, tuple | list) else (loss, 1.0) for loss in losses.values()]
         for name, pair in zip(losses, pairs, strict=True):
             if len(pair) != 2:
                 raise LayerError(
                     type(self), f"got {name}={pair!r}; expected a loss, or a loss and its weight. Write (loss, 0.3)."
                 )
-        given = {"layers": layers, "names": names, "weights": weights}
-        layers, names, weights = (a_tuple(type(self), name, value) for name, value in given.items())
+        given = {"layers": layers, "names": names, "weights": weights, "over": over}
+        layers, names, weights, over = (a_tuple(type(self), name, value) for name, value in given.items())
         super().__init__(layers=(*layers, *(loss for loss, _ in pairs)), names=(*names, *losses))
         object.__setattr__(self, "weights", (*weights, *(weight for _, weight in pairs)))
+        object.__setattr__(self, "over", over)
         self.__post_init__()
         if not self.names or len(self.weights) != len(self.names):
             raise LayerError(
@@ -61,6 +65,8 @@ class Total(Several):
     def _arguments(self):
         for name, loss, weight in zip(self.names, self.layers, self.weights, strict=True):
             yield name, loss if weight == 1 else (loss, weight)
+        if self.over:
+            yield "over", self.over
 
     def __getitem__(self, key: Any) -> Layer:
         if isinstance(key, slice):
@@ -118,20 +124,34 @@ class Total(Several):
             values.append(value)
             kept.append(r)
         several = tuple(tuple((name, isinstance(t, tuple | list)) for name, t in targets.items()) for targets in x[1:])
-        return self._sum(values), (self.whole(kept), Static((tuple(v.dtype for v in values), several, params == ())))
+        weights, known = self._here(kept), Static((tuple(v.dtype for v in values), several, params == ()))
+        return _sum(weights, values), (self.whole(kept), weights if self.over else (), known)
 
-    def _sum(self, values):
-        dtype = max((v.dtype for v in values), key=lambda dtype: jnp.finfo(dtype).bits)
-        return sum((w * v.astype(dtype) for w, v in zip(self.weights, values, strict=True)), jnp.zeros((), dtype))
+    def _here(self, kept):
+        """The losses' weights, times what of their labels is on this device."""
+        if not self.over:
+            return self.weights
+        devices = lax.axis_size(self.over)
+
+        def weight(w, loss, r):
+            count = loss.counted(r) if isinstance(loss, Loss) else 1
+            if isinstance(count, int):
+                return jnp.asarray(w)
+            whole = lax.psum(count, self.over)
+            return w * devices * jnp.where(whole == 0, 0, count / jnp.where(whole == 0, 1, whole))
+
+        return tuple(map(weight, self.weights, self.layers, kept))
 
     def _down(self, way, params, residuals, dy):
-        kept, known = residuals
+        kept, weights, known = residuals
         dtypes, several, bare = known.value
         sent, down = {}, []
-        each = zip(self._each(parameters=params, residuals=kept), self.names, self.weights, dtypes, strict=True)
+        each = zip(
+            self._each(parameters=params, residuals=kept), self.names, weights or self.weights, dtypes, strict=True
+        )
         for (label, loss, p, r), name, w, dtype in each:
             with at(self, label):
-                sent[name], found = getattr(loss, way)(p, r, (w * dy).astype(dtype))
+                sent[name], found = getattr(loss, way)(p, r, (jnp.asarray(w, dy.dtype) * dy).astype(dtype))
             down.append(found)
         targets = dict(several[0]) if several else {}
         dpredictions = {name: d[0] if name in targets else d for name, d in sent.items()}
@@ -145,14 +165,14 @@ class Total(Several):
         return self._down("pull", params, residuals, dy)
 
     def gradient(self, residuals, delta, /):
-        return () if residuals[1].value[2] else super().gradient(residuals[0], delta)
+        return () if residuals[2].value[2] else super().gradient(residuals[0], delta)
 
     def advance(self, params, residuals, /):
-        return () if residuals[1].value[2] else super().advance(params, residuals[0])
+        return () if residuals[2].value[2] else super().advance(params, residuals[0])
 
     def reference(self, params, x, /):
         each = zip(self.layers, self.parts(params), self._given(x), strict=True)
-        return self._sum([loss.reference(p, given) for loss, p, given in each])
+        return _sum(self.weights, [loss.reference(p, given) for loss, p, given in each])
 
 
 @dataclass(frozen=True)
@@ -165,6 +185,12 @@ class _Measure:
     def __call__(self, output: Any, targets: Any = None, /) -> Any:
         given = self.total._given((output,) if targets is None else (output, targets))
         return self.total.layers[self.i].forward((), given[self.i])[0]
+
+
+def _sum(weights, values):
+    dtype = max((v.dtype for v in values), key=lambda dtype: jnp.finfo(dtype).bits)
+    each = (jnp.asarray(w, dtype) * v.astype(dtype) for w, v in zip(weights, values, strict=True))
+    return sum(each, jnp.zeros((), dtype))
 
 
 def _tuple(target):

@@ -130,7 +130,7 @@ class Pipeline(Plan):
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: the ticks of its stage, and the sums over devices."""
         own = jax.tree.unflatten(jax.tree.structure(marks), jax.tree.leaves(params))
-        cut = Cut.of(self._wrapped(self._over(net), self.compute))
+        cut = Cut.of(self._wrapped(net, self.compute))
         layers = cut.layers(self.table.stages * self.table.parts)
         counts, grads, parts, output = Stage(self, layers, loss, cut.parts(own), self._cut(batch)).run(outputs)
         params = jax.tree.unflatten(structure, jax.tree.leaves(cut.whole(parts, "_outer")))

@@ -64,8 +64,9 @@ class Plan:
     Means are exact: the loss of a part counts as much as the labels in it, which `Loss.counted` tells, or its examples,
     and the penalty of a Penalized as much as the loss beside it.
     Dropout draws other numbers on each device. What looks at several examples at once is refused, but for BatchNorm,
-    which takes its mean over all devices; `apart` names the layers that may look at what is beside them on the same
-    device and in the same micro-batch alone: ("BatchNorm", "MixtureOfExperts").
+    which takes its mean over all devices, and Total, of which each loss counts over all of them; `apart` names the
+    layers that may look at what is beside them on the same device and in the same micro-batch alone: ("BatchNorm",
+    "MixtureOfExperts").
 
     Raises LayerError for fields that do not fit one another, for more devices than there are, and, before anything is
     compiled, for networks and batches that it does not fit.
@@ -277,19 +278,18 @@ class Plan:
         what, name = getattr(layer, "couples", ""), type(layer).__name__
         if not what or self.shares * self.micro == 1 or name in self.apart:
             return
-        if self.micro > 1 or not hasattr(layer, "over"):
+        if self.micro > 1 or not self._at_once or not hasattr(layer, "over"):
             raise LayerError(
                 layer,
                 f"got a batch in {self.shares * self.micro} parts, and {what}; expected each example by itself. "
                 f"Write Plan(..., apart=({name!r},)) if each part may be looked at alone.",
             )
 
-    def _over(self, layer: Layer) -> Layer:
-        """The network with the layers that couple examples told over which devices the batch is spread."""
-        layer = map_children(lambda _, child: self._over(child), layer)
-        if not getattr(layer, "couples", "") or type(layer).__name__ in self.apart or self.shares == 1:
-            return layer
-        return replace(layer, over=self.spread)  # pyright: ignore[reportArgumentType]
+    def _over(self, layer: Layer, over: tuple[str, ...]) -> Layer:
+        """The layer with those inside that couple examples told along which axes the batch is spread."""
+        layer = map_children(lambda _, child: self._over(child, over), layer)
+        apart = not getattr(layer, "couples", "") or type(layer).__name__ in self.apart
+        return layer if apart or self.devices == 1 else replace(layer, over=over)  # pyright: ignore[reportArgumentType]
 
     def _wrapped(self, net: Layer, dtype: str | None) -> Layer:
         """The network with `Part` around what is cut, and `Gathered` around what uses weights in pieces."""
@@ -389,7 +389,8 @@ class Plan:
 
     def _here(self, net, loss, marks, structure, outputs, params, batch):
         """What one device does: its part of the batch, all its micro-batches, and the sums over devices."""
-        run, other = self._wrapped(self._over(net), self.compute), jax.tree.structure(marks)
+        run, other = self._wrapped(self._over(net, self.spread), self.compute), jax.tree.structure(marks)
+        loss = self._over(loss, self._adds)
 
         def one(params, batch):
             own = jax.tree.unflatten(other, jax.tree.leaves(params))

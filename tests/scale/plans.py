@@ -41,7 +41,16 @@ from jbp.layers import (
 )
 from jbp.layers.attention.multihead import AttentionHere
 from jbp.layers.attention.ring import Ring
-from jbp.losses import InfoNCE, LinearCrossEntropy, MeanSquaredError, Penalized, SoftmaxCrossEntropy, Sum, Weighted
+from jbp.losses import (
+    InfoNCE,
+    LinearCrossEntropy,
+    MeanSquaredError,
+    Penalized,
+    SoftmaxCrossEntropy,
+    Sum,
+    Total,
+    Weighted,
+)
 from jbp.params import Buffer, trainable
 from jbp.private import Private
 from jbp.train import Diverged, Plan, accuracy, fit, start, step
@@ -76,6 +85,11 @@ CASES = {
         Graph(a=(Dense(16), "x"), b=(Tanh(), "a"), c=(Dense(16), "x"), d=(Add(), "b", "c"), y=(Dense(8), "d")),
         LABELS,
         numbers(f(16, 3), i(16, below=8)),
+    ),
+    "several outputs": (
+        Graph(h=(Dense(16), "x"), kind=(Dense(8), "h"), size=(Dense(8), "h"), outputs=("kind", "size")),
+        Total(kind=(LABELS, 2.0), size=(MeanSquaredError(), 0.3)),
+        numbers(f(16, 8), {"kind": i(16, below=3), "size": f(16, 8)}),
     ),
     "weighted": (Serial(Dense(8)), Weighted(MeanSquaredError()), numbers(f(16, 3), f(16, 8), f(16))),
     "adapters": (
@@ -189,7 +203,7 @@ def held(tree):
 
 TRIED = {
     "weights": [case for case in CASES if case not in ("experts", "sequences", "context")],
-    "hybrid": ("lstm", "resnet"),
+    "hybrid": ("lstm", "resnet", "several outputs"),
     "micro": ("lstm", "loss inside", "weighted"),
     "ahead": ("gpt", "loss inside"),
     "tensor": ("mlp", "frozen, reversible"),
@@ -450,6 +464,12 @@ def test_a_given_start_is_spread_and_a_state_of_one_device_too():
 def test_what_does_not_fit_is_refused(make, says):
     with pytest.raises(LayerError, match=says):
         make()
+
+
+def test_each_loss_of_a_total_counts_over_all_devices(alone):
+    _, wanted = alone("several outputs")
+    _, found = trained(*CASES["several outputs"], Plan(apart=("Total",)))  # the mean of the devices' means instead
+    assert abs(found["loss"] - wanted["loss"]) > 1e-3
 
 
 def test_what_may_be_apart_is_let_be():

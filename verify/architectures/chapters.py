@@ -27,6 +27,7 @@ from verify.architectures.networks import (
     still,
     taken,
 )
+from verify.architectures.protocol import by_type
 
 FIRST, LONGEST = 50, 30_000  # networks of a campaign's first chapters, and of the longest
 MOST_PAIRS = 240  # of a layer and an input, in a chapter: with what forms compile beside them 1.8 gigabytes
@@ -183,14 +184,11 @@ class Chapter:
     def _add_made(self, seed, number, rank):
         """More hubs of a rank: what layers make of something else. Chapter after chapter it is the turn of others, for
         few shapes are such."""
-        kinds: dict[type, list[Any]] = {}
-        for layer, x, y in changes((*self.source.layers, *self.source.losses)):
-            if len(y.shape) == rank:
-                kinds.setdefault(type(layer), []).append((layer, x, y))
+        made = changes((*self.source.layers, *self.source.losses))
+        kinds = by_type(each for each in made if len(each[2].shape) == rank)
         order = np.random.default_rng([seed, rank]).permutation(len(kinds))
         for kind in np.roll(order, -number * (HUBS - 1))[: HUBS - 1]:
-            several = list(kinds.values())[kind]
-            layer, x, y = several[self._rng.integers(len(several))]
+            layer, x, y = kinds[kind][self._rng.integers(len(kinds[kind]))]
             self._add_hub(y)
             self._add(layer, x, y)
 

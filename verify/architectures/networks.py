@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from verify.architectures.compiled import compiled
-from verify.architectures.protocol import as_one, children, is_buffer, is_float, is_layer
+from verify.architectures.protocol import as_one, by_type, children, is_buffer, is_float, is_layer
 from verify.naming.catalogues import CatalogueError, catalogue
 from verify.processes.memory import forgets
 
@@ -231,15 +231,12 @@ class Fitting:
 @cache
 def _fitting(cases: tuple[Any, ...], x: Array, keeps: bool) -> list[Fitting]:
     """The types of layer that take x, in the catalogue's order; with `keeps`, what keeps its shape."""
-    kinds: dict[type, list[Any]] = {}
-    for case in cases:
-        kinds.setdefault(type(case.layer), []).append(case)
     found = []
-    for several in kinds.values():
-        made = [(case.layer, after(case.layer, x)) for case in several if len(x.shape) in ranks(case)]
+    for several in by_type((case.layer, case) for case in cases):
+        made = [(layer, after(layer, x)) for layer, case in several if len(x.shape) in ranks(case)]
         outcomes = tuple((layer, y) for layer, y in made if y and (y == x or (not keeps and bounded(y))))
         if outcomes:
-            found.append(Fitting(max(len(ranks(case)) for case in several) < 3, outcomes))
+            found.append(Fitting(max(len(ranks(case)) for _, case in several) < 3, outcomes))
     return found
 
 
@@ -284,10 +281,8 @@ def _networks(draw, source, most, depth, layers):
         )
     losses = [] if first else vocabulary.losses(y)
     if closes and losses:
-        kinds: dict[type, list[Any]] = {}  # each is as likely, however many cases it has
-        for closed in losses:
-            kinds.setdefault(type(closed[0]), []).append(closed)
-        several = list(kinds.values())[closing % len(kinds)]
+        kinds = by_type(losses)  # each is as likely, however many cases it has
+        several = kinds[closing % len(kinds)]
         loss, targets = several[closing // len(kinds) % len(several)]
         if targets:
             layer, inputs = source.with_loss(layer, loss, len(targets)), (inputs, *targets)

@@ -5,7 +5,7 @@ layers, or tuples of layers; one with `sealed = True` asks more of them than a l
 buffer is a pytree node with `is_buffer = True` and a `value`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -48,6 +48,14 @@ def children(layer: Any) -> list[tuple[str, Any]]:
     found = []
     substitute(lambda label, child: found.append((label, child)) or child, layer)
     return found
+
+
+def by_type(several: Iterable[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
+    """Tuples that begin with a layer, those of a type of layer together, in their order."""
+    found: dict[type, list[tuple[Any, ...]]] = {}
+    for each in several:
+        found.setdefault(type(each[0]), []).append(each)
+    return list(found.values())
 
 
 def as_one(layer: Any) -> bool:
