@@ -10,12 +10,24 @@ import pytest
 from oracle import assert_near, audit, draw
 
 import jbp
-from jbp import Buffer, Frozen, LayerError, LowRankAdapter, Repeat, Serial, buffers, recipes, trainable, value_and_grad
+from jbp import (
+    Buffer,
+    Frozen,
+    Graph,
+    LayerError,
+    LowRankAdapter,
+    Repeat,
+    Serial,
+    buffers,
+    recipes,
+    trainable,
+    value_and_grad,
+)
 from jbp.cases import f
 from jbp.catalogue import NAMES
 from jbp.errors import TreeError
 from jbp.layers import BatchNorm, Dense, Dropout, MultiHeadAttention, Tanh
-from jbp.losses import MeanSquaredError
+from jbp.losses import MeanSquaredError, SoftmaxCrossEntropy, Total
 from jbp.params import fits
 from jbp.train import average, averaged, fit, inside, start, step
 
@@ -143,6 +155,16 @@ def test_training_ends_when_patience_does_and_gives_its_best():
     assert len(history) == 8
     assert int(state.steps) == 4
     assert_near(state.params, seen[1], 0)
+
+
+def test_validation_is_the_loss_of_all_batches_together():
+    net = Graph(kind=(Dense(3), "x"), size=(Dense(1), "x"), outputs=("kind", "size"))
+    loss = Total(kind=(SoftmaxCrossEntropy(ignore=0), 2.0), size=MeanSquaredError())
+    target = {"kind": jnp.array([0, 0, 0, 1, 2, 1]), "size": X[:, :1]}
+    held = [jax.tree.map(lambda v, part=part: v[part], (X, target)) for part in (slice(0, 4), slice(4, 6))]
+    state = start(net, optax.sgd(0.0), KEY, X)
+    state, history = fit(net, loss, optax.sgd(0.0), state, [(X, target)], every=1, validation=held)
+    np.testing.assert_allclose(history[-1]["validation loss"], loss((), (net(state.params, X), target)), rtol=1e-6)
 
 
 def test_validation_is_of_the_network_that_training_leaves():

@@ -76,7 +76,7 @@ class Total(Several):
     def parts(self, tree: Any, what: str = "parameters", /) -> tuple[Any, ...]:
         return ((),) * len(self) if isinstance(tree, tuple) and not tree else super().parts(tree, what)
 
-    def _given(self, x: Any) -> list[tuple[Any, ...]]:
+    def given(self, x: Any) -> list[tuple[Any, ...]]:
         """(prediction, its targets) for each loss."""
         if not isinstance(x, tuple | list) or len(x) not in (1, 2):
             raise LayerError(
@@ -107,14 +107,14 @@ class Total(Several):
 
     def init(self, key, x, /):
         params = []
-        for n, (loss, given) in enumerate(zip(self.layers, self._given(x), strict=True)):
+        for n, (loss, given) in enumerate(zip(self.layers, self.given(x), strict=True)):
             with at(self, self.label(n)):
                 params.append(loss.init(jax.random.fold_in(key, n), given))
         return self.whole(params) if jax.tree.leaves(params) else ()
 
     def forward(self, params, x, /):
         values, kept = [], []
-        for (label, loss, p), given in zip(self._each(parameters=params), self._given(x), strict=True):
+        for (label, loss, p), given in zip(self._each(parameters=params), self.given(x), strict=True):
             with at(self, label):
                 value, r = loss.forward(p, given)
                 if jnp.shape(value) != ():
@@ -171,7 +171,7 @@ class Total(Several):
         return () if residuals[2].value[2] else super().advance(params, residuals[0])
 
     def reference(self, params, x, /):
-        each = zip(self.layers, self.parts(params), self._given(x), strict=True)
+        each = zip(self.layers, self.parts(params), self.given(x), strict=True)
         return _sum(self.weights, [loss.reference(p, given) for loss, p, given in each])
 
 
@@ -183,7 +183,7 @@ class _Measure:
     i: int
 
     def __call__(self, output: Any, targets: Any = None, /) -> Any:
-        given = self.total._given((output,) if targets is None else (output, targets))
+        given = self.total.given((output,) if targets is None else (output, targets))
         return self.total.layers[self.i].forward((), given[self.i])[0]
 
 

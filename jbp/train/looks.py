@@ -1,14 +1,16 @@
 """Looks at a training on its way: what `check` finds, held-out loss and measures, and the best state so far."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jbp.errors import LayerError, show
 from jbp.layer import Layer
+from jbp.losses.loss import Loss
+from jbp.losses.total import Total
 from jbp.train.step import State, copied
 
 
@@ -64,15 +66,38 @@ def less(row: dict[str, float]) -> float:
 
 def on_validation(check: Any, net: Layer, loss: Layer, batches: list[Any], measures: Any, params: Any) -> Any:
     """What `check` finds, and the loss and measures of batches that do not train, weighed by what counts in them."""
-    seen, totals, counts = found(net, check(params)) if check else {}, {}, {}
-    run = _validated(net, loss, tuple(measures.items()))
-    for batch in batches:
-        values, count = jax.device_get(run(params, *batch))
-        for name, value in values.items():
-            weight = float(count) if name == "loss" else len(jax.tree.leaves(batch[0])[0])
-            totals[name] = totals.get(name, 0.0) + weight * float(value)
-            counts[name] = counts.get(name, 0.0) + weight
-    return seen | {f"validation {name}": total / max(counts[name], 1e-30) for name, total in totals.items()}
+    seen = found(net, check(params)) if check else {}
+    if not batches:
+        return seen
+    run, b = _validated(net, loss, tuple(measures.items())), [len(jax.tree.leaves(batch[0])[0]) for batch in batches]
+    told = [jax.device_get(run(params, *batch)) for batch in batches]
+    means = zip(*(mean for mean, _ in told), strict=True)
+    value = sum(several[0].weight * _mean((m.mean, m.count) for m in several) for several in means)
+    others = {name: _mean((found[name], n) for (_, found), n in zip(told, b, strict=True)) for name in measures}
+    return seen | {f"validation {name}": v for name, v in ({"loss": value} | others).items()}
+
+
+def _mean(values: Iterable[tuple[Any, Any]]) -> float:
+    """The mean of numbers that count so often."""
+    values = [(float(v), float(n)) for v, n in values]
+    return sum(n * v for v, n in values) / max(sum(n for _, n in values), 1e-30)
+
+
+class Mean(NamedTuple):
+    """What a loss is a sum of: its weight, the mean, and how much that counts beside those of other batches."""
+
+    weight: Any
+    mean: Any
+    count: Any
+
+
+def means(loss: Layer, x: Any, examples: int) -> list[Mean]:
+    """The means whose weighted sum is the loss of x: one for most, one for each in a Total."""
+    if isinstance(loss, Total):
+        each = zip(loss.weights, loss.layers, loss.given(x), strict=True)
+        return [Mean(w * weight, *more) for w, one, given in each for weight, *more in means(one, given, examples)]
+    count = loss.count((), x) if isinstance(loss, Loss) else examples
+    return [Mean(1.0, loss.forward((), x)[0], count)]
 
 
 @lru_cache(maxsize=16)
@@ -81,9 +106,8 @@ def _validated(net, loss, measures):
 
     def run(params, x, *targets):
         y, _ = quiet.forward(params, x)
-        value, _ = loss.forward((), (y, *targets))
-        count = loss.count((), (y, *targets)) if hasattr(loss, "count") else jax.tree.leaves(x)[0].shape[0]
-        return {"loss": value} | {name: measure(y, *targets) for name, measure in measures}, count
+        found = means(loss, (y, *targets), jax.tree.leaves(x)[0].shape[0])
+        return found, {name: measure(y, *targets) for name, measure in measures}
 
     return jax.jit(run)
 
