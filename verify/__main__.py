@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--timeout", type=_positive, default=timeout, metavar="SECONDS", help=words)
         words = "stop one that holds more memory (default: three quarters of what is free, shared by the processes)"
         one.add_argument("--memory", type=_positive, metavar="GIB", help=words)
+        if run in (commands.function, commands.layers):
+            one.add_argument("-v", "--verbose", action="store_true", help="list what was not counted")
         words = "audit in this very process, for debuggers: then code under audit may hang or end it"
         one.add_argument("--here", action="store_true", help=words)
         return one
@@ -104,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("token", help="the word that the failing audit printed, or a file of such words")
     words = "a module out of which tokens may import functions, and run them; may be given again"
     one.add_argument("--allow", action="append", default=[], metavar="MODULE", help=words)
+    words = "why a report does not count a difference"
+    one = listed.add_parser("explain", help=words, description=commands.explain.__doc__)
+    one.set_defaults(run=commands.explain, output=[], format=None)
+    one.add_argument("names", nargs="*", metavar="W01", help="the names in the report (default: all)")
     return parser
 
 

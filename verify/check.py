@@ -24,6 +24,7 @@ from verify.subject import oracles
 from verify.subject.contract import INFERRED, Constraint, Contract, ContractError
 from verify.subject.flat import Flat
 from verify.subject.subject import Subject, SubjectError, subject
+from verify.tolerance.waivers import UNPROMISED
 from verify.verdict import measure
 from verify.verdict.canaries import canaries
 from verify.verdict.findings import blind, note, told
@@ -178,7 +179,7 @@ def _all(bench: Bench, plan: Plan) -> list[Breach]:
 
 def _refused(law: str, refused: Refused) -> Breach:
     text = f"raised {oracles.brief(refused.error)} ({refused.stage})"
-    return Breach(law, None, 1.0, text, note=refused.stage == "reference")
+    return Breach(law, None, 1.0, text, waiver=UNPROMISED if refused.stage == "reference" else "")
 
 
 def _laws(bench: Bench, plan: Plan) -> Iterable[Law]:

@@ -240,8 +240,17 @@ def _learns(case: Any) -> bool:
     return bool(jax.tree.leaves(jbp.trainable(params)))
 
 
+def _waivers() -> str:
+    """The reasons for which a difference does not count."""
+    from verify.tolerance.waivers import WAIVERS
+
+    rows = [(f"`{w.name}`", f"**{w.title}.** {w.why}", w.otherwise) for w in WAIVERS]
+    return table("name | why it does not count | to have it counted", rows)
+
+
 MADE: dict[str, Callable[[], str]] = {  # for <!-- made: name --> in a page
     "laws": _laws,
+    "waivers": _waivers,
     "factors": _factors,
     "layers": _layers,
     "losses": partial(_index, "jbp.losses"),

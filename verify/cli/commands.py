@@ -23,6 +23,7 @@ from verify.processes.safely import Failed
 from verify.report import outputs
 from verify.report.escape import line
 from verify.report.report import Report
+from verify.tolerance.waivers import WAIVERS
 
 DEVICES = 4  # of the CPU, so that the law `sharded` has something to spread over
 
@@ -43,7 +44,7 @@ def function(options: argparse.Namespace) -> str:
             ((_, found),) = resumed(pool, audit_function, [part], _book(options, ["function"], *under))
         report = shell.lost(options.name, found) if isinstance(found, Failed) else found
         if not options.format:
-            shell.show(report, shell.console)
+            shell.show(report, shell.console, options.verbose)
         places.add(report)
     return report.verdict
 
@@ -85,7 +86,7 @@ def layers(options: argparse.Namespace) -> str:
             places.add(report)
             show(advance=1)
             if report.verdict != "pass":
-                shell.show(report, people)
+                shell.show(report, people, options.verbose)
     verdicts = Counter(report.verdict for report in reports)
     said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     configurations = len({case for case, _ in parts})
@@ -137,6 +138,16 @@ def _show_scanned(name: str, example: str, report: Report, people: Any) -> None:
     for finding in report.errors:
         shell.say(people, f"    {finding}")
         shell.say(people, (f"    {line(finding.replay)}", "dim"))
+
+
+def explain(options: argparse.Namespace) -> str:
+    """Why a difference may not be counted: each reason that a report names, what is meant, and what has it counted."""
+    known = {waiver.name: waiver for waiver in WAIVERS}
+    wanted = [name.upper() for name in options.names] or list(known)
+    if unknown := sorted(set(wanted) - set(known)):
+        raise named.CommandError(f"got {', '.join(unknown)}; expected some of {', '.join(known)}.")
+    shell.say(shell.console, "\n\n\n".join(str(known[name]) for name in wanted))
+    return "pass"
 
 
 def replay(options: argparse.Namespace) -> str:

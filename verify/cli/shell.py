@@ -30,9 +30,9 @@ def people(options: argparse.Namespace) -> Console:
     return errors if getattr(options, "format", None) not in (None, "text") and not options.output else console
 
 
-def show(report: Report, to: Console) -> None:
-    """The report with its verdict in colour."""
-    head, _, rest = str(report).partition(":")
+def show(report: Report, to: Console, verbose: bool = False) -> None:
+    """The report with its verdict in colour; if `verbose` with what was not counted."""
+    head, _, rest = (report.details() if verbose else str(report)).partition(":")
     say(to, (head, f"bold {COLOURS[report.verdict]}"), f":{rest}")
 
 

@@ -15,6 +15,7 @@ from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, sample
 from verify.subject.flat import Flat
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
+from verify.tolerance.waivers import UNPROMISED
 
 
 def structure(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -32,19 +33,19 @@ def structure(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 text = f"got {got}{list(shape)}, expected {leaf.dtype}{list(leaf.shape)}"
                 # where the definition itself goes over to another dtype, the function is not meant for this one
                 kinds = {str(v.dtype) for v in (*bench.outputs(draw[0], dtype), leaf)}
-                note = shape == leaf.shape and dtype != plan.native and len(kinds) > 1
-                yield Breach("structure", k, 1.0, text, draw, note=note, dtype=str(dtype))
+                other = shape == leaf.shape and dtype != plan.native and len(kinds) > 1
+                yield Breach("structure", k, 1.0, text, draw, waiver=UNPROMISED if other else "", dtype=str(dtype))
 
 
 def _excused(bench: Bench, draw: Draw, refused: Refused, dtype) -> Breach:
     """A dtype that the forward or the definition refuses as well is not the backward's fault."""
-    note = dtype != bench.native and (refused.stage == "forward" or isinstance(refused.error, NotImplementedError))
-    if not note and dtype != bench.native:
+    promised = dtype == bench.native or refused.stage != "forward"
+    if promised and dtype != bench.native:
         try:
             bench.plain(*draw, dtype)
         except Refused:
-            note = True
-    return refusal("runs", draw, refused, note, dtype)
+            promised = False
+    return refusal("runs", draw, refused, promised, dtype)
 
 
 def other_dtype(bench: Bench, plan: Plan):
@@ -161,7 +162,7 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
         except Refused as refused:
             with suppress(Refused):  # what it refuses alone is no size of its own
                 bench.guarded("forward", lambda case=between: _ahead(bench, case), bench.native)
-                yield refusal("eager", draw, refused, note=False, dtype=plan.native)
+                yield refusal("eager", draw, refused, dtype=plan.native)
                 return
             continue
         yield from _differs(bench, "eager", draw, after, before, "with another size on its way forward in between", "")

@@ -14,6 +14,7 @@ from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import Bench, Refused, Sample, sample
 from verify.tolerance import budget
 from verify.tolerance.budget import largest, off
+from verify.tolerance.waivers import MACHINE
 
 
 def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -26,7 +27,7 @@ def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
     try:
         got, races = bench.once("kernels", lambda: _interpreted(bench, plan, declared=True))
     except Refused as refused:  # what this interpreter of TPU kernels cannot run is another machine's
-        yield refusal("kernels", draw, refused, note=True, dtype=bench.native)
+        yield replace(refusal("kernels", draw, refused, dtype=bench.native), waiver=MACHINE)
         return
     if races:
         yield Breach("kernels", None, 1.0, f"two grid points race: {races}", draw, dtype=str(bench.native))
@@ -45,7 +46,7 @@ def raced(bench: Bench, plan: Plan) -> Iterator[Breach]:
         return
     if races:
         text = f"grid points race unless the grid is walked in order, as on a TPU and not on a GPU: {races}"
-        yield Breach("kernels", None, 1.0, text, draw, note=True, dtype=str(bench.native))
+        yield Breach("kernels", None, 1.0, text, draw, advice=True, dtype=str(bench.native))
 
 
 def _interpreted(bench: Bench, plan: Plan, declared: bool) -> tuple[Sample, str]:

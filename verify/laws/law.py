@@ -16,6 +16,7 @@ from verify.run.bench import Bench, Corrupt, Refused
 from verify.subject.layout import StructureError
 from verify.subject.oracles import brief
 from verify.tolerance.budget import Draw, blur, largest, usual
+from verify.tolerance.waivers import MACHINE, UNPROMISED
 
 # What a machine's compiler has not got; and callbacks of larger arrays run in threads of XLA's that know no float64
 MISSING = "Unsupported|UNIMPLEMENTED|Incorrect output dtype for return value .* Expected: float64"
@@ -27,7 +28,8 @@ ESTIMATED = "dense", "adjoint", "precision", "finite"
 class Breach:
     """One law broken in one place. leaf counts the float leaves, or is None; size is relative to the leaf's own.
 
-    `shown` are the arrays (ours, truth) from which the kind of mistake can be read.
+    `shown` are the arrays (ours, truth) from which the kind of mistake can be read. What has a `waiver` does not count,
+    nor does `advice`.
     """
 
     law: str
@@ -36,9 +38,15 @@ class Breach:
     text: str
     draw: Draw | None = None
     shown: tuple[np.ndarray, np.ndarray] | None = None
-    note: bool = False
+    waiver: str = ""
     where: str = ""
     dtype: str = "float64"
+    advice: bool = False
+
+    @property
+    def note(self) -> bool:
+        """Whether it is no mistake."""
+        return bool(self.waiver) or self.advice
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,16 @@ def leaves(bench: Bench) -> range:
     return range(len(bench.flat.layout.floats))
 
 
-def refusal(law: str, draw: Draw, refused: Refused, note: bool, dtype: Any = "float64") -> Breach:
-    """The subject raised where it should have answered."""
+def refusal(law: str, draw: Draw, refused: Refused, promised: bool = True, dtype: Any = "float64") -> Breach:
+    """The subject raised where it should have answered, if that was `promised`."""
     error = refused.error
     where = error.where if isinstance(error, StructureError) else ""
     law = "structure" if where else law
     # what this machine's compiler, or JAX, has not got is nobody's mistake
     missing = type(error).__name__ == "JaxRuntimeError" and bool(re.search(MISSING, str(error)))
-    note = note or missing or isinstance(error, NotImplementedError)
-    return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, note, where, str(dtype))
+    missing = missing or isinstance(error, NotImplementedError)
+    waiver = MACHINE if missing else "" if promised else UNPROMISED
+    return Breach(law, None, 1.0, f"raised {brief(error)} in {dtype}", draw, None, waiver, where, str(dtype))
 
 
 def corrupted_in(mode: str, bench: Bench, little: float = 0.01) -> Corrupt:

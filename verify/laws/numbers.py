@@ -15,7 +15,8 @@ from verify.processes.guard import wide
 from verify.run.bench import LOOPS, Bench, Corrupt, Refused, Sample, changed, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
-from verify.tolerance.waivers import Place, alike, chosen, excuse, parted
+from verify.tolerance.facts import Place, alike, chosen, parted
+from verify.tolerance.waivers import DIGITS, INFINITE, KINK, OTHER, UNPROMISED, Why, excuse
 
 # float64 ------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         for breach in _compared(bench, plan, draw, somewhere if larger(draw) else usually):
             if not breach.note and parted(bench, draw[0], least=1, most=1) & never:
                 why = "; one is broadcast there, and other sizes of this axis are refused"
-                breach = replace(breach, note=True, text=breach.text + why)
+                breach = replace(breach, waiver=UNPROMISED, text=breach.text + why)
             if not breach.note:
                 somewhere.add(breach.leaf)
                 usually |= {breach.leaf} if draw[0].ordinary else set()
@@ -55,7 +56,7 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
         own = _resized(bench, draw[0])
         known = set().union(*(_resized(bench, d[0], least=2) for d in taken)) if taken else set()
         free = bool(draw[0].tags & (SHAPED | UNSHOWN) or parted(bench, draw[0]))  # nobody promised these
-        yield refusal("runs", draw, error, note=error.stage == "forward" or free or bool(own - known))
+        yield refusal("runs", draw, error, promised=error.stage != "forward" and not free and own <= known)
 
 
 def _resized(bench: Bench, case: Case, least: int = 0) -> set[tuple[int, int]]:
@@ -80,8 +81,9 @@ def _compared(bench: Bench, plan: Plan, draw: Draw, wrong: Collection[int | None
         if not np.isfinite(gap):
             why = excuse(bench, draw, k, infinite=True)
             if not (why or case.ordinary or finite(truth.y)):
-                why = "; the definition's own output is not finite there"
-            yield Breach("finite", k, np.inf, f"not finite where the truth is{why}", draw, (mine, true), bool(why))
+                why = Why(INFINITE, "the definition's own output is not finite there")
+            text, waiver = _because("not finite where the truth is", why)
+            yield Breach("finite", k, np.inf, text, draw, (mine, true), waiver)
             continue
         room = budget.tight(bench, case, dy, k, true)
         if gap <= room:
@@ -100,11 +102,16 @@ def _compared(bench: Bench, plan: Plan, draw: Draw, wrong: Collection[int | None
                 "differs from the reference at a kink, between the one-sided derivatives",
                 draw,
                 None,
-                note=True,
+                KINK,
             )
             continue
-        why = excuse(bench, draw, k)
-        yield Breach("dense", k, size, f"off by {gap:.2g}, allowed {room:.1g}{why}", draw, (mine, true), bool(why))
+        text, waiver = _because(f"off by {gap:.2g}, allowed {room:.1g}", excuse(bench, draw, k))
+        yield Breach("dense", k, size, text, draw, (mine, true), waiver)
+
+
+def _because(text: str, why: Why | None) -> tuple[str, str]:
+    """(the text with the reason, the waiver)."""
+    return (f"{text}; {why.text}", why.waiver) if why else (text, "")
 
 
 def _smooth(draw: Draw) -> bool:
@@ -179,12 +186,9 @@ def value(bench: Bench, plan: Plan) -> Iterator[Breach]:
             if not gap <= room:
                 why = excuse(bench, draw, output=i)
                 if not why and gap <= th.APPROXIMATE * largest(true):
-                    why = "; float32 would not show it"
-                size, text = (
-                    gap / max(largest(true), 1e-300),
-                    f"output {i} is off by {gap:.2g}: the forward differs{why}",
-                )
-                yield Breach("value", None, size, text, draw, note=bool(why))
+                    why = Why(DIGITS, "float32 would not show it")
+                text, waiver = _because(f"output {i} is off by {gap:.2g}: the forward differs", why)
+                yield Breach("value", None, gap / max(largest(true), 1e-300), text, draw, waiver=waiver)
 
 
 def wrong_value(bench: Bench, plan: Plan):
@@ -317,9 +321,10 @@ def settings(bench: Bench, plan: Plan) -> Iterator[Breach]:
             for breach in _compared(varied, plan, draw):
                 leaf = None if breach.leaf is None else names.index(other.flat.layout.floats[breach.leaf])
                 # nobody promised a setting with which the output is another one too
-                yield replace(breach, law="settings", leaf=leaf, note=breach.note or not alike(other, draw))
+                waiver = breach.waiver or ("" if alike(other, draw) else OTHER)
+                yield replace(breach, law="settings", leaf=leaf, waiver=waiver)
         except Refused as refused:
-            yield refusal("settings", draw, refused, note=True)
+            yield refusal("settings", draw, refused, promised=False)
         if not i and other.flat.layout.names == bench.flat.layout.names:
             yield from bench.once("settled", lambda other=other, draw=draw: list(calls.settled(bench, other, draw)))
         bench.comparisons += 1

@@ -14,7 +14,8 @@ from verify.laws.law import Breach, Plan, leaves
 from verify.run.bench import LINALG, LOOPS, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
-from verify.tolerance.waivers import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
+from verify.tolerance.facts import Place, elsewhere, jumps, overflows, positive_only, runaway, through_infinity
+from verify.tolerance.waivers import DIGITS, INFINITE, KINK, OTHER
 
 
 def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
@@ -162,8 +163,8 @@ def _long(bench: Bench, plan: Plan, dtype: str) -> Iterator[Breach]:
             if gap > th.OVER * budget.moved(bench, draw, k, budget.eps(dtype) / 2, dtype):
                 text = f"off by {gap:.2g} in {dtype} along a long axis, the definition's own gradient by {theirs:.1g}"
                 # along a loop of the definition errors grow as in the formula, and JAX itself scatters in this dtype
-                note = bool(LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives)
-                yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), note, dtype=dtype)
+                lost = DIGITS if LOOPS & bench.defined or {"scatter-add", "scatter_add"} & bench.primitives else ""
+                yield Breach("precision", k, gap / max(size, 1e-300), text, draw, (ours[k], true[k]), lost, dtype=dtype)
 
 
 RAISED = 64.0  # spreads by which numbers are raised, or sunk where the example has nothing above zero
@@ -320,13 +321,18 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             # far off in float64 too it has not lost its squares there: it cancels
             cancels = dtype == bench.native and Tag.TINY in tags
             cancels = cancels and off(bench.pull(*draw).cotangents[k], bench.truth(*draw).cotangents[k]) > size
-            note = (beyond and not cancels) or little or runaway(place) or jumps(place)
-            note = note or theirs > largest(true)  # of which nothing is left in this dtype
-            note = note or positive_only(place) or elsewhere(place)
-            note = note or bool(far and LINALG & bench.either)  # whose squares and cubes overflow
-            note = note or (through_infinity if dtype == bench.native else overflows)(place, dtype)
-            yield Breach("finite", k, np.inf, text, draw, (mine, true), note, dtype=str(dtype))
-            if not note:
+            lost = (beyond and not cancels) or little or theirs > largest(true)
+            lost = lost or bool(far and LINALG & bench.either)  # whose squares and cubes overflow
+            infinity = through_infinity if dtype == bench.native else overflows
+            waiver = (
+                DIGITS if lost or runaway(place)
+                else KINK if jumps(place)
+                else OTHER if positive_only(place) or elsewhere(place)
+                else INFINITE if infinity(place, dtype)
+                else ""
+            )  # fmt: skip
+            yield Breach("finite", k, np.inf, text, draw, (mine, true), waiver, dtype=str(dtype))
+            if not waiver:
                 continue
             mine = np.where(np.isfinite(mine), mine, true)  # beside them others may have vanished
             gap = off(mine, true)
@@ -355,7 +361,8 @@ def _bounded(bench: Bench, draw: Draw, dtype: Any) -> Iterator[Breach]:
             gross = (
                 alone and gap > th.GROSS * max(size, th.LOST * budget.whole(bench, draw)) and theirs < th.KEPT * size
             )
-            yield Breach("precision", k, gap / max(size, 1e-300), text, draw, note=not gross, dtype=str(dtype))
+            waiver = "" if gross else DIGITS
+            yield Breach("precision", k, gap / max(size, 1e-300), text, draw, waiver=waiver, dtype=str(dtype))
 
 
 def _denormal(floats: Leaves) -> bool:

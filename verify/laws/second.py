@@ -11,6 +11,7 @@ from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
+from verify.tolerance.waivers import INFINITE, UNPROMISED
 
 POINTS = 8  # at which it is asked for singly
 
@@ -25,7 +26,7 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
     if bench.stopped:
         text = "the definition stops gradients: it has no second derivative of its own to compare with"
-        yield Breach("twice", None, 1.0, text, draws[0] if draws else None, note=True)
+        yield Breach("twice", None, 1.0, text, draws[0] if draws else None, waiver=INFINITE)
         return
     found = bench.memo.setdefault("twice", [])
     if not found:
@@ -38,11 +39,11 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         try:
             own = [bench.second("own", d, _along(bench)) for d in draws]
         except Refused as refused:
-            yield refusal("twice", draws[0], refused, note=True)
+            yield refusal("twice", draws[0], refused, promised=False)
             return
         if not all(finite(s.cotangents) for s in own):
             text = "differentiated once more, the result is not finite: not made for this, and it is heard"
-            yield Breach("twice", None, np.inf, text, draws[0], note=True)
+            yield Breach("twice", None, np.inf, text, draws[0], waiver=UNPROMISED)
             return
         found += zip(draws, own, truth, strict=True)
     over: dict[int, list[Breach]] = {}

@@ -20,6 +20,7 @@ from verify.laws.law import Breach, Plan, refusal
 from verify.run.bench import Bench, Refused, Sample
 from verify.run.hlo import COLLECTIVES, done
 from verify.subject.oracles import brief
+from verify.tolerance.waivers import UNPROMISED
 
 ROWS = 64  # examples of a device: work that does not grow with them is little beside what does
 SENT = [kind for kind in COLLECTIVES if kind not in ("all-reduce", "reduce-scatter")]
@@ -37,12 +38,12 @@ def spread(bench: Bench, plan: Plan) -> Iterator[Breach]:
         there = bench.once("spread", lambda: bench.guarded("reference", lambda: Shared(bench, count), "float64"))
     except Refused as refused:
         text = f"it does not take {ROWS * count} examples, so that spread over devices it was not tried"
-        yield Breach("spread", None, 1.0, f"{text}: {brief(refused.error)}", draw, note=True)
+        yield Breach("spread", None, 1.0, f"{text}: {brief(refused.error)}", draw, waiver=UNPROMISED)
         return
     try:
         own = bench.guarded("backward", lambda: there.program(bench), "float64")
     except Refused as refused:
-        yield refusal("spread", draw, refused, note=False)
+        yield refusal("spread", draw, refused)
         return
     bench.comparisons += 1
     for text, size in there.faults(own):

@@ -14,6 +14,7 @@ from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import Bench, Refused, Sample, sample
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
+from verify.tolerance.waivers import MACHINE
 
 Axes = tuple[tuple[int | None, ...], tuple[int | None, ...], int | None]
 MANY = 17  # calls in one, for a batching rule that can tell how many there are
@@ -38,7 +39,7 @@ def batched(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 draws = [_mixed(bench, cases[0], d, axes, name) for d in cases]
                 bench.memo[key] = draws, _vmapped(bench, draws, axes)
         except Refused as refused:
-            yield refusal("vmap", cases[0], refused, note=not _vmaps(bench, cases, axes))
+            yield refusal("vmap", cases[0], refused, promised=_vmaps(bench, cases, axes))
             continue
         draws, together = bench.memo[key]
         for i, draw in enumerate(draws):
@@ -135,7 +136,7 @@ def looped(bench: Bench, plan: Plan) -> Iterator[Breach]:
     try:
         draws, together = bench.once("loop", lambda: (draws, _scanned(bench, draws)))
     except Refused as refused:
-        yield refusal("loop", draws[0], refused, note=isinstance(refused.error, NotImplementedError))
+        yield refusal("loop", draws[0], refused)
         return
     for i, draw in enumerate(draws):
         got = bench.came(together[i], draw[2], "loop", i)
@@ -189,7 +190,7 @@ def parts(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 "backward", lambda: bench.compiled(alone)(floats, others, down), "float64"
             )
     except Refused as refused:
-        yield refusal("parts", draw, refused, note=False)
+        yield refusal("parts", draw, refused)
         return
     for how, got in zip(("differentiated alone", "with one output at a time"), bench.memo["parts"], strict=True):
         got = sample((), got)
@@ -251,7 +252,7 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draw = plan.ordinary[0]
     if any("callback" in name for name in bench.primitives):
         text = "it calls the host, for which devices of one CPU that have to meet may wait for ever: not tried"
-        yield Breach("sharded", None, 1.0, text, draw, note=True)
+        yield Breach("sharded", None, 1.0, text, draw, waiver=MACHINE)
         return
     case, _, dy = draw
     mesh = jax.make_mesh((count,), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -267,12 +268,12 @@ def sharded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     try:
         got = bench.once("sharded", lambda: bench.guarded("backward", run, "float64"))
     except Refused as refused:
-        yield refusal("sharded", draw, refused, note=False)
+        yield refusal("sharded", draw, refused)
         return
     got, own = bench.came(got, dy, "sharded"), _divides(bench)
     for breach in _as_alone(bench, draw, got, "sharded", "spread over devices"):
         why = "" if own else "; of XLA's own operations alone, so that this is XLA's mistake in dividing them"
-        yield replace(breach, text=breach.text + why, note=not own)
+        yield replace(breach, text=breach.text + why, waiver="" if own else MACHINE)
 
 
 APART = ("pallas", "callback", "ffi", "custom_call", "partition", "shard", "axis_index", "psum", "all_", "ppermute")
@@ -296,7 +297,7 @@ def apart(bench: Bench, plan: Plan) -> Iterator[Breach]:
         try:
             ours, halves = bench.pull(*draw), bench.pull(*draw, mode="apart")
         except Refused as refused:
-            yield refusal("halves", draw, refused, note=False)
+            yield refusal("halves", draw, refused)
             return
         yield from _unlike(bench, draw, halves, ours, "halves", "backward and then gradient", "pull")
 

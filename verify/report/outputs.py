@@ -133,7 +133,7 @@ def _partial(file: Path) -> Path:
 
 
 def _text(reports: list[Report], title: str) -> str:
-    return "\n".join([*map(str, reports), f"{line(title)}: {verdict(reports)}\n"])
+    return "\n".join([*(report.details() for report in reports), f"{line(title)}: {verdict(reports)}\n"])
 
 
 def plain(value: Any) -> Any:
@@ -169,9 +169,10 @@ def _junit(reports: list[Report], title: str) -> str:
         if report.verdict != "pass":
             said = visible("; ".join(f.message for f in report.errors) or "the checks could not tell")
             tag = "failure" if report.verdict == "fail" else "error"
-            ElementTree.SubElement(case, tag, {"message": said, "type": report.verdict}).text = visible(str(report))
+            told = ElementTree.SubElement(case, tag, {"message": said, "type": report.verdict})
         else:
-            ElementTree.SubElement(case, "system-out").text = visible(str(report))
+            told = ElementTree.SubElement(case, "system-out")
+        told.text = visible(report.details())
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -1,7 +1,7 @@
 """What an audit found, for people, for programs and for tests."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from verify.report.escape import line
@@ -16,7 +16,8 @@ class Finding:
     """One thing that is wrong ("error") or worth knowing ("note").
 
     law: which check; where: the argument and leaf; size: the error relative to the largest element of the truth;
-    diagnosis: the kind of mistake, or "unknown"; replay: a program that shows it again; message: all of it in words.
+    diagnosis: the kind of mistake, or "unknown"; replay: a program that shows it again; message: all of it in words;
+    inputs: those at which it was seen; waiver: the name of the reason for which it does not count, "" if there is none.
     """
 
     law: str
@@ -26,10 +27,12 @@ class Finding:
     diagnosis: str
     replay: str
     message: str
+    inputs: tuple[str, ...] = ()
+    waiver: str = ""
 
     def __str__(self):
         place = f" {self.where}" if self.where else ""
-        kind = f" [{self.diagnosis}]" if self.diagnosis else ""
+        kind = f" [{self.diagnosis or self.waiver}]" if self.diagnosis or self.waiver else ""
         return line(f"{self.severity}: {self.law}{place}: {self.message}{kind}")
 
 
@@ -111,12 +114,28 @@ class Report:
         held = json.loads(text)
         kinds = {"findings": Finding, "canaries": Canary, "measured": Measured}
         held |= {name: tuple(kind(**row) for row in held[name]) for name, kind in kinds.items()}
+        held["findings"] = tuple(replace(f, inputs=tuple(f.inputs)) for f in held["findings"])
         rows = lambda h: tuple(map(tuple, h["rows"]))  # noqa: E731
         held["heat"] = tuple(Heat(h["leaf"], h["input"], tuple(h["shape"]), rows(h)) for h in held["heat"])
         return cls(**held | {"source": tuple(held["source"]) if held["source"] else None})
 
     def __str__(self):
-        """The verdict, what is wrong, what was assumed, what was not counted, and last what was tried."""
+        """The verdict, what is wrong, what was assumed, how much was not counted, and last what was tried."""
+        return self._told(self._waived())
+
+    def details(self) -> str:
+        """The report, with each finding that was not counted."""
+        return self._told([f"  {finding}" for finding in self.findings if finding.waiver])
+
+    def _waived(self) -> list[str]:
+        waived = [f for f in self.findings if f.waiver]
+        if not waived:
+            return []
+        names, inputs = sorted({f.waiver for f in waived}), {i for f in waived for i in f.inputs}
+        at = f"at {len(inputs)} {'input' if len(inputs) == 1 else 'inputs'}, " if inputs else ""
+        return [f"  not counted: {at}{' '.join(names)} (verify explain {names[0]}; report.details() or -v lists them)"]
+
+    def _told(self, waived: list[str]) -> str:
         killed = sum(c.fate == "killed" for c in self.canaries)
         survived = [c for c in self.canaries if c.fate == "survived"]
         lines = [f"{self.verdict.upper()}: {self.subject}"]
@@ -124,8 +143,10 @@ class Report:
         lines += [f"  survived: {c.name} ({c.law}) {c.where}; needed: {c.needed}" for c in survived]
         if assumed := self.tried.get("assumed"):
             lines.append(f"  assumed of your example: {'; '.join(assumed)} (say otherwise with contract=)")
-        lines += [f"  {finding}" for finding in self.findings if finding.severity != "error"]
-        lines.append(f"  oracle: {self.oracle} ({self.strength})")
+        notes = [f for f in self.findings if f.severity != "error" and not f.waiver]
+        trusted = [f"; {f.message}" for f in notes if f.law == "oracle"]
+        lines += [*waived, *(f"  {f}" for f in notes if f.law != "oracle")]
+        lines.append(f"  oracle: {self.oracle} ({self.strength}){''.join(trusted)}")
         lines.append(
             f"  {self.checks} comparisons; canaries: {killed} of {killed + len(survived)} killed; {self.seconds:.1f} s"
         )

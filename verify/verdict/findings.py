@@ -1,5 +1,6 @@
 """From breaches to findings: one for each law and leaf, with the inputs at which it was seen, its kind and a replay."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,18 @@ from verify.laws.law import ESTIMATED, Breach, Draw, Plan, blind_leaf
 from verify.laws.precision import telling
 from verify.report.report import Finding
 from verify.run.bench import Bench, Refused, finite
+from verify.tolerance.waivers import DIGITS, INFINITE
 
 
 def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
     """One finding for each law and leaf, with the inputs at which it was seen."""
     together: dict[Any, list[Breach]] = {}
     for b in breaches:
-        together.setdefault((b.law, b.leaf, b.where, b.note), []).append(b)
+        together.setdefault((b.law, b.leaf, b.where, b.note, b.waiver), []).append(b)
     findings = []
-    shown = {leaf for law, leaf, _, note in together if law == "dense" and not note}
+    shown = {leaf for law, leaf, _, note, _ in together if law == "dense" and not note}
     plain = {b.leaf for b in breaches if b.law == "dense" and not b.note and b.draw and b.draw[0].ordinary}
-    for (law, leaf, where, note), group in together.items():
+    for (law, leaf, where, note, waiver), group in together.items():
         if (law == "adjoint" and shown) or (law == "precision" and leaf in shown):
             continue  # the same mistake, seen less sharply
         if (law in ("settings", "parts") and leaf in plain) or (law == "twice" and plain):
@@ -28,7 +30,7 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
         worst = max(group, key=lambda b: b.size)
         place = where or (bench.flat.layout.floats[leaf] if leaf is not None else "")
         named = (worst, *group)  # the worst first, whose size is given
-        labels = list(dict.fromkeys(f"{b.draw[0].label} ({b.draw[0].shapes})" for b in named if b.draw))
+        labels = list(dict.fromkeys(_at(b.draw) for b in named if b.draw))
         at = (
             f"; at {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}" if labels else ""
         )
@@ -46,6 +48,8 @@ def told(bench: Bench, breaches: list[Breach], seed: int) -> list[Finding]:
                 "" if note else diagnose(group, bench, besides),
                 _replay(bench, seed, worst),
                 worst.text + at,
+                tuple(labels),
+                waiver,
             )
         )
     return findings
@@ -69,8 +73,8 @@ def _replay(bench: Bench, seed: int, breach: Breach) -> str:
     return f"verify.check({bench.flat.subject.name}, <{shown}>, seed={seed}){case}"
 
 
-def note(law: str, text: str) -> Finding:
-    return Finding(law, "note", "", 0.0, "", "", text)
+def note(law: str, text: str, waiver: str = "", inputs: Iterable[str] = ()) -> Finding:
+    return Finding(law, "note", "", 0.0, "", "", text, tuple(dict.fromkeys(inputs)), waiver)
 
 
 def blind(bench: Bench, plan: Plan) -> list[Finding]:
@@ -83,21 +87,25 @@ def blind(bench: Bench, plan: Plan) -> list[Finding]:
     unsure = [d for d in plan.all if not _known(bench, d)]
     if unsure:
         labels = list(dict.fromkeys(d[0].label for d in unsure))
-        notes.append(note("finite", f"the reference is not finite at {', '.join(labels)}; not counted there"))
+        text = f"the reference is not finite at {', '.join(labels)}; not counted there"
+        notes.append(note("finite", text, INFINITE, map(_at, unsure)))
     if (inner := bench.memo["inner"]) and not bench.memo["both"]:
         text = (
             f"given float64 it rounds to {inner} inside, and the definition does not: judged as one that keeps {inner}"
         )
         notes.append(note("precision", text))
     if not (bench.flat.subject.estimator or telling(bench, plan)):
-        notes.append(
-            note("precision", "the definition's own gradient loses nearly all in lower precision: not judged there")
-        )
+        text = "the definition's own gradient loses nearly all in lower precision: not judged there"
+        notes.append(note("precision", text, DIGITS))
     if beyond := bench.memo.get("outside"):
         labels = list(dict.fromkeys(d[0].label for d in beyond))
         text = f"the function's own output is not finite at {', '.join(labels)}, nor at some inputs like the example"
-        notes.append(note("finite", f"{text}; taken for inputs that it is not made for"))
+        notes.append(note("finite", f"{text}; taken for inputs that it is not made for", INFINITE, map(_at, beyond)))
     return notes
+
+
+def _at(draw: Draw) -> str:
+    return f"{draw[0].label} ({draw[0].shapes})"
 
 
 def _known(bench: Bench, draw: Draw) -> bool:
