@@ -288,8 +288,8 @@ class Plan:
     def _over(self, layer: Layer, over: tuple[str, ...]) -> Layer:
         """The layer with those inside that couple examples told along which axes the batch is spread."""
         layer = map_children(lambda _, child: self._over(child, over), layer)
-        apart = not getattr(layer, "couples", "") or type(layer).__name__ in self.apart
-        return layer if apart or self.devices == 1 else replace(layer, over=over)  # pyright: ignore[reportArgumentType]
+        told = getattr(layer, "couples", "") and hasattr(layer, "over") and type(layer).__name__ not in self.apart
+        return replace(layer, over=over) if told else layer  # pyright: ignore[reportArgumentType]
 
     def _wrapped(self, net: Layer, dtype: str | None) -> Layer:
         """The network with `Part` around what is cut, and `Gathered` around what uses weights in pieces."""
