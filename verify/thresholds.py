@@ -17,6 +17,7 @@ ROUNDING = 1e-14  # of a leaf's usual size: what rounding of its inputs may alwa
 SMOOTH = 1e-7  # of a leaf: as far as it may move with its inputs' last places where it has no kink
 STEP = 1e-7  # of a leaf: to the side of a kink, and no further
 TINY = 1e-290  # nothing smaller is told from zero
+STEPS = 1e3  # times what the last step of a loop changes: what all that would follow may
 NEVER = 1e18  # what stands for the logarithm of zero in many a program is larger
 FAR_OUT = 1e6  # of inputs, and of gradients beside their usual size: no formula is made for such
 

@@ -115,12 +115,12 @@ def test_directions_stay_where_the_example_lives():
     v = np.random.default_rng(0).normal(size=(4, 4))
     symmetric, rows, hot, mask = np.diag([1.0, 2, 3, 4]) + 0.1, np.full((4, 4), 0.25), np.eye(4), np.tri(4)
     rows[:, 0], rows[:, 1] = 0.3, 0.2
-    along = Constraint.of(symmetric).along(v)
+    along = Constraint.of(symmetric).along(v, v)
     np.testing.assert_array_equal(along, along.T)
     for example in (rows, hot):
-        np.testing.assert_allclose(Constraint.of(example).along(v).sum(-1), 0, atol=1e-12)
-    assert not Constraint.of(mask).along(v).any()
-    np.testing.assert_array_equal(Constraint.of(v).along(v), v)
+        np.testing.assert_allclose(Constraint.of(example).along(v, v).sum(-1), 0, atol=1e-12)
+    assert not Constraint.of(mask).along(v, v).any()
+    np.testing.assert_array_equal(Constraint.of(v).along(v, v), v)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,24 @@ def test_a_waiver_saves_a_right_rule_and_no_wrong_one(name, monkeypatch):
         assert audited(saved, level).verdict == "fail"
 
 
+@pytest.mark.parametrize(
+    ("name", "saved"), [(waivers.LOOP, "kepler_anomaly_implicit"), (waivers.INFINITE, "segment_lse_from_output")]
+)
+def test_a_reason_saves_a_right_rule(name, saved, monkeypatch):
+    assert audited(saved).verdict == "pass"
+    monkeypatch.setattr(waivers, "REASONS", tuple((why, f) for why, f in waivers.REASONS if why.waiver != name))
+    assert audited(saved).verdict == "fail"
+
+
+def test_second_derivatives_are_compared_along_where_the_numbers_live():
+    assert audited("mirrored_at_unit_normal", "standard").verdict == "pass"
+
+
+def test_another_size_of_each_axis_goes_forward_in_between():
+    report = audited("feature_mean_width_remembered_outside", "standard")
+    assert [f.law for f in report.errors] == ["eager"]
+
+
 def test_a_report_has_one_line_for_what_does_not_count():
     report = audited("mean_of_segments")
     (line,) = (line for line in str(report).splitlines() if "not counted" in line)

@@ -273,3 +273,11 @@ def raw_key(x: np.ndarray) -> bool:
 def fixed(x: np.ndarray) -> bool:
     """What must not be drawn element by element."""
     return permutation(x) or x.dtype == np.uint32
+
+
+def resized(example: Case, case: Case, least: int = 0) -> set[tuple[int, int]]:
+    """The axes, as (leaf, axis), whose size is not the example's, and `least` at least."""
+    pairs = zip((*case.floats, *case.others), (*example.floats, *example.others), strict=True)
+    shapes = [(i, np.shape(x), np.shape(y)) for i, (x, y) in enumerate(pairs) if np.ndim(x) == np.ndim(y)]
+    axes = ((i, a, n, m) for i, s, t in shapes for a, (n, m) in enumerate(zip(s, t, strict=True)))
+    return {(i, a) for i, a, n, m in axes if n != m and n >= least}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from verify import thresholds as th
-from verify.inputs.case import Case, Leaves
+from verify.inputs.case import Case, Leaves, resized
 from verify.laws.law import Breach, Plan, corrupted_in, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, sample
 from verify.subject.flat import Flat
@@ -45,7 +45,7 @@ def _excused(bench: Bench, draw: Draw, refused: Refused, dtype) -> Breach:
             bench.plain(*draw, dtype)
         except Refused:
             promised = False
-    return refusal("runs", draw, refused, promised, dtype)
+    return refusal("runs", draw, refused, promised=promised, dtype=dtype)
 
 
 def other_dtype(bench: Bench, plan: Plan):
@@ -97,7 +97,7 @@ def _uncompiled(bench: Bench, plan: Plan) -> Iterator[Breach]:
     try:
         found = uncompiled(bench)
     except Refused as refused:
-        yield refusal("eager", first, refused, refused.stage == "forward", plan.native)
+        yield refusal("eager", first, refused, promised=refused.stage != "forward", dtype=plan.native)
         return
     for draw, got in zip(draws if len(found) == len(draws) else (first, turned), found, strict=True):
         got = bench.came(got, draw[2], "eager")
@@ -155,8 +155,10 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
     if bench.random:
         return
     draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
-    resized = [case for case, _, _ in plan.others if case.shapes != bench.example.shapes]
-    for between in resized[:3]:  # the first that is taken
+    met = set[tuple[int, int]]()
+    for between in (case for case, _, _ in plan.others if case.shapes != bench.example.shapes):
+        if (new := resized(bench.example, between)) <= met or len(met) > AXES:
+            continue
         try:
             (after,) = interleaved(bench, draw, between=between)
         except Refused as refused:
@@ -165,8 +167,13 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield refusal("eager", draw, refused, dtype=plan.native)
                 return
             continue
-        yield from _differs(bench, "eager", draw, after, before, "with another size on its way forward in between", "")
-        return
+        met |= new
+        found = list(
+            _differs(bench, "eager", draw, after, before, "with another size on its way forward in between", "")
+        )
+        yield from found
+        if found:
+            return
 
 
 def _ahead(bench: Bench, case: Case) -> Any:
@@ -175,6 +182,7 @@ def _ahead(bench: Bench, case: Case) -> Any:
     return jax.eval_shape(lambda floats: bench.flat.pullback(floats, others)[0], floats)
 
 
+AXES = 4  # of which another size is tried in between
 POOL = 5  # more calls: then a buffer that holds the residuals of seven or less has lost the first's
 
 

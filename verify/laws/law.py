@@ -82,7 +82,7 @@ def leaves(bench: Bench) -> range:
     return range(len(bench.flat.layout.floats))
 
 
-def refusal(law: str, draw: Draw, refused: Refused, promised: bool = True, dtype: Any = "float64") -> Breach:
+def refusal(law: str, draw: Draw, refused: Refused, *, promised: bool = True, dtype: Any = "float64") -> Breach:
     """The subject raised where it should have answered, if that was `promised`."""
     error = refused.error
     where = error.where if isinstance(error, StructureError) else ""

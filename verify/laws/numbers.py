@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from verify import thresholds as th
-from verify.inputs.case import SHAPED, UNSHOWN, Case, Tag, single
+from verify.inputs.case import SHAPED, UNSHOWN, Case, Tag, resized, single
 from verify.laws import calls
 from verify.laws.law import Breach, Plan, leaves, refusal
 from verify.processes.guard import wide
@@ -53,18 +53,10 @@ def dense(bench: Bench, plan: Plan) -> Iterator[Breach]:
             yield breach
     for draw, error in refused:
         # a rule may be written for one size of an axis; raising at some other sizes of it and not at all is a mistake
-        own = _resized(bench, draw[0])
-        known = set().union(*(_resized(bench, d[0], least=2) for d in taken)) if taken else set()
+        own = resized(bench.example, draw[0])
+        known = set().union(*(resized(bench.example, d[0], least=2) for d in taken)) if taken else set()
         free = bool(draw[0].tags & (SHAPED | UNSHOWN) or parted(bench, draw[0]))  # nobody promised these
         yield refusal("runs", draw, error, promised=error.stage != "forward" and not free and own <= known)
-
-
-def _resized(bench: Bench, case: Case, least: int = 0) -> set[tuple[int, int]]:
-    """The axes, as (leaf, axis), whose size is not the example's, and `least` at least: one is broadcast."""
-    pairs = zip((*case.floats, *case.others), (*bench.example.floats, *bench.example.others), strict=True)
-    shapes = [(i, np.shape(x), np.shape(y)) for i, (x, y) in enumerate(pairs) if np.ndim(x) == np.ndim(y)]
-    axes = ((i, a, n, m) for i, s, t in shapes for a, (n, m) in enumerate(zip(s, t, strict=True)))
-    return {(i, a) for i, a, n, m in axes if n != m and n >= least}
 
 
 def _compared(bench: Bench, plan: Plan, draw: Draw, wrong: Collection[int | None] = ()) -> Iterator[Breach]:

@@ -31,13 +31,13 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     found = bench.memo.setdefault("twice", [])
     if not found:
         try:
-            truth = [bench.second("truth", d, _along(bench)) for d in draws]
+            truth = [bench.second("truth", d, _along(bench, d)) for d in draws]
         except Refused:
             return
         if not all(finite(t.cotangents) for t in truth):
             return
         try:
-            own = [bench.second("own", d, _along(bench)) for d in draws]
+            own = [bench.second("own", d, _along(bench, d)) for d in draws]
         except Refused as refused:
             yield refusal("twice", draws[0], refused, promised=False)
             return
@@ -56,11 +56,11 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
         yield from _singly(bench, plan)
 
 
-def _along(bench: Bench) -> Leaves:
+def _along(bench: Bench, draw: Draw) -> Leaves:
     """The direction in which is differentiated once more."""
     rng = np.random.default_rng(4)
     return tuple(
-        bench.example.constraint(k).along(rng.normal(size=np.shape(x))) for k, x in enumerate(bench.example.floats)
+        bench.example.constraint(k).along(rng.normal(size=np.shape(x)), x) for k, x in enumerate(draw[0].floats)
     )
 
 
@@ -71,8 +71,8 @@ def _differs(bench: Bench, draw: Draw, got: Sample, true: Sample) -> Iterator[Br
     beside = max(beside, budget.whole(bench, draw))
     for k in leaves(bench):
         bench.comparisons += 1
-        along = bench.example.constraint(k).along
-        a, b = along(got.cotangents[k]), along(true.cotangents[k])
+        along, x = bench.example.constraint(k).along, draw[0].floats[k]
+        a, b = along(got.cotangents[k], x), along(true.cotangents[k], x)
         gap = off(a, b)
         if gap > max(th.SECOND, th.MAGNIFIED * budget.inner_eps(bench)) * max(size, beside):
             text = f"differentiated once more, the result is off by {gap:.2g}, of {largest(b):.2g}"
@@ -82,14 +82,14 @@ def _differs(bench: Bench, draw: Draw, got: Sample, true: Sample) -> Iterator[Br
 def _singly(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """At zeros, ties and ends of ranges where the definition's first and second derivatives are smooth: the same to
     either side, and that is what its own second derivative there is, or should be."""
-    if DECOMPOSED & bench.primitives:
-        return  # whose own derivatives divide by differences of eigenvalues, which ties make zero
+    if (DECOMPOSED | {"while"}) & bench.primitives:
+        return  # whose own derivatives divide by differences of eigenvalues, or end where the values come to rest
     special = {Tag.ZERO, Tag.TIES, Tag.END}
     draws = [d for d in plan.others if d[0].tags & special and d[0].shapes == bench.example.shapes]
     for draw in sorted(draws, key=lambda d: not d[0].tags & {Tag.ZERO, Tag.END})[:POINTS]:
         try:
             right = _smooth(bench, draw)
-            own = right and bench.second("own", draw, _along(bench))
+            own = right and bench.second("own", draw, _along(bench, draw))
             if right and own and finite(own.cotangents):  # what is not is heard
                 yield from _differs(bench, draw, own, right)
         except Refused:
@@ -107,8 +107,8 @@ def _smooth(bench: Bench, draw: Draw) -> Sample | None:
     for sign in (1, -1):
         floats = tuple(np.asarray(x, np.float64) + sign * s for x, s in zip(case.floats, steps, strict=True))
         near = replace(case, floats=floats, label=f"beside {case.label}"), label, dy
-        sides.append((bench.truth(*near), bench.second("truth", near, _along(bench))))
-    here = bench.truth(*draw), bench.second("truth", draw, _along(bench))
+        sides.append((bench.truth(*near), bench.second("truth", near, _along(bench, near))))
+    here = bench.truth(*draw), bench.second("truth", draw, _along(bench, draw))
     smooth = _alike(here[0], *(one for one, _ in sides)) and _alike(here[1], *(two for _, two in sides))
     return here[1] if smooth else None
 

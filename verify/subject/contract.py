@@ -117,12 +117,15 @@ class Constraint:
             x = x[..., :1] + np.concatenate([np.zeros_like(x[..., :1]), np.cumsum(steps, -1)], -1)
         return x
 
-    def along(self, v: np.ndarray) -> np.ndarray:
-        """v less what leads out of where the example lives: all for a mask, a row's sum, what is not symmetric."""
+    def along(self, v: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """v less what leads out of where the numbers live that are `at` some point: all for a mask, a row's sum, what
+        makes a row longer, what is not symmetric."""
         if self.binary and not self.hot:
             return np.zeros_like(v)
         if self.simplex or self.hot:
             return v - v.mean(-1, keepdims=True)
+        if self.unit and np.ndim(v):
+            return v - (v * at).sum(-1, keepdims=True) * at
         if self.least is not None and v.ndim > 1 and v.shape[-1] == v.shape[-2]:
             return (v + np.swapaxes(v, -1, -2)) / 2
         return v

@@ -87,6 +87,44 @@ def loop_of_values(place: Place) -> bool:
     return (far or "while" in place.bench.primitives) and not place.resized
 
 
+def unsettled(place: Place) -> bool:
+    """The definition's loop, of so many steps, has come to rest at the example and not here, and what its gradient has
+    left to go is as much as the difference: a rule may be that of where it comes to rest."""
+    bench, k = place.bench, place.k
+    if k is None or "scan" not in bench.defined or place.resized:
+        return False
+    first = Place(bench, bench.memo["draws"][0], k)
+    here, there = (p.once(_left_to_go, k) for p in (place, first))
+    settled = there <= th.TIGHT * largest(first.true.cotangents[k])
+    return settled and off(bench.pull(*place.draw).cotangents[k], place.true.cotangents[k]) <= th.STEPS * here
+
+
+def _left_to_go(place: Place, k: int) -> float:
+    """How much the last step of the definition's loops changes of leaf k's cotangent, beside how large that is."""
+    bench, (case, _, dy) = place.bench, place.draw
+
+    def around(eqn, values, bind):
+        params = eqn.params
+        alone = eqn.primitive.name == "scan" and len(values) == params["num_consts"] + params["num_carry"]
+        if alone and len(eqn.outvars) == params["num_carry"] and params["length"] > 1:
+            return bind(eqn, values, length=params["length"] - 1)
+        return bind(eqn, values)
+
+    def shorter(floats, others, dy):
+        return dense(again(jaxpr_of(bench.oracle.primal, floats, others), around))(floats, others, dy)[1]
+
+    with suppress(Refused):
+        down = bench.cotangent(case, dy, "float64")
+        found = bench.guarded("reference", lambda: shorter(*case.at("float64"), down), "float64")
+        return off(np.asarray(found[k]), place.true.cotangents[k])
+    return 0.0
+
+
+def swallowed(place: Place) -> bool:
+    """What is no number goes in, and comes out of the definition's gradient: it is not made to tell them apart."""
+    return any(np.isnan(x).any() for x in place.draw[0].floats) and not finite(place.true.cotangents)
+
+
 def cancels(place: Place) -> bool:
     far = place.k is not None and Tag.HUGE in place.tags
     return far and finite(place.bench.pull(*place.draw).cotangents)

@@ -93,6 +93,8 @@ REASONS: tuple[tuple[Why, Callable[[Place], bool]], ...] = (
     (Why(UNPROMISED, "the example shows nothing of the kind"), facts.not_shown),
     (Why(UNPROMISED, "it is broadcast alone, of several that go together"), facts.one_alone),
     (Why(LOOP, "its loop until convergence may not be made for such values"), facts.loop_of_values),
+    (Why(LOOP, "the definition's loop has not come to rest there"), facts.unsettled),
+    (Why(INFINITE, "the definition does not tell what is no number from others"), facts.swallowed),
     (Why(DIGITS, "so far out digits cancel"), facts.cancels),
     (Why(OTHER, "its output is another one there too"), facts.other_output),
     (Why(OTHER, "the function itself is another one there"), facts.elsewhere),
