@@ -182,6 +182,16 @@ def gather(e, i):
     return e[i]
 
 
+def decayed(a, b, h):
+    """h = a h + b, every h."""
+
+    def step(h, ab):
+        h = ab[0] * h + ab[1]
+        return h, h
+
+    return lax.scan(step, h, (a, b))[1]
+
+
 def linear(x, w, b):
     return x @ w + b
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from corpus.common import SINGLE, example, floats, keeping, right, rule, simplex, uniform, written, wrong
+from corpus.common import SINGLE, decayed, example, floats, keeping, right, rule, simplex, uniform, written, wrong
 
 
 def recurrent(wh, wx, xs, h):
@@ -14,16 +14,6 @@ def recurrent(wh, wx, xs, h):
         h = jnp.tanh(h @ wh + x @ wx)
         hs.append(h)
     return jnp.stack(hs)
-
-
-def decayed(a, b, h):
-    """h = a h + b, every h."""
-
-    def step(h, ab):
-        h = ab[0] * h + ab[1]
-        return h, h
-
-    return lax.scan(step, h, (a, b))[1]
 
 
 def later(a, d):

@@ -4,17 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from corpus.common import example, integers, keeping, right, rule, uniform, written, wrong
+from corpus.common import decayed, example, integers, keeping, right, rule, uniform, written, wrong
 
 # recurrences ----------------------------------------------------------------------------------------------------------
-
-
-def _recurrence(a, b, h):
-    def step(h, ab):
-        h = ab[0] * h + ab[1]
-        return h, h
-
-    return lax.scan(step, h, (a, b))[1]
 
 
 def _recurrence_back(a, d):
@@ -33,7 +25,7 @@ def gated_recurrence_reverse_scan():
     """The states before are the states moved by one step, with the initial state first."""
 
     def fwd(a, b, h):
-        s = _recurrence(a, b, h)
+        s = decayed(a, b, h)
         return s, (a, jnp.concatenate([h[None], s[:-1]]))
 
     def bwd(r, d):
@@ -41,7 +33,7 @@ def gated_recurrence_reverse_scan():
         dh, g = _recurrence_back(a, d)
         return g * before, g, dh
 
-    return rule(_recurrence, fwd, bwd), _recurrence, _ABH()
+    return rule(decayed, fwd, bwd), decayed, _ABH()
 
 
 @wrong("judge 12", "a decay of zero")
@@ -49,7 +41,7 @@ def gated_recurrence_states_recovered():
     """To save memory the states are recovered from their successors by division by the decay, which may be zero."""
 
     def fwd(a, b, h):
-        s = _recurrence(a, b, h)
+        s = decayed(a, b, h)
         return s, (a, b, s)
 
     def bwd(r, d):
@@ -57,7 +49,7 @@ def gated_recurrence_states_recovered():
         dh, g = _recurrence_back(a, d)
         return g * (s - b) / jnp.maximum(a, 1e-9), g, dh
 
-    return rule(_recurrence, fwd, bwd), _recurrence, _ABH()
+    return rule(decayed, fwd, bwd), decayed, _ABH()
 
 
 @wrong("judge 12", "a reset at the first step, which severs the initial state")
@@ -65,7 +57,7 @@ def packed_recurrence_reset_at_start():
     """Resets are heeded between steps only, and the initial state gets a gradient across a reset at the first one."""
 
     def plain(a, b, h, reset):
-        return _recurrence(jnp.where(reset[:, None], 0.0, a), b, h)
+        return decayed(jnp.where(reset[:, None], 0.0, a), b, h)
 
     def fwd(a, b, h, reset):
         s = plain(a, b, h, reset)

@@ -57,7 +57,7 @@ class Loss(Layer):
             y = terms.sum() / max(terms.size, 1)
             return y.astype(floating(x)), (residuals, Static(terms.shape))
         count = n.sum()
-        y = jnp.where(count == 0, 0, terms.sum() / _or_one(count))
+        y = jnp.where(count == 0, 0, terms.sum() / or_one(count))
         return y.astype(floating(x)), (residuals, Static(terms.shape), count, y)
 
     def backward(self, params, residuals, dy, /):
@@ -66,7 +66,7 @@ class Loss(Layer):
             dl = jnp.broadcast_to(wide(dy) / max(math.prod(shape.value), 1), shape.value)
             return self.terms_backward(params, residuals, dl, jnp.zeros_like(dl))
         count, y = counted
-        dl = jnp.where(count == 0, 0, wide(dy) / _or_one(count)).astype(count.dtype)
+        dl = jnp.where(count == 0, 0, wide(dy) / or_one(count)).astype(count.dtype)
         dl, dn = (jnp.broadcast_to(v, shape.value) for v in (dl, -y * dl))
         return self.terms_backward(params, residuals, dl, dn)
 
@@ -84,7 +84,7 @@ def floating(x: Tree) -> Any:
     return next(leaf.dtype for leaf in jax.tree.leaves(x) if is_float(leaf))
 
 
-def _or_one(count):
+def or_one(count):
     return jnp.where(count == 0, 1, count)
 
 
@@ -261,7 +261,7 @@ class PerExample(_Around):
             size = math.prod(terms.shape[1:]) if self.reduce == "mean" else 1
             return (terms.sum(axes) / max(size, 1), None), (residuals, shape, size)
         count = n.sum(axes)
-        size = _or_one(count) if self.reduce == "mean" else jnp.ones_like(count)
+        size = or_one(count) if self.reduce == "mean" else jnp.ones_like(count)
         each = jnp.where(count == 0, 0, terms.sum(axes) / size)
         return (each, (count != 0).astype(each.dtype)), (residuals, shape, size, count == 0, each)
 

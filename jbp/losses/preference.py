@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jbp.cases import Case, f, i
 from jbp.errors import LayerError, floats, parts, show
 from jbp.fields import Fraction, Inside, NonNegative, Positive
-from jbp.losses.loss import Loss, Pointwise
+from jbp.losses.loss import Loss, Pointwise, or_one
 from jbp.numerics import Static, is_mask, softplus, wide
 
 
@@ -150,7 +150,7 @@ class ORPO(Loss):
         policy, mask = (v.reshape(*v.shape[:2], -1) for v in x)
         mask = mask.astype(bool)
         count = jnp.sum(mask, -1).astype(policy.dtype)
-        a = jnp.sum(jnp.where(mask, policy, 0), -1) / jnp.where(count == 0, 1, count)
+        a = jnp.sum(jnp.where(mask, policy, 0), -1) / or_one(count)
         odds = a - jnp.log(1 - jnp.exp(jnp.where(a < -_LEAST, a, -_LEAST)))
         return -a[:, 0] - self.weight * _log_logistic(odds[:, 0] - odds[:, 1]), None
 

@@ -13,7 +13,7 @@ from jbp.errors import LayerError, at, show
 from jbp.layer import Layer
 from jbp.losses.cross_entropy import SoftmaxCrossEntropy
 from jbp.losses.divergence import StandardNormalDivergence
-from jbp.losses.loss import Loss, Weighted
+from jbp.losses.loss import Loss, Weighted, or_one
 from jbp.losses.regression import Huber, MeanSquaredError
 from jbp.numerics import Static
 
@@ -138,7 +138,7 @@ class Total(Several):
             if isinstance(count, int):
                 return jnp.asarray(w)
             whole = lax.psum(count, self.over)
-            return w * devices * jnp.where(whole == 0, 0, count / jnp.where(whole == 0, 1, whole))
+            return w * devices * jnp.where(whole == 0, 0, count / or_one(whole))
 
         return tuple(map(weight, self.weights, self.layers, kept))
 

@@ -1,7 +1,7 @@
 """Looks at a training on its way: what `check` finds, held-out loss and measures, and the best state so far."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -67,20 +67,19 @@ def less(row: dict[str, float]) -> float:
 def on_validation(check: Any, net: Layer, loss: Layer, batches: list[Any], measures: Any, params: Any) -> Any:
     """What `check` finds, and the loss and measures of batches that do not train, weighed by what counts in them."""
     seen = found(net, check(params)) if check else {}
-    if not batches:
-        return seen
-    run, b = _validated(net, loss, tuple(measures.items())), [len(jax.tree.leaves(batch[0])[0]) for batch in batches]
+    run = _validated(net, loss, tuple(measures.items()))
     told = [jax.device_get(run(params, *batch)) for batch in batches]
-    means = zip(*(mean for mean, _ in told), strict=True)
-    value = sum(several[0].weight * _mean((m.mean, m.count) for m in several) for several in means)
-    others = {name: _mean((found[name], n) for (_, found), n in zip(told, b, strict=True)) for name in measures}
-    return seen | {f"validation {name}": v for name, v in ({"loss": value} | others).items()}
+    names = ("loss", *measures) if told else ()
+    return seen | {f"validation {name}": _together([means[name] for means in told]) for name in names}
 
 
-def _mean(values: Iterable[tuple[Any, Any]]) -> float:
-    """The mean of numbers that count so often."""
-    values = [(float(v), float(n)) for v, n in values]
-    return sum(n * v for v, n in values) / max(sum(n for _, n in values), 1e-30)
+def _together(batches: list[list["Mean"]]) -> float:
+    """The weighted sum of what are means over all batches."""
+    value = 0.0
+    for same in zip(*batches, strict=True):
+        count = sum(float(mean.count) for mean in same)
+        value += float(same[0].weight) * sum(float(m.count) * float(m.mean) for m in same) / max(count, 1e-30)
+    return value
 
 
 class Mean(NamedTuple):
@@ -106,8 +105,9 @@ def _validated(net, loss, measures):
 
     def run(params, x, *targets):
         y, _ = quiet.forward(params, x)
-        found = means(loss, (y, *targets), jax.tree.leaves(x)[0].shape[0])
-        return found, {name: measure(y, *targets) for name, measure in measures}
+        examples = jax.tree.leaves(x)[0].shape[0]
+        measured = {name: [Mean(1.0, measure(y, *targets), examples)] for name, measure in measures}
+        return {"loss": means(loss, (y, *targets), examples)} | measured
 
     return jax.jit(run)
 

@@ -121,6 +121,8 @@ def test_directions_stay_where_the_example_lives():
         np.testing.assert_allclose(Constraint.of(example).along(v, v).sum(-1), 0, atol=1e-12)
     assert not Constraint.of(mask).along(v, v).any()
     np.testing.assert_array_equal(Constraint.of(v).along(v, v), v)
+    unit = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    np.testing.assert_allclose((Constraint.of(unit).along(v, unit) * unit).sum(-1), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

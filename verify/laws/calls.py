@@ -157,8 +157,11 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
     draw, before = bench.memo["apart"][0], bench.memo["eager"][0]
     met = set[tuple[int, int]]()
     for between in (case for case, _, _ in plan.others if case.shapes != bench.example.shapes):
-        if (new := resized(bench.example, between)) <= met or len(met) > AXES:
+        if len(met) > AXES:
+            return
+        if (new := resized(bench.example, between)) <= met:
             continue
+        met |= new
         try:
             (after,) = interleaved(bench, draw, between=between)
         except Refused as refused:
@@ -167,10 +170,8 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield refusal("eager", draw, refused, dtype=plan.native)
                 return
             continue
-        met |= new
-        found = list(
-            _differs(bench, "eager", draw, after, before, "with another size on its way forward in between", "")
-        )
+        how = "with another size on its way forward in between"
+        found = list(_differs(bench, "eager", draw, after, before, how, ""))
         yield from found
         if found:
             return

@@ -93,14 +93,14 @@ def unsettled(place: Place) -> bool:
     bench, k = place.bench, place.k
     if k is None or "scan" not in bench.defined or place.resized:
         return False
-    first = Place(bench, bench.memo["draws"][0], k)
-    here, there = (p.once(_left_to_go, k) for p in (place, first))
+    first = Place(bench, bench.memo["draws"][0])
+    here, there = (p.once(_left_to_go, p.draw[1])[k] for p in (place, first))
     settled = there <= th.TIGHT * largest(first.true.cotangents[k])
     return settled and off(bench.pull(*place.draw).cotangents[k], place.true.cotangents[k]) <= th.STEPS * here
 
 
-def _left_to_go(place: Place, k: int) -> float:
-    """How much the last step of the definition's loops changes of leaf k's cotangent, beside how large that is."""
+def _left_to_go(place: Place, _: str) -> list[float]:
+    """How much the last step of the definition's loops changes of each cotangent, under an error from above."""
     bench, (case, _, dy) = place.bench, place.draw
 
     def around(eqn, values, bind):
@@ -116,8 +116,8 @@ def _left_to_go(place: Place, k: int) -> float:
     with suppress(Refused):
         down = bench.cotangent(case, dy, "float64")
         found = bench.guarded("reference", lambda: shorter(*case.at("float64"), down), "float64")
-        return off(np.asarray(found[k]), place.true.cotangents[k])
-    return 0.0
+        return [off(np.asarray(a), b) for a, b in zip(found, place.true.cotangents, strict=True)]
+    return [0.0] * len(place.true.cotangents)
 
 
 def swallowed(place: Place) -> bool:
