@@ -60,7 +60,7 @@ def _vjp(plain: Plain, params: Any, x: Any) -> tuple[Any, Any]:
     return jax.vjp(lambda w, f: plain(merge(w, buffers(params)), merge(f, rest)), trainable(params), floats)
 
 
-def both_ways(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
+def both_passes(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
     """The output of a layer and all gradients, for a given error at the output."""
     params = initialize(layer, jax.random.key(0), x)
     y = jax.eval_shape(lambda p, x: layer.forward(p, x)[0], params, x)
@@ -78,8 +78,8 @@ def both_ways(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
     return Contest((params, x, dy), {OURS: ours, JAX: plainly})
 
 
-def way_back(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
-    """All gradients of a layer, each from what it kept of its own way up."""
+def backward_pass(layer: jbp.Layer, x: Any, plain: Plain | None = None) -> Contest:
+    """All gradients of a layer, each from what its own forward pass kept."""
     params = initialize(layer, jax.random.key(0), x)
     y, kept = jax.jit(layer.forward)(params, x)
     back = jax.jit(lambda p, x: _vjp(plain or layer.reference, p, x)[1])(params, x)

@@ -12,7 +12,7 @@ from jax import lax
 
 import jbp
 from benchmarks import peers
-from benchmarks.contests import Contest, both_ways, clipped, gradient, integers, normal, training, way_back
+from benchmarks.contests import Contest, backward_pass, both_passes, clipped, gradient, integers, normal, training
 from jbp import recipes
 
 CE, MSE = jbp.losses.SoftmaxCrossEntropy(), jbp.losses.MeanSquaredError()
@@ -36,10 +36,10 @@ class Workload:
 
 
 POINTWISE = (
-    "two thirds of the way back are xᵀδ, whose long axis is the one that is summed over. XLA's fast kernel does not "
-    "take it (1.1 ms; the product for dx, of as many FLOPs, 0.4 ms). Tried: x transposed first, in 2 to 128 parts, a "
-    "batch or in a loop, several places side by side: 0.8 ms at best, with x written down once more. With x transposed "
-    "for nothing it would be 0.76 ms, and the ratio 0.27"
+    "two thirds of the backward pass are xᵀδ, whose long axis is the one that is summed over. XLA's fast kernel does "
+    "not take it (1.1 ms; the product for dx, of as many FLOPs, 0.4 ms). Tried: x transposed first, in 2 to 128 parts, "
+    "a batch or in a loop, several places side by side: 0.8 ms at best, with x written down once more. With x "
+    "transposed for nothing it would be 0.76 ms, and the ratio 0.27"
 )
 ROWS = (
     "it is bound by memory: a program that only adds and multiplies x and δ into two such arrays takes half of "
@@ -95,13 +95,14 @@ def _linear_cross_entropy(params, x):
 
 
 def layers() -> Iterator[Workload]:
-    """Each both ways, and the way back by itself where that is what the layer is about."""
+    """Forward and backward pass of each, and the backward pass by itself where that is what the layer is about."""
     images = partial(normal, 16, 32, 32, 64)
 
     def conv(name, layer, aim=1.02, quick=False, x=images, plain=None):
         why = POINTWISE if name == "1×1" else ""
-        yield Workload(f"convolution {name}", "layer", lambda: both_ways(layer, x(), plain), aim, quick, why=why)
-        yield Workload(f"convolution {name}, way back", "layer", lambda: way_back(layer, x(), plain), aim, why=why)
+        yield Workload(f"convolution {name}", "layer", lambda: both_passes(layer, x(), plain), aim, quick, why=why)
+        name = f"convolution {name}, backward pass"
+        yield Workload(name, "layer", lambda: backward_pass(layer, x(), plain), aim, why=why)
 
     yield from conv("1×1", jbp.layers.Conv(64, (1, 1)), 0.2, True)
     yield from conv("3×3", jbp.layers.Conv(64), quick=True)
@@ -114,8 +115,8 @@ def layers() -> Iterator[Workload]:
     yield from conv("3×3, transposed, stride 2", up, 0.95, x=partial(normal, 16, 16, 16, 64), plain=_transposed)
 
     def pool(name, layer, aim, plain, quick=False):
-        yield Workload(name, "layer", lambda: both_ways(layer, images(), plain), aim, quick)
-        yield Workload(f"{name}, way back", "layer", lambda: way_back(layer, images(), plain), aim)
+        yield Workload(name, "layer", lambda: both_passes(layer, images(), plain), aim, quick)
+        yield Workload(f"{name}, backward pass", "layer", lambda: backward_pass(layer, images(), plain), aim)
 
     average = _windows(lax.add, 0.0, 2, 2)
     yield from pool("max pooling 2×2", jbp.layers.MaxPool(), 0.1, _windows(lax.max, -jnp.inf, 2, 2), True)
@@ -135,21 +136,22 @@ def layers() -> Iterator[Workload]:
         ("GELU", jbp.layers.GELU(), rows),
     ):
         aim, why = (0.4, ROWS) if name == "softmax" else (1.02, "")
-        yield Workload(name, "layer", lambda layer=layer, x=x: both_ways(layer, x()), aim, name == "softmax", why=why)
-    yield Workload("softmax, way back", "layer", lambda: way_back(jbp.layers.Softmax(), rows()), 0.4, why=ROWS)
+        yield Workload(name, "layer", lambda layer=layer, x=x: both_passes(layer, x()), aim, name == "softmax", why=why)
+    name, layer = "softmax, backward pass", jbp.layers.Softmax()
+    yield Workload(name, "layer", lambda: backward_pass(layer, rows()), 0.4, why=ROWS)
     words = partial(integers, 8192, 8, 256)
-    yield Workload("embedding", "layer", lambda: both_ways(jbp.layers.Embedding(8192, 256), words()), 1.02)
+    yield Workload("embedding", "layer", lambda: both_passes(jbp.layers.Embedding(8192, 256), words()), 1.02)
 
     song = partial(normal, 16, 128, 64)
-    yield Workload("LSTM", "layer", lambda: both_ways(jbp.layers.LSTM(128), song()), 0.65, True)
-    yield Workload("GRU", "layer", lambda: both_ways(jbp.layers.GRU(128), song()), 0.8)
+    yield Workload("LSTM", "layer", lambda: both_passes(jbp.layers.LSTM(128), song()), 0.65, True)
+    yield Workload("GRU", "layer", lambda: both_passes(jbp.layers.GRU(128), song()), 0.8)
     scan = jbp.layers.SelectiveStateSpace(16)
-    yield Workload("selective state space", "layer", lambda: both_ways(scan, normal(4, 256, 64)), 1.02)
+    yield Workload("selective state space", "layer", lambda: both_passes(scan, normal(4, 256, 64)), 1.02)
     for n in (512, 1024, 2048, 4096):
         yield Workload(
             f"causal attention, n = {n}",
             "layer",
-            lambda n=n: both_ways(jbp.layers.CausalSelfAttention(4), normal(1, n, 256)),
+            lambda n=n: both_passes(jbp.layers.CausalSelfAttention(4), normal(1, n, 256)),
             0.35 if n == 2048 else 0.6,
             n == 1024,
             ("attention: length", n),
@@ -158,7 +160,7 @@ def layers() -> Iterator[Workload]:
         yield Workload(
             f"linear + cross-entropy, {vocabulary} words",
             "layer",
-            lambda v=vocabulary: both_ways(
+            lambda v=vocabulary: both_passes(
                 jbp.losses.LinearCrossEntropy(v), (normal(1024, 256), integers(v, 1024)), _linear_cross_entropy
             ),
             1.0,
@@ -215,11 +217,11 @@ def depth() -> Iterator[Workload]:
             one = jax.checkpoint(layer.reference)
             return lax.scan(lambda x, p: (one(p, x), None), x, params)[0]
 
-        yield Workload(f"Repeat, {times} layers", "depth", lambda n=plain: both_ways(n, x(), _scanned(n)), 1.02)
+        yield Workload(f"Repeat, {times} layers", "depth", lambda n=plain: both_passes(n, x(), _scanned(n)), 1.02)
         yield Workload(
             f"Repeat of Remat, {times} layers",
             "depth",
-            lambda n=remat, f=checkpointed: both_ways(n, x(), f),
+            lambda n=remat, f=checkpointed: both_passes(n, x(), f),
             1.02,
         )
         half = jbp.Serial(jbp.layers.LayerNorm(), jbp.layers.Dense(128), jbp.layers.GELU(), jbp.layers.Dense(64))
@@ -234,7 +236,7 @@ def depth() -> Iterator[Workload]:
             return lax.scan(pair, x, params)[0]
 
         yield Workload(
-            f"Reversible, {times} layers", "depth", lambda n=pairs, f=alternating: both_ways(n, x(), f), None
+            f"Reversible, {times} layers", "depth", lambda n=pairs, f=alternating: both_passes(n, x(), f), None
         )
     for layers in (16, 64):
         net = jbp.Serial(*[jbp.layers.Dense(512), jbp.layers.Tanh()] * layers)

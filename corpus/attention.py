@@ -261,7 +261,7 @@ def rotated_again():
 
 @wrong("judge 1", edge="other sizes and ranks")
 def gqa_group_order():
-    """Query heads share keys in groups of neighbours; the way back adds up every n-th. One each in the example."""
+    """Query heads share keys in groups of neighbours; the backward pass adds up every n-th. One each in the example."""
 
     def spread(k, q):
         return jnp.repeat(k, q.shape[0] // k.shape[0], 0)

@@ -38,7 +38,7 @@ def batching_rules_of_both_ways():
 
 
 @wrong("own", edge="a transformation")
-def batching_rule_of_the_way_back():
+def batching_rule_of_the_backward_pass():
     @jax.custom_batching.custom_vmap
     def back(x, d):
         return 2 * x * d
@@ -108,7 +108,7 @@ def host_callback_sums_over_batch():
 
 @wrong("judge 2", edge="vmap")
 def host_sums_over_the_batch():
-    """A way back in NumPy for one vector, which takes a batch for one."""
+    """A backward pass in NumPy for one vector, which takes a batch for one."""
 
     def bwd(y, d):
         def host(y, d):

@@ -82,7 +82,7 @@ def negative_cotangents_dropped():
 
 @wrong("judge 1", edge="particular cotangents")
 def loss_weight_on_one_gradient_only():
-    """The gradients are made on the way forward; only one of them is scaled on the way back."""
+    """The gradients are made in the forward pass; only one of them is scaled in the backward pass."""
 
     def plain(x, w, y):
         return nll(x @ w, y).mean()

@@ -50,7 +50,7 @@ def symbolic_zeros():
 
 @right("own")
 def not_twice():
-    """A way back through the host, which cannot be differentiated again."""
+    """A backward pass through the host, which cannot be differentiated again."""
 
     def bwd(x, d):
         host = lambda x, d: 2 * np.asarray(x) * np.asarray(d)  # noqa: E731
@@ -227,7 +227,7 @@ def jvp_divided_by_the_sharpness():
 
 @wrong("judge 1", edge="a transformation or another call")
 def second_derivative_without_its_two():
-    """The way back has a rule of its own."""
+    """The backward pass has a rule of its own."""
 
     def slope(y, d):
         return d * (1 - y * y)

@@ -149,7 +149,7 @@ def distances_of_equal_rows():
 
 @wrong("judge 4", edge="second derivatives")
 def force_without_a_slope():
-    """The force is computed on the way forth and kept as a constant: it has no derivative. Next to each other it is
+    """The force is computed in the forward pass and kept as a constant: it has no derivative. Next to each other it is
     larger than the example's by many orders."""
 
     def plain(x):

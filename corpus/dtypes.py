@@ -214,7 +214,7 @@ def float64_through_float32():
 
 @wrong("judge 1", edge="half precision")
 def rmsnorm_half_square_overflow():
-    """The way forward squares in float32, the way back in what it is given: 300² is infinite in float16."""
+    """The forward pass squares in float32, the backward pass in what it is given: 300² is infinite in float16."""
 
     def normal(x):
         return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
@@ -289,7 +289,7 @@ def total_in_the_dtype_of_the_weights():
 
 @wrong("judge 7", edge="numbers beyond 256 in float16")
 def squared_in_half_precision():
-    """The way forth squares in float32, the way back in the input's dtype, where the square of 300 is infinite."""
+    """The forward pass squares in float32, the backward pass in the input's dtype, where that of 300 is infinite."""
 
     def plain(x):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -327,7 +327,7 @@ def angle_by_the_quotient():
 
 @wrong("judge 1", edge="particular values")
 def hypot_backward_overflow():
-    """The way forward is scaled by the larger; on the way back the squares overflow, and what is left is zero."""
+    """The forward pass is scaled by the larger; in the backward pass the squares overflow, and what is left is zero."""
 
     def bwd(r, d):
         x, y = r

@@ -55,7 +55,7 @@ def sparse_rows_times_vector():
 
 @right("judge 1")
 def permutation_of_rows():
-    """The way back needs every row once."""
+    """The backward pass needs every row once."""
 
     def bwd(r, d):
         return d[jnp.argsort(r[1])], None
@@ -127,7 +127,7 @@ def last_row_of_the_table():
 
 @wrong("judge 1", edge="particular indices, labels and lengths")
 def no_one_hot_of_negative_rows():
-    """Row −1 is the last one on the way forward and none on the way back."""
+    """Row −1 is the last one in the forward pass and none in the backward pass."""
 
     def bwd(r, d):
         e, i = r
@@ -138,7 +138,7 @@ def no_one_hot_of_negative_rows():
 
 @wrong("judge 1", edge="particular indices, labels and lengths")
 def beyond_the_table_is_dropped():
-    """Columns past the end: the way forward takes the last one, the way back drops its cotangent."""
+    """Columns past the end: the forward pass takes the last one, the backward pass drops its cotangent."""
 
     def plain(e, i):
         return e[..., jnp.clip(i, 0, e.shape[-1] - 1)]

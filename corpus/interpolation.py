@@ -125,7 +125,7 @@ def table_goes_on_outside():
 
 @wrong("judge 3", edge="a value on a border between bins")
 def at_a_border_to_the_left():
-    """A histogram's bin: its right neighbour's on the way forth where a value lies on the border."""
+    """A histogram's bin: its right neighbour's in the forward pass where a value lies on the border."""
 
     def plain(x, borders, heights):
         return heights[jnp.clip(jnp.searchsorted(borders, x, side="right") - 1, 0, len(heights) - 1)]

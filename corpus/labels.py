@@ -187,7 +187,7 @@ def soft_label_xent():
 
 @wrong("own", edge="particular masks and indices")
 def ignored_labels_counted():
-    """Labels of −1 are left out of the mean; with none left in, the way back divides by zero."""
+    """Labels of −1 are left out of the mean; with none left in, the backward pass divides by zero."""
 
     plain = over_labelled
 
@@ -203,7 +203,7 @@ def ignored_labels_counted():
 
 @wrong("judge 1", edge="particular indices, labels and lengths")
 def ignore_index_count_clean():
-    """The mean is over what is not ignored, and on the way back over all rows. No label is ignored in the example."""
+    """The mean is over what is not ignored, in the backward pass over all rows. No label is ignored in the example."""
 
     def plain(z, y):
         keep = y >= 0
@@ -230,7 +230,7 @@ def label_smoothing_ignored_clean():
 
 
 @wrong("judge 7", edge="labels below zero")
-def labels_of_none_on_the_way_back():
+def labels_of_none_in_the_backward_pass():
     """No label is below zero in the example; the definition asks for those that are, its rule does not."""
 
     def plain(z, y):

@@ -126,7 +126,7 @@ def norm_of_even_order():
 
 @wrong("judge 2", edge="large numbers in half precision")
 def lengths_whose_squares_overflow():
-    """The cosine between rows: on the way back their lengths are found in the rows' own dtype."""
+    """The cosine between rows: in the backward pass their lengths are found in the rows' own dtype."""
 
     def lengths(x, y, up):
         return (jnp.sqrt((up(t) * up(t)).sum(-1, keepdims=True)) for t in (x, y))

@@ -114,7 +114,7 @@ def polyfit_vandermonde_qr():
 
 @right("judge 1")
 def equality_qp_layer():
-    """argmin x'Qx/2 + q'x where Ax = b, by its KKT system, whose factors serve the way back."""
+    """argmin x'Qx/2 + q'x where Ax = b, by its KKT system, whose factors serve the backward pass."""
 
     def plain(Q, q, A, b):
         inverse = jnp.linalg.inv((Q + Q.T) / 2)

@@ -275,7 +275,7 @@ def state_after_the_step():
 
 @wrong("judge 1", edge="other sizes and ranks")
 def nothing_carried_between_chunks():
-    """Chunks of 32 steps, each with its own way back."""
+    """Chunks of 32 steps, each with its own backward pass."""
 
     def plain(a, b):
         return decayed(a, b, jnp.zeros_like(b[0]))

@@ -73,7 +73,7 @@ def rank_two_only():
 
 @right("judge 1")
 def fused_linear_cross_entropy():
-    """Four rows at a time; the gradients are made on the way forward and scaled on the way back."""
+    """Four rows at a time; the gradients are made in the forward pass and scaled in the backward pass."""
 
     def plain(x, w, y):
         return -jnp.take_along_axis(jax.nn.log_softmax(x @ w), y[:, None], 1).mean()
@@ -219,7 +219,7 @@ def huber_never_linear():
 
 @wrong("own", edge="particular values")
 def probability_at_its_bounds():
-    """Binary cross-entropy of probabilities, clipped in the definition and not on the way back."""
+    """Binary cross-entropy of probabilities, clipped in the definition and not in the backward pass."""
     y = jnp.asarray(np.random.default_rng(1).integers(0, 2, (4, 5)), jnp.float32)
 
     def plain(p, y):

@@ -102,7 +102,7 @@ def masked_rows_leak():
 
 @wrong("own", edge="particular masks and indices")
 def mean_over_no_one():
-    """The mean over what is not masked; a row without anything divides by zero on the way back only."""
+    """The mean over what is not masked; a row without anything divides by zero in the backward pass only."""
 
     def plain(x, mask):
         m = mask.astype(x.dtype)
@@ -148,7 +148,7 @@ def full_length():
 
 @wrong("judge 1", edge="particular indices, labels and lengths")
 def buffer_taken_for_full():
-    """Keys beyond the length are not seen, and on the way back they are. In the example the buffer is full."""
+    """Keys beyond the length are not seen, and in the backward pass they are. In the example the buffer is full."""
 
     def weights(q, k, n):
         return softmax(jnp.where(jnp.arange(k.shape[0]) < n, q @ k.T / q.shape[-1] ** 0.5, -1e30))

@@ -136,7 +136,7 @@ def moments_of_lengths():
 
 @right("judge 13")
 def place_by_permutation():
-    """x[i] goes to the place perm[i] of the result, perm being a permutation; the way back reads from there."""
+    """x[i] goes to the place perm[i] of the result, perm being a permutation; the backward pass reads from there."""
 
     def plain(x, perm):
         return jnp.zeros_like(x).at[perm].set(x, unique_indices=True)

@@ -112,7 +112,7 @@ def dropout_key_resplit_rate_zero_example():
 
 @wrong("judge 7", edge="a batch of matrices")
 def mask_drawn_again_for_two_axes():
-    """The mask of the way back is drawn for rows and columns; of a batch of matrices each has its own."""
+    """The mask of the backward pass is drawn for rows and columns; of a batch of matrices each has its own."""
 
     def plain(x, key):
         return jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0)
@@ -123,7 +123,7 @@ def mask_drawn_again_for_two_axes():
     return keeping(plain, bwd), plain, (example(4, 5), jax.random.PRNGKey(2))
 
 
-@wrong("judge 7", edge="five calls without compilation before a way back")
+@wrong("judge 7", edge="five calls without compilation before a backward pass")
 def masks_in_a_pool_of_four():
     """Uncompiled calls keep their masks in four places: of five drops in one network the first has lost its own."""
     pool, calls = [None] * 4, [0]

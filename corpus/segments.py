@@ -102,7 +102,7 @@ def pooled_by_sorted_segments():
 
 @right("judge 7")
 def spread_within_three_segments():
-    """Segments are three, and more than that are dropped on the way forth: the example has fewer numbers than rows."""
+    """Segments are three, and more are dropped in the forward pass: the example has fewer numbers than rows."""
 
     def parts(x, at):
         n = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(x), at, 3), 1)
@@ -243,7 +243,7 @@ def segments_taken_for_sorted():
 
 @wrong("judge 1", edge="particular indices, labels and lengths")
 def no_segment_takes_the_last():
-    """What is beyond the last segment is left out of the sums; on the way back it gets the last one's cotangent."""
+    """What is beyond the last segment is left out of the sums; the backward pass gives it the last one's cotangent."""
 
     def bwd(r, d):
         x, s = r
@@ -254,8 +254,8 @@ def no_segment_takes_the_last():
 
 @wrong("judge 7", edge="segments that are not in order")
 def as_many_segments_as_columns():
-    """The way back repeats by counts, as if rows came in order; the example's do, and its last segment is numbered like
-    the end of another axis."""
+    """The backward pass repeats by counts, as if rows came in order; the example's do, and its last segment is numbered
+    like the end of another axis."""
 
     def mean(x, at):
         return jax.ops.segment_sum(x, at, 4) / jnp.maximum(jnp.bincount(at, length=4), 1)[:, None].astype(x.dtype)

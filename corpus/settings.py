@@ -22,7 +22,7 @@ def scaled_by_python_number():
 
 @right("own")
 def only_multiples_of_two():
-    """Refuses what it was not written for, on the way forward."""
+    """Refuses what it was not written for, in the forward pass."""
 
     def plain(x):
         a, b = jnp.split(x, 2, -1)

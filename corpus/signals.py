@@ -225,7 +225,7 @@ def last_window_taken_for_full():
 
 @wrong("judge 1", edge="other sizes and ranks")
 def same_padding_of_odd_kernels():
-    """The padding of an even kernel is lopsided, and so must its way back be, on the other side."""
+    """The padding of an even kernel is lopsided, and so must its backward pass be, on the other side."""
 
     def plain(x, w):
         return taps(x, w, (len(w) - 1) // 2, len(w) // 2) @ w

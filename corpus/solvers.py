@@ -12,7 +12,7 @@ from corpus.common import SINGLE, example, floats, keeping, right, rule, simplex
 
 @right("own")
 def fixed_point():
-    """z = tanh(W z + x) by sixty steps; on the way back the transposed linear equation."""
+    """z = tanh(W z + x) by sixty steps; in the backward pass the transposed linear equation."""
 
     def plain(w, x):
         w = 0.3 * jnp.tanh(w)

@@ -56,7 +56,7 @@ def divergence_of_probabilities():
 
 @right("judge 1")
 def lambert_w():
-    """Halley's iteration for w e^w = x; on the way back the inverse function's slope."""
+    """Halley's iteration for w e^w = x; in the backward pass the inverse function's slope."""
 
     def solve(x, steps):
         def step(w, _):

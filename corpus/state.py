@@ -28,7 +28,7 @@ def stale_cache():
     return rule(lambda x: x * x, fwd, bwd), lambda x: x * x, X()
 
 
-@wrong("own", edge="calls whose ways back come later")
+@wrong("own", edge="calls whose backward passes come later")
 def last_call_wins():
     """The residual is kept outside, and what is kept is the last."""
     kept = {}
@@ -62,7 +62,7 @@ def forward_differs():
 
 
 @wrong("own")
-def raises_on_the_way_back():
+def raises_in_the_backward_pass():
     def bwd(x, d):
         raise ValueError("not written yet")
 
@@ -130,7 +130,7 @@ def cached_by_shape():
 
 @wrong("judge 1", edge="a transformation or another call")
 def settings_in_a_queue():
-    """The setting of a call waits in a queue for the way back, which comes in the other order: f(f(x, 2), 3)."""
+    """The setting of a call waits in a queue for the backward pass, which comes in the other order: f(f(x, 2), 3)."""
     waiting = []
 
     def plain(x, s):
@@ -168,7 +168,7 @@ def clipped_to_what_came_before():
 
 @wrong("judge 2", edge="a call after one that did not end")
 def begins_where_it_ended():
-    """A fixed point on the way back starts from that of the call before, and an infinite one never leaves."""
+    """A fixed point in the backward pass starts from that of the call before, and an infinite one never leaves."""
     last = {}
 
     def plain(w, b):
@@ -206,9 +206,9 @@ def transposed_once_for_each_sum():
     return keeping(plain, bwd), plain, (example(4, 4), example(4, seed=1))
 
 
-@wrong("judge 7", edge="another call before the way back")
+@wrong("judge 7", edge="another call before the backward pass")
 def counts_what_went_forth_last():
-    """A mean whose way back divides by a count that the last way forward left behind: it need not be its own."""
+    """A mean whose backward pass divides by a count that the last forward pass left behind: it need not be its own."""
     last = {}
 
     def plain(x, y):
@@ -225,9 +225,9 @@ def counts_what_went_forth_last():
     return written(fwd, bwd), plain, (example(4, 6), example(4, 6, seed=1))
 
 
-@wrong("judge 7", edge="another call before the way back")
+@wrong("judge 7", edge="another call before the backward pass")
 def unfolded_as_the_last_one_was():
-    """A sum over a grid whose way back unfolds rows to the height of the last grid that went forth."""
+    """A sum over a grid whose backward pass unfolds rows to the height of the last grid that went forth."""
     last = {}
 
     def plain(x):

@@ -255,7 +255,7 @@ def group_norm_channels_last_wide():
 
 @right("judge 12")
 def rotary_by_opposite_angle():
-    """Positions are integers and may be negative; the way back turns by the opposite angle."""
+    """Positions are integers and may be negative; the backward pass turns by the opposite angle."""
 
     def turn(x, positions, way):
         h = x.shape[-1] // 2

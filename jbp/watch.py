@@ -180,8 +180,8 @@ class Watch:
     def said(self) -> list[str]:
         """What looks ill, in words, each with the figures that say so; nothing where all looks well.
 
-        Questions to ask of a network that does not learn: do values keep their size on the way up, errors on the way
-        down? Do units answer? Do steps agree? Do examples? Is one input all that is looked at? The first look is best
+        Questions to ask of a network that does not learn: do values keep their size from layer to layer, errors
+        too? Do units answer? Do steps agree? Do examples? Is one input all that is looked at? The first look is best
         taken before training: watch(state.params).
         """
         found = [line for ask in _QUESTIONS if (line := ask(self))]

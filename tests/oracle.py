@@ -65,11 +65,11 @@ def reverse(net, params, x, dy):
 def oracle(net, params, x, dy):
     """(y, (dparams, dx)) by `jax.vjp` of the plain definition. None where there is no cotangent."""
     fixed, labels = buffers(params), jax.tree.map(lambda x: None if is_float(x) else x, x)
-    y, way_back = jax.vjp(
+    y, pullback = jax.vjp(
         lambda p, x: net.reference(merge(p, fixed), merge(x, labels)), trainable(params), floats_of(x)
     )
     none = jax.tree.map(lambda v: np.zeros(v.shape, jax.dtypes.float0), y)  # how jax.vjp writes None
-    return y, way_back(jax.tree.map(lambda d, zero: zero if d is None else d, dy, none, is_leaf=lambda d: d is None))
+    return y, pullback(jax.tree.map(lambda d, zero: zero if d is None else d, dy, none, is_leaf=lambda d: d is None))
 
 
 def assert_near(got, wanted, eps, floor=1.0):
@@ -97,7 +97,7 @@ def newer_loops():
 
 
 def audit(net, x, eps=1e-12, seed=0):
-    """The four equations against the reference in float64: both ways down, linearity, zero. Returns the parameters."""
+    """The four equations against the reference in float64: pull, its parts, linearity, zero. Returns the parameters."""
     params = parameters(net, x, seed)
     dy = cotangent(jax.eval_shape(lambda p: net.reference(p, x), params), seed)
 

@@ -13,7 +13,7 @@ from jbp.layers import Attention, CausalSelfAttention, MemoryHop, MultiHeadAtten
 from jbp.params import trainable
 
 
-def both_ways(layer, params, x):
+def both_passes(layer, params, x):
     y, residuals = layer.forward(params, x)
     return y, *layer.pull(params, residuals, cotangent(y))
 
@@ -40,22 +40,22 @@ def test_what_a_mask_hides_may_be_anything(bad):
         hidden = (mask == 0)[..., None]
         bads = given | {name: jnp.where(hidden, bad, given[name]) for name in changed}
         zeros = given | {name: jnp.where(hidden, 0, given[name]) for name in changed}
-        y, dx, grads = both_ways(layer, params, bads)
-        wanted, dx_wanted, grads_wanted = both_ways(layer, params, zeros)
+        y, dx, grads = both_passes(layer, params, bads)
+        wanted, dx_wanted, grads_wanted = both_passes(layer, params, zeros)
         assert_near((y, grads), (wanted, grads_wanted), 1e-13)
         for name in changed:
             assert not dx[name][np.asarray(mask) == 0].any()
             assert_near(jnp.where(hidden, 0, dx[name]), jnp.where(hidden, 0, dx_wanted[name]), 1e-13)
-        assert_near(both_ways(layer, params, bads)[1:], oracle(layer, params, bads, cotangent(y))[1][::-1], 1e-12)
+        assert_near(both_passes(layer, params, bads)[1:], oracle(layer, params, bads, cotangent(y))[1][::-1], 1e-12)
 
 
 def test_what_a_mask_hides_of_keys_values_and_memories_may_be_nan():
     mask = jnp.array([[True, True, False]] * 2)
     q, k, v = draw((f(2, 2, 3, 4), f(2, 2, 3, 4), f(2, 2, 3, 4)))
     bad = [jnp.where(mask[:, None, :, None], part, jnp.nan) for part in (k, v)]
-    y, dx, _ = both_ways(Attention(), (), (q, *bad, mask[:, None]))
+    y, dx, _ = both_passes(Attention(), (), (q, *bad, mask[:, None]))
     cut = k[:, :, :2], v[:, :, :2]
-    wanted, dx_wanted, _ = both_ways(Attention(), (), (q, *cut))
+    wanted, dx_wanted, _ = both_passes(Attention(), (), (q, *cut))
     assert_near((y, dx[0]), (wanted, dx_wanted[0]), 1e-13)
     for one, other in zip(dx[1:3], dx_wanted[1:], strict=True):
         assert_near(one[:, :, :2], other, 1e-13)
@@ -63,8 +63,8 @@ def test_what_a_mask_hides_of_keys_values_and_memories_may_be_nan():
     u, memories = draw((f(2, 5), f(2, 3, 2)))
     hop = MemoryHop()
     params = parameters(hop, (u, memories))
-    y, dx, grads = both_ways(hop, params, (u, jnp.where(mask[..., None], memories, jnp.nan), mask))
-    wanted, dx_wanted, grads_wanted = both_ways(hop, params, (u, memories[:, :2]))
+    y, dx, grads = both_passes(hop, params, (u, jnp.where(mask[..., None], memories, jnp.nan), mask))
+    wanted, dx_wanted, grads_wanted = both_passes(hop, params, (u, memories[:, :2]))
     assert_near((y, dx[0], grads), (wanted, dx_wanted[0], grads_wanted), 1e-13)
     assert_near(dx[1], jnp.pad(dx_wanted[1], ((0, 0), (0, 1), (0, 0))), 1e-13)
 
@@ -74,8 +74,8 @@ def test_a_bias_of_minus_infinity_is_a_mask():
     layer = MultiHeadAttention(2)
     params = parameters(layer, x)
     bias = jnp.where(seen, 0.0, -jnp.inf)[None, None]
-    y, dx, grads = both_ways(layer, params, {"x": x, "bias": bias})
-    wanted, dx_wanted, grads_wanted = both_ways(layer, params, {"x": x, "mask": seen[None]})
+    y, dx, grads = both_passes(layer, params, {"x": x, "bias": bias})
+    wanted, dx_wanted, grads_wanted = both_passes(layer, params, {"x": x, "mask": seen[None]})
     assert_near((y, dx["x"], grads), (wanted, dx_wanted["x"], grads_wanted), 1e-13)
     assert not jnp.where(seen, 0, dx["bias"]).any()
     assert not y[:, 2].any()  # a query that sees nothing
@@ -119,13 +119,13 @@ def test_a_mask_is_never_a_source():
 def test_what_is_none_is_left_out():
     x, layer = draw(f(2, 3, 4)), MultiHeadAttention(2)
     params = parameters(layer, x)
-    wanted, dx_wanted, _ = both_ways(layer, params, x)
+    wanted, dx_wanted, _ = both_passes(layer, params, x)
     for given in ({"x": x, "mask": None, "source": None}, (x, None)):
-        y, dx, _ = both_ways(layer, params, given)
+        y, dx, _ = both_passes(layer, params, given)
         assert_near((y, dx["x"] if isinstance(dx, dict) else dx[0]), (wanted, dx_wanted), 1e-15)
         assert jax.tree.structure(dx) == jax.tree.structure(given)
     q = draw(f(2, 2, 3, 4))
-    assert_near(both_ways(Attention(), (), (q, q, q, None))[1][:3], both_ways(Attention(), (), (q, q, q))[1], 1e-15)
+    assert_near(both_passes(Attention(), (), (q, q, q, None))[1][:3], both_passes(Attention(), (), (q, q, q))[1], 1e-15)
     for wrong in ((), {}, [None]):
         with pytest.raises(jbp.LayerError):
             layer.init(jax.random.key(0), wrong)
@@ -143,7 +143,7 @@ def test_small_segments_and_segments_of_two_dtypes():
 def test_no_keys_give_zeros():
     for layer in (MultiHeadAttention(2), MultiHeadAttention(2, window=2, alibi=True, distances=1, dropout=0.5)):
         x = draw((f(2, 3, 4), f(2, 0, 4)))
-        y, dx, grads = both_ways(layer, parameters(layer, x), x)
+        y, dx, grads = both_passes(layer, parameters(layer, x), x)
         assert not any(leaf.any() for leaf in jax.tree.leaves((y, dx, grads)))
 
 

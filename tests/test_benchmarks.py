@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.contests import JAX, OURS, Contest, both_ways, normal
+from benchmarks.contests import JAX, OURS, Contest, both_passes, normal
 from benchmarks.page import slopes, summary
 from benchmarks.race import Compiled, Lap, race, ratio
 from benchmarks.workloads import Workload, workloads
@@ -23,7 +23,7 @@ KEYS = {"workload", "peer", "device", "time_ratio", "temp_ratio", "flops_ratio",
 
 
 def test_a_record_says_what_is_compared():
-    workload = Workload("softmax", "layer", lambda: both_ways(Softmax(), normal(8, 16)))
+    workload = Workload("softmax", "layer", lambda: both_passes(Softmax(), normal(8, 16)))
     (record,) = command.measure(workload, 0.01, "cpu")
     assert record.keys() >= KEYS
     assert record["peer"] == JAX
@@ -32,7 +32,7 @@ def test_a_record_says_what_is_compared():
 
 
 def test_a_race_between_different_functions_is_refused():
-    workload = Workload("wrong", "layer", lambda: both_ways(Tanh(), normal(8, 16), lambda params, x: x))
+    workload = Workload("wrong", "layer", lambda: both_passes(Tanh(), normal(8, 16), lambda params, x: x))
     with pytest.raises(ValueError, match="a race between different functions"):
         command.measure(workload, 0.01, "cpu")
 
@@ -75,7 +75,7 @@ def test_names_are_unique():
 
 
 def test_the_command_writes_records_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
-    chosen = [Workload("tanh", "layer", lambda: both_ways(Tanh(), normal(8, 16)), aim=1e-9)]
+    chosen = [Workload("tanh", "layer", lambda: both_passes(Tanh(), normal(8, 16)), aim=1e-9)]
     monkeypatch.setattr(command, "workloads", lambda: chosen)
     monkeypatch.setattr("sys.argv", ["benchmarks", "--seconds", "0.01", "--json", str(tmp_path / "cpu.json")])
     assert command.main() == 0
@@ -94,7 +94,7 @@ def test_a_workload_that_fails_is_told_and_the_others_go_on(monkeypatch, capsys)
 
     chosen = [
         Workload("broken", "layer", broken),
-        Workload("tanh", "layer", lambda: both_ways(Tanh(), normal(8, 16))),
+        Workload("tanh", "layer", lambda: both_passes(Tanh(), normal(8, 16))),
     ]
     monkeypatch.setattr(command, "workloads", lambda: chosen)
     monkeypatch.setattr("sys.argv", ["benchmarks", "--seconds", "0.01"])

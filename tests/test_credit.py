@@ -192,7 +192,7 @@ CARRIED = {
 
 
 def carried(rule, feedback):
-    """The rule around each kind of layer, beside a definition whose every product has another way down."""
+    """The rule around each kind of layer, beside a definition whose every product has another backward pass."""
     for layer, (spec, definition) in CARRIED.items():
         net, x = rule(layer), draw(spec)
         params = parameters(net, x)

@@ -28,7 +28,7 @@ def claims(layer, definition):
 
 
 def straight(hard, soft):
-    """A function that is `hard` on the way up and `soft` on the way down."""
+    """A function that is `hard` in the forward pass and `soft` in the backward pass."""
 
     @jax.custom_vjp
     def rule(x):

@@ -192,7 +192,7 @@ LAST_OF_EVERY = list({type(p.values[0]): p for p in EVERY}.values())
 
 
 @pytest.mark.parametrize(("layer", "spec"), ALL)
-def test_the_way_back_is_that_of_the_definition(layer, spec):
+def test_the_backward_pass_is_that_of_the_definition(layer, spec):
     audit(layer, draw(spec))
 
 
@@ -548,7 +548,7 @@ def test_residuals_are_frugal(layer, spec):
 
 
 @pytest.mark.parametrize(("layer", "spec"), LAST_OF_EVERY)
-def test_both_ways_lower_for_every_platform(layer, spec):
+def test_both_passes_lower_for_every_platform(layer, spec):
     x = draw(spec, dtype="float32")
     params = layer.init(jax.random.key(0), x)
     fixed = buffers(params)

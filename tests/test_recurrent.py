@@ -108,7 +108,7 @@ WITH_STATE = [
 ]
 
 
-def both_ways(net, params, x, dy):
+def both_passes(net, params, x, dy):
     y, residuals = net.forward(params, x)
     dx, delta = net.backward(params, residuals, dy)
     return y, dx, net.gradient(residuals, delta)
@@ -125,7 +125,7 @@ def test_two_parts_with_the_state_between_them_are_the_whole(net):
     params = parameters(net, x)
     y, last = jax.eval_shape(lambda x: net.forward(params, x)[0], x)
     dy, dlast = draw(f(*y.shape), 1), jax.tree.map(lambda v: draw(f(*v.shape), 2), last)
-    run = jax.jit(lambda x, dy: both_ways(net, params, x, dy))
+    run = jax.jit(lambda x, dy: both_passes(net, params, x, dy))
     (y, last), dx, grads = run(x, (dy, dlast))
     (y_one, middle), residuals = net.forward(params, x[:, :3])
     (y_two, end), (dx_two, dmiddle), grads_two = run((x[:, 3:], middle), (dy[:, 3:], dlast))
@@ -158,7 +158,7 @@ def test_an_example_with_a_length_and_a_state_is_as_if_alone(net):
         return jnp.where(behind[..., None], jnp.nan, v)
 
     given = {"x": gone(x), "lengths": jnp.array(long), "state": state}
-    (y, last), dx, grads = both_ways(net, params, given, (gone(dy), dlast))
+    (y, last), dx, grads = both_passes(net, params, given, (gone(dy), dlast))
     assert dx["lengths"] is None
     assert not y[behind].any()
     assert not dx["x"][behind].any()
@@ -166,7 +166,7 @@ def test_an_example_with_a_length_and_a_state_is_as_if_alone(net):
     for b, n in enumerate(long):
         at = lambda tree, b=b: jax.tree.map(lambda v: v[b : b + 1], tree)  # noqa: E731
         one = (x[b : b + 1, :n], at(state))
-        (y_b, last_b), (dx_b, dstate_b), grads_b = both_ways(net, params, one, (dy[b : b + 1, :n], at(dlast)))
+        (y_b, last_b), (dx_b, dstate_b), grads_b = both_passes(net, params, one, (dy[b : b + 1, :n], at(dlast)))
         near((y[b : b + 1, :n], at(last)), (y_b, last_b))
         near((dx["x"][b : b + 1, :n], at(dx["state"])), (dx_b, dstate_b))
         total = jax.tree.map(jnp.add, total, grads_b)
@@ -188,8 +188,8 @@ def test_a_cell_through_time_is_the_layer(cell, layer):
     params = parameters(layer, x)
     assert jax.tree.map(jnp.shape, net.init(KEY, x)) == jax.tree.map(jnp.shape, params)
     dy = draw(f(2, 3, 2), 1), jax.tree.map(lambda v: 2 * jnp.ones_like(v), layer.forward(params, x)[0][1])
-    near(both_ways(net, params, x, dy), both_ways(layer, params, x, dy))
-    loops = str(jax.make_jaxpr(lambda: both_ways(net, params, x, dy))()).count("scan[")
+    near(both_passes(net, params, x, dy), both_passes(layer, params, x, dy))
+    loops = str(jax.make_jaxpr(lambda: both_passes(net, params, x, dy))()).count("scan[")
     assert loops == 2  # one each way: the weight gradient is outside
 
 
@@ -221,7 +221,7 @@ def test_a_stack_is_a_row_of_its_layer():
         Serial(GRU(2), Dropout(0.4), GRU(2), Dropout(0.4), GRU(2)),
     )
     params, dy = parameters(row, x), draw(f(2, 3, 2), 1)
-    near(both_ways(stack, params, x, dy), both_ways(row, params, x, dy))
+    near(both_passes(stack, params, x, dy), both_passes(row, params, x, dy))
     assert jax.tree.structure(stack.init(KEY, x)) == jax.tree.structure(row.init(KEY, x))
     assert stack in advancing(stack)
     assert not advancing(stack.evaluation())

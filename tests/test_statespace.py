@@ -46,7 +46,7 @@ def test_states_start_stable_and_about_as_large_as_the_input(dtype):
 
 
 def largest(net, x):
-    """The number of elements of the largest array on both ways, loops included, parameters left out."""
+    """The number of elements of the largest array in both passes, loops included, parameters left out."""
 
     def both(params, x):
         y, residuals = net.forward(params, x)

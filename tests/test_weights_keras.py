@@ -70,7 +70,7 @@ def test_recurrent_layers_of_keras(ours, name):
     of_keras(net, model, numbers(2, 5, 4))
 
 
-def test_both_ways_of_keras():
+def test_a_bidirectional_layer_of_keras():
     layer = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True))
     of_keras(
         Serial(Bidirectional(LSTM(3)), Dense(2)), keras.Sequential([layer, keras.layers.Dense(2)]), numbers(2, 5, 4)

@@ -40,7 +40,7 @@ def against() -> list[Record]:
 
 
 def named(record: Record) -> str:
-    return record["workload"].replace(", way back", ", backward pass").removeprefix("training step, ")
+    return record["workload"].removeprefix("training step, ")
 
 
 def ratio(value: float | None) -> str:
@@ -76,7 +76,7 @@ def backward() -> str:
 
 
 def alone(record: Record) -> bool:
-    return record["workload"].endswith(", way back")
+    return record["workload"].endswith(", backward pass")
 
 
 def training() -> str:
@@ -97,7 +97,7 @@ def missed() -> str:
             found.setdefault(r.get("why", ""), []).append(told)
     sentences = {why: f" {why[:1].upper()}{why[1:]}." if why else "" for why in found}
     lines = [f"- {'; '.join(names)}.{sentences[why]}" for why, names in found.items()]
-    return "\n".join(lines).replace("way back", "backward pass")
+    return "\n".join(lines)
 
 
 # benchmarks/parity/results.json

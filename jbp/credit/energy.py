@@ -29,7 +29,7 @@ START = (
 
 @dataclass(frozen=True)
 class PredictiveCoding(Blocks):
-    """y = f_n(... f_1(x)).  On the way down values v_l with v_0 = x settle in the energy F = Σ ½ |v_l − f_l(v_{l−1})|²:
+    """y = f_n(... f_1(x)).  Backward, values v_l with v_0 = x settle in the energy F = Σ ½ |v_l − f_l(v_{l−1})|²:
 
         v_n = y − ν dy, held there      e_l = v_l − f_l(v_{l−1})
         v_l ← v_l − r (e_l − what f_{l+1} returns for e_{l+1}),  from what f_1, ..., f_l gave, in `steps` steps
@@ -39,8 +39,8 @@ class PredictiveCoding(Blocks):
     loss, for the loss ½ |y − t|² of an example and nudge=1 at t itself. Settled, e_l is what f_{l+1} returns for
     e_{l+1}: backpropagation, but of that part of the output's error which the values have not taken up, (I + Σ JᵀJ)⁻¹
     of it where f is linear, J the derivatives of y by the h_l. With `fixed` the predictions f_l(v_{l−1}) and their
-    derivatives stay what they were on the way up, nothing is taken up, and it is backpropagation whatever ν is, with
-    rate=1 after as many steps as there are blocks. Without, r is to be less than 2 / (1 + |J_l|²).
+    derivatives stay what they were in the forward pass, nothing is taken up, and it is backpropagation whatever ν is,
+    with rate=1 after as many steps as there are blocks. Without, r is to be less than 2 / (1 + |J_l|²).
 
     The blocks are the layers of a Serial up to an activation, or up to the next layer with weights. delta is the
     gradient. Parameters are those of the Serial. (Whittington & Bogacz, *An Approximation of the Error Backpropagation

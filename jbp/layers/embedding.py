@@ -28,7 +28,7 @@ class Embedding(Layer):
 
     dE has the shape of E, for optimizers take gradients shaped like parameters; XLA adds the rows in place. Where most
     rows are not met and that still is too much, LinearCrossEntropy and NegativeSampling avoid the scores, and Frozen
-    the gradient. PyTorch's scale_grad_by_freq is FrequencyScaledEmbedding; its max_norm changes E on the way forward,
+    the gradient. PyTorch's scale_grad_by_freq is FrequencyScaledEmbedding; its max_norm changes E in the forward pass,
     which no layer here does: project E after the optimizer's step.
 
     >>> x = jnp.array([[4, 0, 1]])

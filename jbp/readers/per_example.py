@@ -323,7 +323,7 @@ class _Kept:
 
 @dataclass(frozen=True, repr=False)
 class _Apart(Wrapper):
-    """A layer that measures, on the way down, each example's part of its gradient."""
+    """A layer that measures, in the backward pass, each example's part of its gradient."""
 
     layer: Layer
     batch: int

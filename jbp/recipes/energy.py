@@ -23,7 +23,7 @@ def restricted_boltzmann(hidden: Size, steps: Size = 1, chains: Count = 0) -> Se
 
 @checked
 def deep_belief(classes: Size, widths: tuple[Size, ...]) -> Serial:
-    """Scores (batch, classes) of x (batch, visible): the way up through machines of these widths, a linear layer on it.
+    """Scores (batch, classes) of x (batch, visible): upwards through machines of these widths, a linear layer on it.
 
     The parameters of the machines, each trained before on what the one below it makes of the data, are those of the
     first layers. (Hinton, Osindero & Teh, *A Fast Learning Algorithm for Deep Belief Nets*, 2006.)

@@ -125,7 +125,7 @@ class Gathered(Layer):
 
 @dataclass(frozen=True)
 class Ahead(Layer):
-    """Repeat(Gathered(f), n), and while f works with one time's θ, the next time's is put together, on both ways.
+    """Repeat(Gathered(f), n), and while f works with one time's θ, the next time's is put together, in both passes.
 
         up: y_i = f(θ_i, y_{i-1}) beside gathering θ_{i+1}      down: f's backward pass of dy_i beside gathering θ_{i-1}
 

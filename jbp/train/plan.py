@@ -1,9 +1,9 @@
 """Training on many devices: a Plan says how batch and weights are spread, and takes the sweep down on each of them.
 
 Every device takes its part of the batch through the network, inside of `jax.shard_map`. Weights in pieces are put
-together by `Gathered` where a layer uses them, on the way up and once more on the way down, and a gradient is cut where
-it is made. No residual holds a weight, so no device ever holds the whole. The optimizer, clipping by a norm of its, and
-the look for NaN are outside, on arrays that are spread: they are the same program as on one device.
+together by `Gathered` where a layer uses them, in the forward pass and again in the backward pass, and a gradient is
+cut where it is made. No residual holds a weight, so no device ever holds the whole. The optimizer, clipping by a norm,
+and the look for NaN are outside, on arrays that are spread: they are the same program as on one device.
 """
 
 import math

@@ -5,6 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,7 +75,7 @@ class Call:
     filled: bool = False  # whether no array of the answer can be empty
 
 
-def both_ways(layer: Any, params: Any, x: Any) -> Any:
+def both_passes(layer: Any, params: Any, x: Any) -> Any:
     """Forward and backward with a cotangent of ones."""
     y, residuals = layer.forward(params, x)
     dy = jax.tree.map(lambda v: jnp.ones(v.shape, v.dtype) if jnp.issubdtype(v.dtype, jnp.floating) else None, y)
@@ -137,7 +138,7 @@ def settings(case: Any, rng: np.random.Generator) -> Call | None:
     def act():
         changed = replace(layer, **{name: new})
         hash(changed)
-        return both_ways(changed, changed.init(jax.random.key(0), x), x)
+        return both_passes(changed, changed.init(jax.random.key(0), x), x)
 
     return Call(f"{type(layer).__name__}({name}={short(new)})", act, never, filled=True)
 
@@ -179,7 +180,7 @@ def members(case: Any, rng: np.random.Generator) -> Call | None:
 
     def act():
         net = forms[name](new)
-        return both_ways(net, net.init(jax.random.key(0), x), x)
+        return both_passes(net, net.init(jax.random.key(0), x), x)
 
     return Call(f"{short(new)} in {name}", act, True)
 
@@ -222,7 +223,7 @@ def networks(case: Any, rng: np.random.Generator) -> Call | None:
 
     def act():
         net = forms[name]()
-        run = lambda x: both_ways(net, net.init(jax.random.key(0), x), x)  # noqa: E731
+        run = lambda x: both_passes(net, net.init(jax.random.key(0), x), x)  # noqa: E731
         if way == "alone":
             return run(x)
         if way == "vmap":
@@ -310,7 +311,7 @@ def inputs(case: Any, rng: np.random.Generator) -> Call | None:
 
     def act():
         made = net.init(jax.random.key(0), changed) if initial else params
-        return both_ways(net, made, changed)
+        return both_passes(net, made, changed)
 
     return Call(f"{net!r} on {short(new)} as input {i} of {len(leaves)}{', from init on' * initial}", act, senseless)
 
@@ -325,7 +326,7 @@ def parameters(case: Any, rng: np.random.Generator) -> Call | None:
             rng,
             [{"w": jnp.ones(3)}, jnp.ones(3), (jnp.ones(2), jnp.ones(2)), "w", 1.0, object(), jbp.Buffer(jnp.ones(2))],
         )
-        return Call(f"{layer!r}, which has no parameters, with {short(new)}", lambda: both_ways(layer, new, x), True)
+        return Call(f"{layer!r}, which has no parameters, with {short(new)}", lambda: both_passes(layer, new, x), True)
     i = rng.integers(len(flat))
     leaf = flat[i][1]
     ways = (
@@ -380,7 +381,8 @@ def parameters(case: Any, rng: np.random.Generator) -> Call | None:
     traced = rng.random() < 0.15 and not isinstance(changed, str)
 
     def act():
-        return (jax.jit(lambda x: both_ways(net, changed, x)) if traced else lambda x: both_ways(net, changed, x))(x)
+        run = partial(both_passes, net, changed)
+        return (jax.jit(run) if traced else run)(x)
 
     return Call(f"{net!r}, parameters with {words}{', under jit' * traced}", act, senseless)
 
@@ -611,7 +613,7 @@ def trees(case: Any, rng: np.random.Generator) -> Call | None:
             not (isinstance(wrong, tuple) and _arrays(wrong)),
         ),
         "feedback alignment of " + word: (lambda: feedback_alignment(wrong), True),
-        "feedback with own parameters": (lambda: both_ways(feedback_alignment(dense), own, rows), True),
+        "feedback with own parameters": (lambda: both_passes(feedback_alignment(dense), own, rows), True),
         "the angle to " + word: (lambda: angle(own, wrong), True),
         "the angle to another": (lambda: angle(own, params), not _same(own, params)),
         "a start with a shape": (lambda: layer.init(jax.random.key(0), jax.eval_shape(lambda: x)), False),

@@ -496,7 +496,7 @@ def test_weights_are_gathered_twice_at_most_and_gradients_scattered_where_they_a
     found, size = moved(Plan(weights="data"))
     one = 16 * 16 + 16  # of the three times, which a loop takes one after the other
     inside = size - 2 * one
-    assert found["all-gather"] == inside + 16 * 16 + 16 * 8  # again on the way down, but where no dx is asked for
+    assert found["all-gather"] == inside + 16 * 16 + 16 * 8  # again in the backward pass, but where no dx is asked for
     assert found["reduce-scatter"] == inside // 8
     assert found["all-reduce"] < 50  # loss, count, norms and whether all is well: no gradient
     assert not found["all-to-all"] + found["collective-permute"]

@@ -43,7 +43,7 @@ WRONG = [
     "ties_all_get_it", "nan_at_zero_row", "exp_overflows", "tile_tail", "batch_of_one", "clipped_cotangent",
     "duplicate_ids", "first_id", "stale_cache", "last_call_wins", "bfloat16_accumulation", "low_precision_only",
     "saturated", "small_values", "square_only", "python_branch", "integers_only", "dtype_of_cotangent",
-    "masked_rows_leak", "forward_differs", "raises_on_the_way_back", "product_divides",
+    "masked_rows_leak", "forward_differs", "raises_in_the_backward_pass", "product_divides",
 ]  # fmt: skip
 
 

@@ -108,13 +108,13 @@ def test_what_fits_a_kind_by_chance_is_not_named():
 
 @pytest.mark.parametrize("name", ["accumulates_in_float32", "reads_in_float32"])
 def test_what_keeps_but_float32_of_float64_is_told(name):
-    """Many kernels do on purpose, on both ways: no error, but whoever works in float64 has to know."""
+    """Many kernels do on purpose, in both passes: no error, but whoever works in float64 has to know."""
     report = audit(name, "quick")
     assert report.verdict == "pass", str(report)
     assert any("it rounds to float32 inside" in str(f) for f in report.findings), str(report)
 
 
-def test_what_keeps_but_float32_on_the_way_back_alone_is_a_mistake():
+def test_what_keeps_but_float32_in_the_backward_pass_alone_is_a_mistake():
     report = audit("float64_through_float32", "quick")
     assert {(f.law, f.diagnosis) for f in report.errors} == {("precision", "precision loss")}, str(report)
     assert "the forward pass does not" in str(report)

@@ -200,7 +200,7 @@ def test_a_long_loop_in_python_is_not_traced_to_its_end():
     assert turns < 1027
 
 
-def test_a_loop_in_python_on_the_way_back_is_tried_less_long():
+def test_a_loop_in_python_in_the_backward_pass_is_tried_less_long():
     @jax.custom_vjp
     def f(x):
         return x.sum()

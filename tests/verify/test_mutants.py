@@ -16,7 +16,7 @@ from verify.architectures.networks import Array, Network, values
 from verify.architectures.protocol import nodes
 from verify.cli import counts
 from verify.mutation import by_networks, mutants
-from verify.mutation.mutate import apply, mutants as mistakes, way_back
+from verify.mutation.mutate import apply, backward_pass, mutants as mistakes
 from verify.naming.catalogues import catalogue
 from verify.processes.journal import JournalError
 
@@ -29,7 +29,7 @@ def gradients(layer, params, residuals, dy):
 
 
 @pytest.mark.parametrize("layer", [jbp.layers.GELU(), jbp.layers.LayerNorm(), jbp.layers.SwiGLU(), jbp.layers.Dense(3)])
-def test_forward_is_the_same_and_without_a_mistake_so_is_the_way_back(layer):
+def test_forward_is_the_same_and_without_a_mistake_so_is_the_backward_pass(layer):
     params, x, rng = values(Network(layer, X, 0))
     y, residuals = layer.forward(params, x)
     dy = rng.normal(size=y.shape)
@@ -42,7 +42,7 @@ def test_forward_is_the_same_and_without_a_mistake_so_is_the_way_back(layer):
                 gradients(other, params, residuals, dy), gradients(layer, params, residuals, dy), strict=True
             ):
                 np.testing.assert_array_equal(a, b)
-    assert way_back(type(layer))[0].name.endswith("backward")
+    assert backward_pass(type(layer))[0].name.endswith("backward")
 
 
 def test_every_layer_can_be_mutated_by_many_rules():

@@ -20,12 +20,13 @@ import jbp
 import verify
 from benchmarks.verify import covered, planted
 from benchmarks.verify.faults import FAULTS, broken
+from jbp.cases import Case, f, i
 from verify.__main__ import main
 from verify.architectures import campaign, chapters
 from verify.architectures.compiled import compilations, hand_and_true
 from verify.architectures.judge import audit, judge
 from verify.architectures.locate import locate
-from verify.architectures.networks import EVEN, Array, Network, networks
+from verify.architectures.networks import EVEN, Array, Network, networks, spec
 from verify.architectures.protocol import children, leaves, nodes
 from verify.naming.catalogues import catalogue
 from verify.processes.journal import Book, JournalError
@@ -132,6 +133,25 @@ def test_networks_are_valid_and_agree(network):
     assert not audit(network).disagrees
     rebuilt = campaign.from_token(campaign.token("jbp", network))
     assert (rebuilt.layer, rebuilt.inputs, rebuilt.seed) == (network.layer, network.inputs, network.seed)
+
+
+def test_what_is_told_lengths_is_followed_by_nothing_that_takes_padding_for_steps():
+    of, met = jbp.layers, Counter()
+    cases = (
+        Case(of.Bidirectional(of.Lengths(of.GRU(1))), (f(3, 5, 1), i(3, below=6))),
+        *(Case(layer, f(3, 5, 2)) for layer in (of.GlobalMaxPool(), of.Tanh(), of.LayerNorm())),
+    )
+    source = replace(catalogue(), layers=cases, losses=(), forms=())
+
+    @settings(DRAWN, max_examples=100, backend=EVEN)
+    @given(networks(source))
+    def draw(network):
+        jax.eval_shape(network.layer.init, jax.random.key(0), spec(network.inputs))
+        met.update(type(node) for _, node in nodes(network.layer))
+
+    draw()
+    assert met[of.GlobalMaxPool]  # where it takes an array that comes without lengths
+    assert met[of.Bidirectional]
 
 
 @settings(DRAWN, max_examples=3)

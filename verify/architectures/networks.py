@@ -276,9 +276,12 @@ def _networks(draw, source, most, depth, layers):
         first = (layer,)
     layer, y = pen.chain(x, False, depth, most)
     if first:
-        layer = source.serial(
-            *first, *([child for _, child in children(layer)] if _is_chain(layer, source) else [layer])
-        )
+        chained = type(layer) is type(source.serial(layer))
+        whole = source.serial(*first, *([child for _, child in children(layer)] if chained else [layer]))
+        # Told how long each example is, a whole may refuse a layer that would take padding for steps.
+        if len(told := jax.tree.leaves(inputs)) > 1 and not all(map(is_one, told)) and after(whole, inputs) is None:
+            whole, pen.forms = source.serial(*first), []
+        layer = whole
     losses = [] if first else vocabulary.losses(y)
     if closes and losses:
         kinds = by_type(losses)  # each is as likely, however many cases it has
@@ -323,10 +326,6 @@ def _openers(cases: tuple[Any, ...]) -> list[tuple[Any, Any, Array]]:
 def plain(inputs: Any) -> Any:
     """A catalogue's own arrays as ours."""
     return jax.tree.map(lambda x: Array(tuple(x.shape), x.below, getattr(x, "values", ())), inputs)
-
-
-def _is_chain(layer, source):
-    return type(layer) is type(source.serial(layer))
 
 
 @cache

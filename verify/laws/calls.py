@@ -170,7 +170,7 @@ def _outgrown(bench: Bench, plan: Plan) -> Iterator[Breach]:
                 yield refusal("eager", draw, refused, dtype=plan.native)
                 return
             continue
-        how = "with another size on its way forward in between"
+        how = "with another size in its forward pass in between"
         found = list(_differs(bench, "eager", draw, after, before, how, ""))
         yield from found
         if found:
@@ -189,7 +189,7 @@ POOL = 5  # more calls: then a buffer that holds the residuals of seven or less 
 
 def interleaved(bench: Bench, *draws: Draw, nested: tuple[Flat, ...] = (), between: Case | None = None) -> list[Sample]:
     """Forward for all draws, then backward for all, uncompiled; of each of `nested` the last comes back first. In
-    between more ways forward, to which nobody comes back: what keeps residuals of a few calls has lost the first; and
+    between more forward passes, to which nobody comes back: what keeps residuals of a few calls has lost the first; and
     that of a case of other sizes, which is but traced."""
     flats, turn = (nested, -1) if nested else ((bench.flat,) * len(draws), 1)
 

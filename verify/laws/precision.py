@@ -51,7 +51,7 @@ def precise(bench: Bench, plan: Plan) -> Iterator[Breach]:
 
 
 def _rounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
-    """A kernel that keeps float32 does so on both ways, and its output shows it."""
+    """A kernel that keeps float32 does so in both passes, and its output shows it."""
     inner, draws = bench.memo["inner"], plan.noisy
     if not (inner and draws) or bench.memo["both"] or bench.oracle.slack:
         return

@@ -15,7 +15,7 @@ from functools import cache
 from types import FunctionType
 from typing import Any
 
-WAY_BACK = "pull", "backward", "gradient"
+BACKWARD_PASS = "pull", "backward", "gradient"
 SWAPS = {
     "sum": "mean", "mean": "sum", "max": "min", "min": "max", "argmax": "argmin", "maximum": "minimum",
     "minimum": "maximum", "cos": "sin", "sin": "cos", "exp": "expm1", "expm1": "exp", "log": "log1p", "log1p": "log",
@@ -194,7 +194,7 @@ class Mutant:
 def mutants(kind: type) -> list[Mutant]:
     """Every mistake that the rules can make in the backward pass of a layer class."""
     found = []
-    for function in way_back(kind):
+    for function in backward_pass(kind):
         skipped = _skipped(function.syntax)
         around = {child: node for node in ast.walk(function.syntax) for child in ast.iter_child_nodes(node)}
         for place, node in enumerate(ast.walk(function.syntax)):
@@ -241,13 +241,13 @@ def _skipped(syntax: ast.AST) -> set[ast.AST]:
 
 
 @cache
-def way_back(kind: type) -> tuple[Function, ...]:
+def backward_pass(kind: type) -> tuple[Function, ...]:
     """The functions that a layer class's backward pass consists of: its own methods, and helpers of its package."""
     package, found = kind.__module__.partition(".")[0], {}
     roots = [c for c in kind.__mro__ if c is not object]
     own = roots[:-1] or roots  # the last one is the protocol, whose pull calls the others
     waiting: list[tuple[str, Any]] = []
-    for name in WAY_BACK:
+    for name in BACKWARD_PASS:
         if any(name in vars(c) for c in own):
             waiting.append((f"{kind.__name__}.{name}", inspect.getattr_static(kind, name)))
     while waiting:
@@ -260,7 +260,7 @@ def way_back(kind: type) -> tuple[Function, ...]:
             continue
         seen = _seen(code)
         refused = {n for r in ast.walk(syntax) if isinstance(r, ast.Raise) for n in ast.walk(r)}
-        if refused and name.rpartition(".")[2] not in WAY_BACK:
+        if refused and name.rpartition(".")[2] not in BACKWARD_PASS:
             continue  # it checks what comes in; the backward pass's own arithmetic raises nothing
         used = {n.id for n in ast.walk(syntax) if isinstance(n, ast.Name)}
         calls = tuple((n, f) for n in sorted(used) if isinstance(f := seen.get(n), FunctionType))
@@ -343,8 +343,8 @@ def _rebuilt(function: Function, mutant: Mutant | None) -> tuple[Any, dict[str, 
 def apply(layer: Any, mutant: Mutant | None) -> Any:
     """The layer with the mistake in its backward pass; with None, the same layer out of the rebuilt functions."""
     kind = type(layer)
-    built = {f.code: _rebuilt(f, mutant) for f in way_back(kind)}
-    for function in way_back(kind):
+    built = {f.code: _rebuilt(f, mutant) for f in backward_pass(kind)}
+    for function in backward_pass(kind):
         names = built[function.code][1]
         names.update({name: built[code][0] for name, code in function.calls if code in built})
     methods = {}
@@ -358,7 +358,7 @@ def apply(layer: Any, mutant: Mutant | None) -> Any:
     def turned(name):
         return lambda self, *args: methods[name](inner, *args)
 
-    outer: dict[str, Any] = {name: turned(name) for name in WAY_BACK if name in methods}
+    outer: dict[str, Any] = {name: turned(name) for name in BACKWARD_PASS if name in methods}
     if "pull" not in methods:
 
         def pull(self, params, residuals, dy):

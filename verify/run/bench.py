@@ -205,7 +205,7 @@ class Bench:
 
     @property
     def primitives(self) -> set[str]:
-        """The names of all primitives in the subject's way forth and back."""
+        """The names of all primitives in the subject's forward and backward pass."""
         return self._looked()[0]
 
     @property
@@ -215,7 +215,7 @@ class Bench:
 
     @property
     def equations(self) -> int:
-        """The number of equations in the subject's way forth and back, or in the definition if that has more."""
+        """The number of equations in the subject's forward and backward pass, or in the definition if that has more."""
         return max(self._looked()[2], self._defined()[2])
 
     @property

@@ -263,8 +263,8 @@ def through_infinity(place: Place, dtype: Any = "float64") -> bool:
 
 
 def overflows(place: Place, dtype: Any) -> bool:
-    """On the definition's own way forth and back in this dtype something becomes infinite, or nearly so, as it does not
-    at the example."""
+    """In the definition's own forward and backward pass in this dtype something becomes infinite, or nearly so, as it
+    does not at the example."""
     first = Place(place.bench, place.bench.memo["draws"][0])
     return place.once(_infinite, dtype) and not first.once(_infinite, dtype)
 

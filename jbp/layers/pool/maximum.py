@@ -261,7 +261,7 @@ def some_places(layer, x):
 class MaxUnpool(Layer):
     """y = x at the places `indices`, 0 elsewhere.      dx = dy at these places
 
-    The way up that remembers where MaxPool(..., return_indices=True) found its maxima (Zeiler & Fergus, *Visualizing
+    Unpooling that remembers where MaxPool(..., return_indices=True) found its maxima (Zeiler & Fergus, *Visualizing
     and Understanding Convolutional Networks*, 2014): x is its output (values, indices). Where several fall on one
     place the last in row-major order stands there, and it alone has a gradient. The spatial `sizes` are (m − 1)·stride
     + window less the padding by default; write them where MaxPool left a rest over. Keeps the indices. Shapes: values

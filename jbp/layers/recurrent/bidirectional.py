@@ -1,4 +1,4 @@
-"""A layer run both ways through time."""
+"""A layer run through time in both directions."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,7 @@ from jbp.numerics import Static
 
 @dataclass(frozen=True)
 class Bidirectional(OverTime):
-    """y = (f(θ₁, x) | g(θ₂, x reversed) reversed): a layer run both ways through time, with parameters for each.
+    """y = (f(θ₁, x) | g(θ₂, x reversed) reversed): a layer run through time in both directions, parameters for each.
 
         dx = what f returns for its half of dy + what g returns for its half reversed, reversed again
 
