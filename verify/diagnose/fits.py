@@ -106,8 +106,8 @@ def _products(sizes: list[dict[str, int]]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _axes(breaches: list[Breach]) -> range:
-    assert breaches[0].shown is not None
-    return range(breaches[0].shown[0].ndim)
+    """The axes that all samples have: they may be of several ranks."""
+    return range(min((b.shown[1].ndim for b in breaches if b.shown is not None), default=0))
 
 
 def transpose(breaches: list[Breach]) -> str:
