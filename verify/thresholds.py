@@ -41,6 +41,7 @@ BESIDE_OTHERS = 1e-6  # of the largest leaf: likewise
 NOTED = 0.05  # an error of this much, and MANY times the definition's, is worth a note
 MANY = 100.0
 GROSS = 30.0  # times the gradient itself: an answer of no use
+LOUD = 256  # what a loss is scaled by against underflow of float16, often by more
 HALF_UNITS = 2048  # one over the unit in the last place of half precision
 NEAR_END = 64.0  # times smaller than the largest number of a dtype: near its end
 ON_CORES = 256.0  # units in the last place by which a kernel may depend on its cores

@@ -41,12 +41,11 @@ from verify.naming.catalogues import allow, catalogue, homes
 from verify.naming.parse import ParseError, parse, table
 from verify.naming.tokens import TokenError, modest, pack, unpack
 from verify.processes.journal import Book, fingerprint, held, opened
-from verify.processes.memory import forget, lighten, tidy, trim
+from verify.processes.memory import forget, tidy, trim
 from verify.processes.progress import say as stage
 from verify.processes.safely import Failed, Pool
 
 SHRINKING = 60  # seconds that a failing network is made smaller; with 0 it is left as it is
-LIGHTER = 2_000, 12_000  # networks of a chapter after which what was traced is given up: 0.4 gigabytes, ten seconds
 SOME = 500  # networks that Hypothesis draws at a time: it remembers them all
 
 
@@ -112,8 +111,6 @@ def audited(source: Any, name: str, campaign_seed: int, number: int, length: int
         tally.add(part)
         if part.failures:
             break
-        if start + SOME in LIGHTER:
-            lighten()
     return tally
 
 

@@ -12,11 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray, Tracer
-from jax.extend.core import Primitive
-from jax.interpreters import ad, mlir
+from jax.core import Tracer
 
-from verify.architectures.protocol import as_one, children, is_buffer, is_float, is_none, join, replace_at, split
+from verify.architectures.protocol import as_one, children, is_float, is_none, join, replace_at, split
 from verify.processes.memory import forgets
 from verify.run.options import quick_options
 
@@ -60,63 +58,24 @@ class Compiled:
         return Compiled(self.layer.evaluation())
 
     def reference(self, params, x):
-        leaves, tree = jax.tree.flatten((params, x))
-        if not tracing(leaves):
-            return hand_and_true(self.layer, params, x)[3]
-        shapes = _true_shapes(self.layer, _frozen(params), _frozen(x))
-        return jax.tree.unflatten(jax.tree.structure(shapes), _definition.bind(*leaves, layer=self.layer, tree=tree))
+        return (_definition if tracing(params, x) else _defined)(self.layer, params, x)
 
 
-# The definition of a compiled layer, and its derivative, as two primitives: a `jax.custom_vjp` does the same, and looks
-# at signatures for a tenth of a network's time. Their leaves are those of (params, x), then tangents of some.
-_definition, _derivative = Primitive("definition"), Primitive("derivative_of_definition")
-_definition.multiple_results = _derivative.multiple_results = True
+def _defined(layer, params, x):
+    return hand_and_true(layer, params, x)[3]
 
 
-@_definition.def_impl
-def _defined(*leaves, layer, tree):
-    return jax.tree.leaves(hand_and_true(layer, *tree.unflatten(leaves))[3])
+def _defined_forward(layer, params, x):
+    return _defined(layer, params, x), (params, x)
 
 
-@_definition.def_abstract_eval
-def _defined_shapes(*leaves, layer, tree):
-    shapes = _true_shapes(layer, *map(_frozen, tree.unflatten(leaves)))
-    return [ShapedArray(s.shape, s.dtype) for s in jax.tree.leaves(shapes)]
+def _defined_backward(layer, given, dy):
+    params, x = given
+    return hand_and_true(layer, params, x, jax.tree.map(lambda d: d if is_float(d) else None, dy))[4]
 
 
-@_derivative.def_abstract_eval
-def _derivative_shapes(*given, layer, tree, moving):
-    return [y for y in _defined_shapes(*given[: tree.num_leaves], layer=layer, tree=tree) if is_float(y)]
-
-
-def _definition_jvp(leaves, tangents, *, layer, tree):
-    ys = _definition.bind(*leaves, layer=layer, tree=tree)
-    moving = tuple(type(t) is not ad.Zero for t in tangents)
-    moved = [t for t in tangents if type(t) is not ad.Zero]
-    dys = iter(_derivative.bind(*leaves, *moved, layer=layer, tree=tree, moving=moving))
-    return ys, [next(dys) if is_float(y) else ad.Zero(ShapedArray(y.shape, jax.dtypes.float0)) for y in ys]
-
-
-def _derivative_transpose(dys, *given, layer, tree, moving):
-    """dys of the floating outputs, some of them zeros that nobody has written: the cotangent of each that moves."""
-    params, x = tree.unflatten(given[: tree.num_leaves])
-    known, came = _true_shapes(layer, _frozen(params), _frozen(x)), iter(dys)
-
-    def cotangent(y):
-        dy = next(came) if is_float(y) else None
-        return jnp.zeros(y.shape, y.dtype) if type(dy) is ad.Zero else dy
-
-    moves = hand_and_true(layer, params, x, jax.tree.map(cotangent, known))[4]
-    down = []
-    nodes = jax.tree.leaves((params, x), is_leaf=is_buffer), jax.tree.leaves(moves, is_leaf=is_none)
-    for node, d in zip(*nodes, strict=True):
-        down += [None] * len(jax.tree.leaves(node)) if is_buffer(node) else [d]
-    return [None] * tree.num_leaves + [d for d, m in zip(down, moving, strict=True) if m]
-
-
-ad.primitive_jvps[_definition] = _definition_jvp
-ad.primitive_transposes[_derivative] = _derivative_transpose
-mlir.register_lowering(_definition, mlir.lower_fun(_defined, multiple_results=True))
+_definition: Any = jax.custom_vjp(_defined, nondiff_argnums=(0,))
+_definition.defvjp(_defined_forward, _defined_backward)
 
 
 def hand_and_true(layer, params, x, dy=None):
@@ -143,11 +102,6 @@ def _compiled(layer, given):
 @cache
 def _traced(layer):
     return jax.jit(_both(layer))
-
-
-@cache
-def _true_shapes(layer, params, x):
-    return jax.eval_shape(layer.reference, _thawed(params), _thawed(x))
 
 
 def _both(layer):
@@ -251,6 +205,6 @@ def compiled(layer: Any) -> Any:
 @forgets
 def _forget() -> None:
     """Gives up what was compiled."""
-    for kept in (_compiled, _traced, _jitted_forward, _init_shapes, _jitted_init, _output_shapes, _true_shapes):
+    for kept in (_compiled, _traced, _jitted_forward, _init_shapes, _jitted_init, _output_shapes):
         kept.cache_clear()
     _said.clear()

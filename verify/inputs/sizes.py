@@ -307,12 +307,16 @@ def _less(sizes: dict[Axis, int]) -> list[dict[Axis, int]]:
 
 
 def _ones(flat: Flat, example: Case) -> Iterator[_Sized]:
-    """Two where the example has one, on every axis at the same place, as that of a batch or of heads may be."""
+    """Where the example has one, on every axis at the same place, as that of a batch or of heads may be: two, and as
+    many as other arrays have there, along which it is broadcast."""
     leaves = (*example.floats, *example.others)
     ones = [(i, a) for i, a in _axes(flat, example) if np.shape(leaves[i])[a] == 1]
     alike = [[axis for axis in ones if axis[1] == a] for a in dict.fromkeys(a for _, a in ones)]
     for some in alike[:2]:
-        yield _Sized("two for one", dict.fromkeys(some, 2))
+        places = {a - np.ndim(leaves[i]) for i, a in some}
+        beside = {np.shape(x)[p] for x in leaves for p in places if not is_key(x) and np.ndim(x) >= -p}
+        for n in sorted({2, *beside} - {0, 1})[:3]:
+            yield _Sized(f"{n} for one", dict.fromkeys(some, int(n)))
 
 
 def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -> Iterator[_Sized]:

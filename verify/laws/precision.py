@@ -281,8 +281,10 @@ def bounded(bench: Bench, plan: Plan) -> Iterator[Breach]:
     same = bench.example.shapes  # other sizes would have to be compiled
     here = [d for d in shown if d[0].shapes == same]
     many = [d for d in shown if Tag.MANY in d[0].tags]
+    case, label, dy = plan.ordinary[0]  # and as of a loss that is scaled up lest its gradient underflow
+    loud = replace(case, label=f"{case.label}, dy times {th.LOUD}"), label, tuple(th.LOUD * d for d in dy)
     for dtype in dtypes:
-        for draw in here + many * (dtype == "float16"):  # which counts no more than 65504
+        for draw in here + [*many, loud] * (dtype == "float16"):  # which counts no more than 65504
             try:
                 yield from _bounded(bench, draw, dtype)
             except Refused:

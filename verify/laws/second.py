@@ -11,7 +11,7 @@ from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
-from verify.tolerance.waivers import INFINITE, UNPROMISED
+from verify.tolerance.waivers import INFINITE
 
 POINTS = 8  # at which it is asked for singly
 
@@ -23,7 +23,8 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """
     if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > th.OTHER:
         return
-    draws = [d for d in plan.ordinary if d[1] == "noise"][:2]
+    ordinary = [d for d in plan.ordinary if d[1] == "noise"]
+    draws = [d for d in ordinary if not _otherwise(bench, d)][:2]  # at kinks it follows another side of the definition
     if bench.stopped:
         text = "the definition stops gradients: it has no second derivative of its own to compare with"
         yield Breach("twice", None, 1.0, text, draws[0] if draws else None, waiver=INFINITE)
@@ -100,7 +101,7 @@ def _smooth(bench: Bench, draw: Draw) -> Sample | None:
     """The definition's second derivative at a point; None where it, or the first one, is another on either side, or
     where the rule's own first derivative is another."""
     case, label, dy = draw
-    if any(map(np.any, (budget.apart(bench, draw, k) for k in leaves(bench)))):
+    if _otherwise(bench, draw):
         return None
     rng, sides = np.random.default_rng(6), []
     steps = [th.BESIDE * (largest(x) or 1.0) * rng.uniform(0.5, 1.0, np.shape(x)) for x in bench.example.floats]
@@ -111,6 +112,11 @@ def _smooth(bench: Bench, draw: Draw) -> Sample | None:
     here = bench.truth(*draw), bench.second("truth", draw, _along(bench, draw))
     smooth = _alike(here[0], *(one for one, _ in sides)) and _alike(here[1], *(two for _, two in sides))
     return here[1] if smooth else None
+
+
+def _otherwise(bench: Bench, draw: Draw) -> bool:
+    """Whether the rule's own first derivative is another there than the definition's."""
+    return any(budget.apart(bench, draw, k).any() for k in leaves(bench))
 
 
 def _alike(*samples: Sample) -> bool:

@@ -22,16 +22,10 @@ def forgets(clear: Callable[[], Any]) -> Callable[[], Any]:
 
 def forget() -> None:
     """Gives up what this process has compiled: gigabytes, by and by."""
-    for clear in _kept:
-        clear()
-    lighten()
-
-
-def lighten() -> None:
-    """Gives up what JAX remembers of how programs were traced: half of all that a process holds which compiles many.
-    The modules here keep what they have compiled."""
     import jax
 
+    for clear in _kept:
+        clear()
     jax.clear_caches()
     gc.collect()
     trim()
