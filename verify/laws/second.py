@@ -11,7 +11,7 @@ from verify.laws.law import Breach, Plan, corrupted_in, leaves, refusal
 from verify.run.bench import DECOMPOSED, Bench, Refused, Sample, finite
 from verify.tolerance import budget
 from verify.tolerance.budget import Draw, largest, off
-from verify.tolerance.waivers import INFINITE
+from verify.tolerance.waivers import INFINITE, UNPROMISED
 
 POINTS = 8  # at which it is asked for singly
 
