@@ -138,7 +138,7 @@ def _others(old: Any) -> tuple[Any, ...]:
     if isinstance(old, bool):
         return (not old,)
     if isinstance(old, int):
-        return tuple(new for new in dict.fromkeys((old - 1, old + 1, 0, -old)) if new != old)
+        return old - 1, old + 1, *(new for new in (0, -old) if new < old - 1)  # what is negative may stand for none
     if isinstance(old, float):
         return (0.5 * old, 1.7 * old) if old else (0.3,)
     if isinstance(old, str):

@@ -50,6 +50,11 @@ pytestmark = pytest.mark.usefixtures("lenient")
         pytest.param("masks_in_a_pool_of_four", "standard", marks=pytest.mark.slow),
         pytest.param("counts_what_went_forth_last", "standard", marks=pytest.mark.slow),
         ("unfolded_as_the_last_one_was", "standard"),
+        ("echo_with_no_delay", "quick"),
+        ("matrix_power_of_the_inverse", "quick"),
+        ("counts_below_the_first_bin", "quick"),
+        pytest.param("softsign_scaled_up_in_the_backward_pass", "standard", marks=pytest.mark.slow),
+        pytest.param("modulated_norm_of_each_token", "standard", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_found(name, level):
@@ -67,12 +72,14 @@ def test_mistakes_are_found(name, level):
         pytest.param("mixture_of_as_many_shares", marks=pytest.mark.slow),
         pytest.param("gaussians_of_square_factors", marks=pytest.mark.slow),
         pytest.param("slabs_of_three_axes", marks=pytest.mark.slow),
+        pytest.param("filter_response_with_learned_threshold", marks=pytest.mark.slow),
     ],
 )
 def test_right_rules_pass_where_their_example_lives(name):
     """Second derivatives along what keeps rows that sum to one; no index beyond a setting that counts; values at which
     the function itself is not its definition; one row beside many, where other counts are refused; one of several
-    vectors that go together; an axis that is as long as another, or of one size but where it is broadcast."""
+    vectors that go together; an axis that is as long as another, or of one size but where it is broadcast; second
+    derivatives where the first follow another side of a kink."""
     report = audit(name, "standard")
     assert report.verdict == "pass", str(report)
 

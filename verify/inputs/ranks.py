@@ -46,21 +46,14 @@ def ranked(f: Callable, example: Case, rng: np.random.Generator) -> Iterator[Cas
     first = next((i for i, x in enumerate(example.floats) if np.ndim(x) == high), -1)
     ranks = [0 if is_key(x) else np.ndim(x) for x in leaves]
     highest, everyone = ([r >= max(n, 1) for r in ranks] for n in (high, 1))
-
-    def stacked(more: list[bool], times: int) -> Case:
-        new = [np.stack([x] * times) if m else x for x, m in zip(leaves, more, strict=True)]
-        drawn = (like(x, rng, Constraint.of(x)) for x in new[:count])
-        return Case("", tuple(stored(x, Constraint.of(x)) for x in drawn), tuple(new[count:]))
-
     for more in ([i == first for i in range(len(leaves))], highest, everyone):
-        case = stacked(more, 3)
+        new = [np.stack([x] * 3) if m else x for x, m in zip(leaves, more, strict=True)]
+        drawn = (like(x, rng, Constraint.of(x)) for x in new[:count])
+        case = Case("", tuple(stored(x, Constraint.of(x)) for x in drawn), tuple(new[count:]))
         tag = _rank(f, case, more) if high and more not in tried else None
         if tag and (tag is Tag.BATCH or more == highest):
             label = "one axis more, of a batch" if tag is Tag.BATCH else "another rank, one axis more"
             yield replace(case, label=label, tags=frozenset({tag, Tag.SIZE}))
-            if len(sides := set(np.shape(leaves[first]))) == 1 < high and sides - {3}:
-                case = replace(stacked(more, *sides), label=f"{label}, and as long as the others")
-                yield replace(case, tags=frozenset({tag, Tag.SIZE}))  # of which no mix of axes is heard
         tried.append(more)
     for less in (highest, everyone) if high > 1 else ():
         case = replace(_first(example, less, rng), label="one axis less", tags=frozenset({Tag.BATCH, Tag.SIZE}))
