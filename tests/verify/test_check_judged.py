@@ -54,7 +54,6 @@ pytestmark = pytest.mark.usefixtures("lenient")
         ("matrix_power_of_the_inverse", "quick"),
         ("counts_below_the_first_bin", "quick"),
         pytest.param("softsign_scaled_up_in_the_backward_pass", "standard", marks=pytest.mark.slow),
-        pytest.param("modulated_norm_of_each_token", "standard", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_found(name, level):

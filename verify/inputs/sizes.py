@@ -316,7 +316,10 @@ def _ones(flat: Flat, example: Case) -> Iterator[_Sized]:
         places = {a - np.ndim(leaves[i]) for i, a in some}
         beside = {np.shape(x)[p] for x in leaves for p in places if not is_key(x) and np.ndim(x) >= -p}
         for n in sorted({2, *beside} - {0, 1})[:3]:
-            yield _Sized(f"{n} for one", dict.fromkeys(some, int(n)))
+            tags = frozenset(
+                {Tag.RANK} if n > 2 else ()
+            )  # which a definition may take by accident
+            yield _Sized(f"{n} for one", dict.fromkeys(some, int(n)), tags)
 
 
 def _sizes(sets: list[tuple[Axis, ...]], long: int, many: bool, example: Case) -> Iterator[_Sized]:
