@@ -316,9 +316,7 @@ def _ones(flat: Flat, example: Case) -> Iterator[_Sized]:
         places = {a - np.ndim(leaves[i]) for i, a in some}
         beside = {np.shape(x)[p] for x in leaves for p in places if not is_key(x) and np.ndim(x) >= -p}
         for n in sorted({2, *beside} - {0, 1})[:3]:
-            tags = frozenset(
-                {Tag.RANK} if n > 2 else ()
-            )  # which a definition may take by accident
+            tags = frozenset({Tag.RANK} if n > 2 else ())  # which a definition may take by accident
             yield _Sized(f"{n} for one", dict.fromkeys(some, int(n)), tags)
 
 
