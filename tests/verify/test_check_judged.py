@@ -52,7 +52,6 @@ pytestmark = pytest.mark.usefixtures("lenient")
         ("unfolded_as_the_last_one_was", "standard"),
         ("echo_with_no_delay", "quick"),
         ("matrix_power_of_the_inverse", "quick"),
-        ("counts_below_the_first_bin", "quick"),
         pytest.param("softsign_scaled_up_in_the_backward_pass", "standard", marks=pytest.mark.slow),
     ],
 )

@@ -221,8 +221,7 @@ BENT = {"max", "min", "abs", "sign", *AGAINST}
 
 def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
     """For what numbers is asked, by input. Of integers those on both sides of what they are compared with: labels that
-    stand for none, as −100 may, the ends of a range, and beyond both ends between which they are clipped; not what a
-    place that may count from the end is compared with.
+    stand for none, as −100 may, and the ends of a range; not what a place that may count from the end is compared with.
     Of floats where they are compared or bent: the ends between which they are clipped, zero for a magnitude."""
     found: dict[int, set[float]] = {}
 
@@ -238,21 +237,15 @@ def asked(closed: ClosedJaxpr) -> dict[int, set[float]]:
         if name not in BENT:
             return none
         x, c = (*values, 0)[:2]
-        if isinstance(c, _Leaf | _Clipped):
+        if isinstance(c, _Leaf):
             x, c, name = c, x, TURNED.get(name, name)
-        if not isinstance(x, _Leaf | _Clipped) or not _is_number(c):
-            return none
-        if isinstance(x, _Clipped):
-            if name in ("max", "min") and name != x.by:
-                found.setdefault(x.of.leaf, set()).update((x.beyond, _beyond(name, c)))
+        if not isinstance(x, _Leaf) or not _is_number(c):
             return none
         if jnp.issubdtype(closed.in_avals[x.leaf].dtype, jnp.floating):
             found.setdefault(x.leaf, set()).add(float(c))  # an infinity among them
             return [x] if name in ("max", "min") else none  # which may be clipped at another end too
         if name == "lt" and c == 0:
             return [_Negative(x)]
-        if name in ("max", "min") and np.isfinite(c):
-            return [_Clipped(x, name, _beyond(name, c))]
         if name in AGAINST and np.isfinite(c):
             found.setdefault(x.leaf, set()).update(int(np.floor(c)) + d for d in AGAINST[name])
         return none
@@ -295,21 +288,8 @@ class _Negative:
     of: _Leaf
 
 
-@dataclass(frozen=True)
-class _Clipped:
-    """Such an integer, kept to one side of a number, and the first number beyond."""
-
-    of: _Leaf
-    by: str
-    beyond: int
-
-
-def _beyond(name: str, c: Any) -> int:
-    return int(c) + (1 if name == "min" else -1)
-
-
 def _is_number(c: Any) -> bool:
-    return c is not None and not isinstance(c, _Leaf | _Negative | _Clipped) and np.ndim(c) == 0 and not np.isnan(c)
+    return c is not None and not isinstance(c, _Leaf | _Negative) and np.ndim(c) == 0 and not np.isnan(c)
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:
