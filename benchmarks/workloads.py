@@ -101,8 +101,8 @@ def layers() -> Iterator[Workload]:
     def conv(name, layer, aim=1.02, quick=False, x=images, plain=None):
         why = POINTWISE if name == "1×1" else ""
         yield Workload(f"convolution {name}", "layer", lambda: both_passes(layer, x(), plain), aim, quick, why=why)
-        name = f"convolution {name}, backward pass"
-        yield Workload(name, "layer", lambda: backward_pass(layer, x(), plain), aim, why=why)
+        alone = f"convolution {name}, backward pass"
+        yield Workload(alone, "layer", lambda: backward_pass(layer, x(), plain), aim, why=why)
 
     yield from conv("1×1", jbp.layers.Conv(64, (1, 1)), 0.2, True)
     yield from conv("3×3", jbp.layers.Conv(64), quick=True)
@@ -137,8 +137,8 @@ def layers() -> Iterator[Workload]:
     ):
         aim, why = (0.4, ROWS) if name == "softmax" else (1.02, "")
         yield Workload(name, "layer", lambda layer=layer, x=x: both_passes(layer, x()), aim, name == "softmax", why=why)
-    name, layer = "softmax, backward pass", jbp.layers.Softmax()
-    yield Workload(name, "layer", lambda: backward_pass(layer, rows()), 0.4, why=ROWS)
+    softmax = partial(backward_pass, jbp.layers.Softmax())
+    yield Workload("softmax, backward pass", "layer", lambda: softmax(rows()), 0.4, why=ROWS)
     words = partial(integers, 8192, 8, 256)
     yield Workload("embedding", "layer", lambda: both_passes(jbp.layers.Embedding(8192, 256), words()), 1.02)
 

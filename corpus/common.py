@@ -153,7 +153,7 @@ def kernel(body, like, *args, **options):
     return pl.pallas_call(body, out_shape=like, interpret=True, **options)(*args)
 
 
-# plain definitions, and their ways forth and back ---------------------------------------------------------------------
+# plain definitions, and their backward passes -------------------------------------------------------------------------
 
 
 def softmax(x):

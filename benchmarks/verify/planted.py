@@ -289,7 +289,7 @@ def _forgetful(self, params, residuals, dy):
 
 
 def _down(change):
-    """A wrapper whose dx is changed, by both backward passes."""
+    """A wrapper whose dx is changed, in `pull` and in `backward`."""
 
     def of(kind):
         def down(self, way, params, residuals, dy):

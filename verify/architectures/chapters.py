@@ -30,7 +30,7 @@ from verify.architectures.networks import (
 from verify.architectures.protocol import by_type
 
 FIRST, LONGEST = 50, 25_000  # networks of a campaign's first chapters, and of the longest
-MOST_PAIRS = 185  # of a layer and an input, in a chapter: with what forms compile beside them 1.8 gigabytes
+MOST_PAIRS = 185  # of a layer and an input, in a chapter: with what forms compile beside 210, a worker had 2.3 GB
 FORMS = 6  # ways to join layers that a chapter knows for the shape of an input; each compiles what it joins with
 HUBS, ROOM = 3, 9  # shapes of a rank: where most layers of a chapter meet, and all with what others make of these
 SEVERAL = 60  # pairs of a chapter from which it has more than one such shape of a rank

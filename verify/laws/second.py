@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -23,8 +24,8 @@ def twice(bench: Bench, plan: Plan) -> Iterator[Breach]:
     """
     if bench.oracle.slack or bench.flat.subject.kind != "function" or budget.inner_eps(bench) > th.OTHER:
         return
-    ordinary = [d for d in plan.ordinary if d[1] == "noise"]
-    draws = [d for d in ordinary if not _otherwise(bench, d)][:2]  # at kinks it follows another side of the definition
+    ordinary = (d for d in plan.ordinary if d[1] == "noise" and not _otherwise(bench, d))  # at kinks it may be so
+    draws = list(islice(ordinary, 2))
     if bench.stopped:
         text = "the definition stops gradients: it has no second derivative of its own to compare with"
         yield Breach("twice", None, 1.0, text, draws[0] if draws else None, waiver=INFINITE)
